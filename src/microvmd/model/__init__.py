@@ -1,0 +1,1 @@
+"""Decisions: values, states and rules. Pure: no I/O, no clock, nothing of ours imported."""
