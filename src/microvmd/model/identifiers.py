@@ -25,7 +25,10 @@ _CONNECTOR_ARN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ImageArn:
-    """``arn:<partition>:lambda:<region>:<account>:microvm-image:<name>``; account ``aws`` = managed."""
+    """``arn:<partition>:lambda:<region>:<account>:microvm-image:<name>``.
+
+    The account ``aws`` marks a managed image.
+    """
 
     partition: str
     region: str
@@ -49,9 +52,7 @@ class ImageArn:
         return self.account == "aws"
 
     def __str__(self) -> str:
-        return (
-            f"arn:{self.partition}:lambda:{self.region}:{self.account}:microvm-image:{self.name}"
-        )
+        return f"arn:{self.partition}:lambda:{self.region}:{self.account}:microvm-image:{self.name}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,0 +1,230 @@
+"""Commands to a node and its reports.
+
+A command names the generation that it was decided for; a report names the generation it speaks of.
+The control plane drops reports of an older generation (``model.microvm.apply``), the node drops
+commands for one it does not hold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from microvmd.model.hooks import Hooks
+from microvmd.model.image import SnapshotSizes, VersionConfig
+from microvmd.model.size import Size
+
+
+@dataclass(frozen=True, slots=True)
+class VersionKey:
+    """Which image version: names its files on the node too."""
+
+    account: str
+    image_name: str
+    number: str
+
+    def __str__(self) -> str:
+        return f"{self.account}/{self.image_name}/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogTarget:
+    """Group and stream of a log; the local store always gets it."""
+
+    group: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class MicrovmSpec:
+    """What a node must know to run or resume one MicroVM."""
+
+    microvm_id: str
+    generation: int
+    version: VersionKey
+    image_arn: str
+    size: Size
+    hooks: Hooks
+    log: LogTarget
+    run_hook_payload: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartMicrovm:
+    """Restore the image snapshot and call /run."""
+
+    spec: MicrovmSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeMicrovm:
+    """Restore the suspend snapshot and call /resume."""
+
+    spec: MicrovmSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendMicrovm:
+    """Call /suspend, store the suspend snapshot, end the VMM."""
+
+    microvm_id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateMicrovm:
+    """Call /terminate if it runs, end the VMM, remove its files."""
+
+    microvm_id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildVersion:
+    """Make one image version from its code artifact."""
+
+    version: VersionKey
+    build_id: str
+    image_arn: str
+    config: VersionConfig
+    log: LogTarget
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteVersion:
+    """Remove the files of an image version."""
+
+    version: VersionKey
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptMicrovm:
+    """Take over a MicroVM that an earlier process of this node left running."""
+
+    spec: MicrovmSpec
+
+
+Command = (
+    StartMicrovm
+    | ResumeMicrovm
+    | SuspendMicrovm
+    | TerminateMicrovm
+    | BuildVersion
+    | DeleteVersion
+    | AdoptMicrovm
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Runs and may take requests at ``edge_address``. ``timings`` in ms, by step."""
+
+    microvm_id: str
+    generation: int
+    edge_address: str
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The suspend snapshot is durable and the VMM is gone."""
+
+    microvm_id: str
+    generation: int
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendFailed:
+    """Rolled back: the MicroVM goes on."""
+
+    microvm_id: str
+    generation: int
+    reason: str
+    edge_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeFailed:
+    """Not resumed; its suspend snapshot is intact."""
+
+    microvm_id: str
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """Ended without being asked: hook failed, application ended, VMM lost."""
+
+    microvm_id: str
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """Ended as asked; nothing of it is left."""
+
+    microvm_id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStarted:
+    version: VersionKey
+    build_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSucceeded:
+    version: VersionKey
+    build_id: str
+    sizes: SnapshotSizes
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFailed:
+    """``reason`` is what the caller reads as the build's stateReason."""
+
+    version: VersionKey
+    build_id: str
+    reason: str
+    sizes: SnapshotSizes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDeleted:
+    """``error`` is None when nothing of it is left."""
+
+    version: VersionKey
+    error: str | None = None
+
+
+Report = (
+    Started
+    | Suspended
+    | SuspendFailed
+    | ResumeFailed
+    | Died
+    | Terminated
+    | BuildStarted
+    | BuildSucceeded
+    | BuildFailed
+    | VersionDeleted
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What the node must know at start: whatever is not named is swept."""
+
+    running: tuple[MicrovmSpec, ...]
+    suspended: frozenset[str]
+    versions: frozenset[VersionKey]
+
+
+class Node(Protocol):
+    """The control plane's view of a node."""
+
+    async def send(self, command: Command) -> None:
+        """Hand over a command; its outcome comes as a report."""

@@ -1,0 +1,87 @@
+"""Network connectors: who may reach an endpoint, and where a guest may connect.
+
+Managed connectors are the platform's own; a customer's VPC_EGRESS connectors are not offered yet
+and are refused as unrecognised.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from microvmd.model.errors import ValidationError
+from microvmd.model.identifiers import is_connector_arn
+
+_MANAGED = "network-connector:aws-network-connector:"
+
+
+class Ingress(StrEnum):
+    """Managed ingress connectors."""
+
+    HTTP = "HTTP_INGRESS"
+    ALL = "ALL_INGRESS"
+    SHELL = "SHELL_INGRESS"
+    NONE = "NO_INGRESS"
+
+
+class Egress(StrEnum):
+    """Managed egress connectors. AWS has no NO_EGRESS: a request that names it is refused."""
+
+    INTERNET = "INTERNET_EGRESS"
+
+
+SHELL_WITH_ALL = (
+    "ALL_INGRESS cannot be combined with other ingress network connectors; "
+    "use HTTP_INGRESS and/or SHELL_INGRESS instead"
+)
+SHELL_MISSING = (
+    "Shell access requires SHELL_INGRESS network connector to be configured on the MicroVM."
+)
+
+
+def managed_arn(name: Ingress | Egress, region: str) -> str:
+    return f"arn:aws:lambda:{region}:aws:{_MANAGED}{name.value}"
+
+
+def resolve_ingress(asked: Sequence[str] | None, region: str) -> tuple[str, ...]:
+    """The list that is echoed; an omitted or empty one means HTTP_INGRESS."""
+    return _resolve(asked, Ingress.HTTP, tuple(Ingress), region)
+
+
+def resolve_egress(asked: Sequence[str] | None, region: str) -> tuple[str, ...]:
+    """The list that is echoed; an omitted or empty one means INTERNET_EGRESS."""
+    return _resolve(asked, Egress.INTERNET, tuple(Egress), region)
+
+
+def _resolve(
+    asked: Sequence[str] | None,
+    default: Ingress | Egress,
+    allowed: Sequence[Ingress | Egress],
+    region: str,
+) -> tuple[str, ...]:
+    if not asked:
+        return (managed_arn(default, region),)
+    for arn in asked:
+        if not is_connector_arn(arn):
+            raise ValidationError(f"Malformed network connector ARN: {arn}")
+        if arn.split(":")[4] == "aws" and name_of(arn) not in {item.value for item in allowed}:
+            raise ValidationError(f"Unrecognized managed network connector ARN: {arn}")
+        if arn.split(":")[4] != "aws":
+            raise ValidationError(f"Network connector not found: {arn}")
+    return tuple(asked)
+
+
+def name_of(arn: str) -> str:
+    """The last part of a connector's ARN."""
+    return arn.rsplit(":", 1)[-1]
+
+
+def allows_http(ingress: Sequence[str]) -> bool:
+    return bool({name_of(arn) for arn in ingress} & {Ingress.HTTP.value, Ingress.ALL.value})
+
+
+def check_shell(ingress: Sequence[str]) -> None:
+    """Raise the recorded refusals of CreateMicrovmShellAuthToken."""
+    names = {name_of(arn) for arn in ingress}
+    if Ingress.SHELL.value not in names:
+        raise ValidationError(SHELL_MISSING)
+    if Ingress.ALL.value in names:
+        raise ValidationError(SHELL_WITH_ALL)
