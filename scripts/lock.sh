@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Remakes the two lock files: requirements.lock (every Python package of the project, by hash) and
+# scripts/uv.lock.txt (uv itself). They hold hashes and no index URL, so that a machine behind a
+# mirror installs the very same files; docs/decisions/0001-hash-lock-without-hosts.md says why.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv=${UV:-.uv/bin/uv}
+export UV_SYSTEM_CERTS=1
+options=(
+    --universal --python-version 3.11
+    --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
+)
+
+"$uv" pip compile pyproject.toml --group dev --group build "${options[@]}" "$@" --output-file requirements.lock
+"$uv" --version | awk '{print "uv==" $2}' |
+    "$uv" pip compile - "${options[@]}" --output-file scripts/uv.lock.txt
+
+if grep --extended-regexp --line-number '://|^--' requirements.lock scripts/uv.lock.txt; then
+    echo "a lock file names a host or an option: see the lines above" >&2
+    exit 1
+fi

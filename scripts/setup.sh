@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Makes a bare Debian 12 or 13 ready to run microvmd from this checkout. Every step is skipped when
+# its inputs have not changed, so calling it again costs a moment. On the machine it adds packages
+# (and, on Debian 12, the backports suite of the mirror already in use); all else stays in the
+# checkout: .uv, .venv and build/.
+set -euo pipefail
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$checkout"
+source scripts/steps.sh
+source scripts/packages.sh
+source scripts/python.sh
+
+force=no
+[[ ${1:-} == --force ]] && force=yes
+
+require_machine() {
+    [[ $(id -u) == 0 ]] || stop "this needs root: run it as root (or with sudo)"
+    [[ -r /etc/os-release ]] || stop "this needs Debian 12 or 13: there is no /etc/os-release"
+    # shellcheck disable=SC1091
+    source /etc/os-release
+    case "${ID:-}:${VERSION_ID:-}" in
+        debian:12 | debian:13) ;;
+        *) stop "this needs Debian 12 or 13, this machine is ${PRETTY_NAME:-unknown}" ;;
+    esac
+    [[ $(uname -m) == x86_64 ]] || stop "this needs an x86_64 machine, this one is $(uname -m)"
+}
+
+kernel_inputs() {
+    cat guest/fetch-kernel.sh
+}
+
+guest_inputs() {
+    source_files guest | hash_files
+}
+
+jailer_inputs() {
+    source_files jailer | hash_files
+}
+
+require_machine
+mkdir -p build/stamps build/log build/assets
+exec 9> build/.setup.lock
+if ! flock --nonblock 9; then
+    echo "another ./run setup is at work in this checkout: waiting for it"
+    flock 9
+fi
+[[ $force == no ]] || rm -f build/stamps/*
+
+step "Package sources" sources_inputs sources_present add_sources \
+    "check that the Debian mirror in /etc/apt is reachable: apt-get update"
+step "Debian packages" packages_inputs packages_present install_packages \
+    "try by hand: apt-get update && apt-get install haproxy qemu-system-x86"
+step "Guest kernel" kernel_inputs kernel_present guest/fetch-kernel.sh \
+    "check that the mirror offers linux-image-cloud-amd64 6.12 or newer: apt-cache madison linux-image-cloud-amd64"
+step "Guest agent" guest_inputs agent_present guest/build.sh \
+    "the compiler's message is above; the guest agent lives in guest/"
+step "Jailer" jailer_inputs jailer_present jailer/build.sh \
+    "the compiler's message is above; the jailer lives in jailer/"
+step "Package installer (uv)" uv_inputs uv_present install_uv \
+    "check that pip reaches its package index: python3 -m pip download uv"
+step "Python packages" python_inputs python_present install_python \
+    "check that pip reaches its package index; behind a private CA set SSL_CERT_FILE to its bundle"
+finish
