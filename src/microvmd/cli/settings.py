@@ -1,0 +1,269 @@
+"""Everything an operator can set, with its default and its meaning.
+
+Flags win over ``MICROVMD_*`` variables, variables over ``/etc/microvmd/config.toml`` (or the file
+that ``MICROVMD_CONFIG`` names). A setting ``[build] isolation`` of the file is
+``MICROVMD_BUILD_ISOLATION`` as a variable. ``docs/reference/settings.md`` is made from this module.
+"""
+
+import os
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+CONFIG_VARIABLE = "MICROVMD_CONFIG"
+DEFAULT_CONFIG = Path("/etc/microvmd/config.toml")
+INSTALLED_ASSETS = Path("/usr/lib/microvmd")
+HTTPS = 443
+HTTPS_UNPRIVILEGED = 8443
+# One /30 for each MicroVM's veth pair.
+ADDRESSES_PER_MICROVM = 4
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path, is {path}")
+    return path
+
+
+def default_assets() -> Path:
+    """Of a checkout when ``./run setup`` has filled it, else those of an installation."""
+    checkout = Path(__file__).parents[3] / "build" / "assets"
+    return checkout if checkout.is_dir() else INSTALLED_ASSETS
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """A table of the configuration file; a name that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApiSettings(Section):
+    """Where AWS clients connect to."""
+
+    host: str = Field(default="127.0.0.1", description="address that the API listens on")
+    port: Port = Field(default=8480, description="port that the API listens on (plain HTTP)")
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+class EdgeSettings(Section):
+    """Where requests to MicroVMs arrive."""
+
+    domain: str = Field(
+        default="microvm.localhost",
+        pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*$",
+        description="domain under which every MicroVM gets its endpoint name; "
+        "names under .localhost resolve on this machine only",
+    )
+    host: str = Field(default="127.0.0.1", description="address that the edge listens on")
+    port: Port | Literal["auto"] = Field(
+        default="auto",
+        description="port of all endpoints (HTTPS); auto is 443 where that is free, else 8443, "
+        "which then is a part of each endpoint",
+    )
+
+
+class VmmSettings(Section):
+    """How machines are run."""
+
+    accelerator: Literal["auto", "kvm", "tcg"] = Field(
+        default="auto",
+        description="auto tries KVM with a probe guest and falls back to emulation (TCG); "
+        "a snapshot only restores under the accelerator that made it",
+    )
+    uid_first: int = Field(
+        default=700_000,
+        ge=65_536,
+        description="first user id of the range that VMM processes run as",
+    )
+    uid_count: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="size of that range: one id for each live MicroVM",
+    )
+
+
+class BuildSettings(Section):
+    """How a Dockerfile becomes a root file system."""
+
+    isolation: Literal["microvm", "namespace"] = Field(
+        default="microvm",
+        description="microvm runs each Dockerfile in a throw-away virtual machine; namespace is "
+        "several times faster and only for Dockerfiles that you trust",
+    )
+    ca_bundle: AbsolutePath | None = Field(
+        default=None,
+        description="certificates that builds trust, for a mirror or proxy with a private CA",
+    )
+    registries: tuple[str, ...] = Field(
+        default=(), description="registries that FROM may pull from; none means local bases only"
+    )
+    timeout_seconds: int = Field(
+        default=3600, ge=10, description="longest time that one build may take"
+    )
+
+
+class NetworkSettings(Section):
+    """How MicroVMs are connected."""
+
+    prefix: str = Field(
+        default="mvm",
+        pattern=r"^[a-z][a-z0-9]{0,5}$",
+        description="begin of the names of interfaces, namespaces and tables on this machine; "
+        "two services on one machine need two",
+    )
+    subnet: IPv4Network = Field(
+        default=IPv4Network("10.200.0.0/16"),
+        description="addresses between this machine and its MicroVMs, four for each; "
+        "must not be in use elsewhere",
+    )
+    pool: int = Field(default=4, ge=0, le=64, description="networks made ready in advance")
+    dns: tuple[IPv4Address, ...] = Field(
+        default=(), description="name servers for MicroVMs; none means those of /etc/resolv.conf"
+    )
+
+
+class AwsSettings(Section):
+    """The neighbours of Lambda: where artifacts, roles and logs live."""
+
+    local: bool = Field(
+        default=True, description="answer s3, sts, iam, logs and kms calls on the API's own port"
+    )
+    s3_endpoint: str | None = Field(default=None, description="S3 endpoint when not local")
+    sts_endpoint: str | None = Field(default=None, description="STS endpoint when not local")
+    logs_endpoint: str | None = Field(
+        default=None, description="CloudWatch Logs endpoint when not local"
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of one service."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MICROVMD_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        frozen=True,
+        extra="forbid",
+    )
+
+    root: AbsolutePath = Field(
+        default=Path("/var/lib/microvmd"), description="everything that must survive a restart"
+    )
+    cache: AbsolutePath = Field(
+        default=Path("/var/cache/microvmd"),
+        description="what can be made again: bases, kernels, build layers; may be shared",
+    )
+    run: AbsolutePath = Field(
+        default=Path("/run/microvmd/default"),
+        description="sockets and what else ends with the machine",
+    )
+    assets: AbsolutePath = Field(
+        default_factory=default_assets,
+        description="guest kernel, guest agent and jailer, as made by ./run setup",
+    )
+    region: str = Field(
+        default="us-east-1",
+        pattern=r"^[a-z0-9-]+$",
+        description="region in ARNs and endpoint names",
+    )
+    account: str = Field(default="000000000000", pattern=r"^\d{12}$", description="account in ARNs")
+    profile: str = Field(
+        default="microvmd",
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="AWS profile that the service writes and the commands use",
+    )
+    api: ApiSettings = ApiSettings()
+    edge: EdgeSettings = EdgeSettings()
+    vmm: VmmSettings = VmmSettings()
+    build: BuildSettings = BuildSettings()
+    network: NetworkSettings = NetworkSettings()
+    aws: AwsSettings = AwsSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.network.subnet.num_addresses < ADDRESSES_PER_MICROVM:
+            raise ValueError(f"network.subnet {self.network.subnet} has no room for a MicroVM")
+        if not self.aws.local and not (self.aws.s3_endpoint and self.aws.sts_endpoint):
+            raise ValueError("aws.local is off: set aws.s3_endpoint and aws.sts_endpoint")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=config_file()),
+        )
+
+
+class ConfigFileMissing(Exception):
+    """MICROVMD_CONFIG names a file that does not exist."""
+
+
+def config_file() -> Path:
+    """The file in force; the default one need not exist, a named one must."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named is None:
+        return DEFAULT_CONFIG
+    if not Path(named).is_file():
+        raise ConfigFileMissing(f"{CONFIG_VARIABLE} names {named}, which is not a file")
+    return Path(named)
+
+
+def load(**flags: object) -> Settings:
+    """Settings in force. A flag left at None does not count: ``load(api={"port": 9000})``."""
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    return Settings(**given)
+
+
+def setting_names() -> dict[str, tuple[str, str]]:
+    """``{"build.isolation": (default, meaning)}`` for every setting, in order."""
+    rows: dict[str, tuple[str, str]] = {}
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            for inner, inner_field in kind.model_fields.items():
+                rows[f"{name}.{inner}"] = (
+                    _default(inner_field.default),
+                    inner_field.description or "",
+                )
+        else:
+            default = "" if field.default_factory else _default(field.default)
+            rows[name] = (default, field.description or "")
+    return rows
+
+
+def _default(value: object) -> str:
+    if value is None or value == ():
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting: ``build.isolation`` -> MICROVMD_BUILD_ISOLATION."""
+    return "MICROVMD_" + setting.replace(".", "_").upper()
