@@ -1,0 +1,1 @@
+"""Drive one VMM process. Knows no AWS, no image, no user."""
