@@ -11,6 +11,7 @@ from typing import Protocol
 
 from microvmd.model.hooks import Hooks
 from microvmd.model.image import SnapshotSizes, VersionConfig
+from microvmd.model.microvm import Phase
 from microvmd.model.size import Size
 
 
@@ -98,9 +99,10 @@ class DeleteVersion:
 
 @dataclass(frozen=True, slots=True)
 class AdoptMicrovm:
-    """Take over a MicroVM that an earlier process of this node left running."""
+    """Take over a MicroVM that an earlier process of this node left in ``phase``."""
 
     spec: MicrovmSpec
+    phase: Phase
 
 
 Command = (
@@ -116,7 +118,7 @@ Command = (
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Runs and may take requests at ``edge_address``. ``timings`` in ms, by step."""
+    """Runs (or was adopted) and may take requests at ``edge_address``. ``timings`` in ms, by step."""
 
     microvm_id: str
     generation: int
@@ -218,8 +220,7 @@ Report = (
 class Inventory:
     """What the node must know at start: whatever is not named is swept."""
 
-    running: tuple[MicrovmSpec, ...]
-    suspended: frozenset[str]
+    microvms: frozenset[str]
     versions: frozenset[VersionKey]
 
 

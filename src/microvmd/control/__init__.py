@@ -1,0 +1,1 @@
+"""Unprivileged: decisions made durable."""

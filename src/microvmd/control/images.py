@@ -1,0 +1,459 @@
+"""Images, versions and builds: load, decide with the model, save, then tell the node."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from microvmd.control.managed import check_base
+from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
+from microvmd.control.replay import remember, replayed
+from microvmd.control.store import Store, Transaction
+from microvmd.messages.node import (
+    BuildFailed,
+    BuildStarted,
+    BuildSucceeded,
+    BuildVersion,
+    DeleteVersion,
+    LogTarget,
+    Node,
+    VersionDeleted,
+    VersionKey,
+)
+from microvmd.model.errors import Conflict, NotFound, ValidationError
+from microvmd.model.identifiers import ImageArn, ImageVersion, new_build_id
+from microvmd.model.image import (
+    Build,
+    BuildEvent,
+    Image,
+    ImageEvent,
+    ImageState,
+    SnapshotSizes,
+    Version,
+    VersionConfig,
+    VersionState,
+    VersionStatus,
+    apply_build,
+    apply_image,
+    latest_active,
+    latest_failed,
+    next_number,
+)
+from microvmd.model.microvm import Phase
+
+BuildReport = BuildStarted | BuildSucceeded | BuildFailed
+INTERRUPTED = "INTERNAL_PLATFORM_ERROR: The build was interrupted by a restart. Build again."
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """An image with what follows from its versions."""
+
+    image: Image
+    latest_active: str | None
+    latest_failed: str | None
+
+
+class Images:
+    """All decisions about images. ``clock`` gives wall-clock seconds."""
+
+    def __init__(
+        self, store: Store, node: Node, cursors: Cursors, clock: Callable[[], float], region: str
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._cursors = cursors
+        self._clock = clock
+        self._region = region
+
+    async def create(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
+        """CreateMicrovmImage: the image and its version 1.0, whose build begins."""
+        config = VersionConfig.from_request(request, self._region)
+        check_base(config.base_image_arn, config.base_image_version, self._region)
+        arn = ImageArn("aws", self._region, account, request["name"])
+        now = self._clock()
+
+        def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:
+            if replayed(tx, account, "CreateMicrovmImage", request) is not None:
+                view = _view(tx, account, arn)
+                return view, _version(tx, arn, ImageVersion(1)), False
+            if tx.image(account, arn.name) is not None:
+                raise ValidationError(
+                    f"A MicroVM image with the name '{arn.name}' already exists in this account"
+                )
+            image = Image(arn, ImageState.CREATING, now, now, dict(request.get("tags") or {}))
+            version = _new_version(image, ImageVersion(1), config, now)
+            tx.add_image(image)
+            tx.add_version(version)
+            remember(tx, account, "CreateMicrovmImage", request, str(arn), now)
+            return ImageView(image, None, None), version, True
+
+        view, version, made = await self._store.run(decide)
+        if made:
+            await self._build(view.image, version)
+        return view, version
+
+    async def update(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
+        """UpdateMicrovmImage: a further version; nothing is inherited from the one before."""
+        arn = ImageArn.parse(request["imageIdentifier"])
+        config = VersionConfig.from_request(request, self._region)
+        check_base(config.base_image_arn, config.base_image_version, self._region)
+        now = self._clock()
+
+        def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:
+            done = replayed(tx, account, f"UpdateMicrovmImage {arn.name}", request)
+            if done is not None:
+                number = ImageVersion.parse(done.rsplit(" ", 1)[1])
+                return _view(tx, account, arn), _version(tx, arn, number), False
+            image = apply_image(_image(tx, account, arn), ImageEvent.UPDATE_REQUESTED, now)
+            version = _new_version(image, next_number(tx.versions(account, arn.name)), config, now)
+            tx.save_image(image)
+            tx.add_version(version)
+            remember(
+                tx,
+                account,
+                f"UpdateMicrovmImage {arn.name}",
+                request,
+                f"{arn} {version.number}",
+                now,
+            )
+            return _view(tx, account, arn), version, True
+
+        view, version, made = await self._store.run(decide)
+        if made:
+            await self._build(view.image, version)
+        return view, version
+
+    async def get(self, account: str, identifier: str) -> ImageView:
+        arn = ImageArn.parse(identifier)
+        return await self._store.run(lambda tx: _view(tx, account, arn))
+
+    async def list_images(
+        self,
+        account: str,
+        *,
+        name_filter: str | None = None,
+        max_results: int | None = None,
+        next_token: str | None = None,
+    ) -> Page[ImageView]:
+        """By name. The filter comes after the cut, so pages may be empty (recorded)."""
+        limit = max_results or DEFAULT_PAGE
+        after = self._cursors.open(f"images {account}", next_token)
+
+        def read(tx: Transaction) -> tuple[list[ImageView], str | None]:
+            found = tx.images(account, after=None if after is None else str(after), limit=limit + 1)
+            more = found[limit - 1].name if len(found) > limit else None
+            return [_view_of(tx, image) for image in found[:limit]], more
+
+        views, more = await self._store.run(read)
+        token = None if more is None else self._cursors.seal(f"images {account}", more)
+        kept = [view for view in views if name_filter is None or name_filter in view.image.name]
+        return Page(kept, token)
+
+    async def delete(self, account: str, identifier: str) -> Image:
+        """Begins; the image is gone when the node has removed every version."""
+        arn = ImageArn.parse(identifier)
+        now = self._clock()
+
+        def decide(tx: Transaction) -> tuple[Image, list[Version]]:
+            image = apply_image(_image(tx, account, arn), ImageEvent.DELETE_REQUESTED, now)
+            live = [phase for phase in Phase if phase not in (Phase.TERMINATED,)]
+            if any(vm.image_arn == str(arn) for vm in tx.microvms_in(*live)):
+                raise ValidationError("Cannot delete microvm image with running microvms.")
+            doomed = [
+                replace(version, state=VersionState.DELETING, updated_at=now)
+                for version in tx.versions(account, arn.name)
+                if version.state is not VersionState.DELETED
+            ]
+            tx.save_image(image)
+            for version in doomed:
+                tx.save_version(version)
+            return image, doomed
+
+        image, doomed = await self._store.run(decide)
+        for version in doomed:
+            await self._node.send(DeleteVersion(key_of(version)))
+        return image
+
+    async def version(self, account: str, identifier: str, number: str) -> Version:
+        arn = ImageArn.parse(identifier)
+        return await self._store.run(
+            lambda tx: _owned_version(tx, account, arn, ImageVersion.parse(number))
+        )
+
+    async def versions(
+        self,
+        account: str,
+        identifier: str,
+        *,
+        max_results: int | None = None,
+        next_token: str | None = None,
+    ) -> Page[Version]:
+        """Newest first."""
+        arn = ImageArn.parse(identifier)
+        scope = f"versions {account} {arn}"
+        start = int(self._cursors.open(scope, next_token) or 0)
+
+        def read(tx: Transaction) -> list[Version]:
+            _image(tx, account, arn)
+            return [v for v in tx.versions(account, arn.name) if v.state != VersionState.DELETED]
+
+        found = await self._store.run(read)
+        limit = max_results or DEFAULT_PAGE
+        if start:
+            found = [version for version in found if version.number.major < start]
+        page = found[:limit]
+        more = len(found) > limit
+        return Page(page, self._cursors.seal(scope, page[-1].number.major) if more else None)
+
+    async def set_status(
+        self, account: str, identifier: str, number: str, status: VersionStatus
+    ) -> Version:
+        """UpdateMicrovmImageVersion: ACTIVE or INACTIVE; running MicroVMs go on."""
+        arn = ImageArn.parse(identifier)
+
+        def decide(tx: Transaction) -> Version:
+            version = _owned_version(tx, account, arn, ImageVersion.parse(number))
+            image = _image(tx, account, arn)
+            if image.state in (ImageState.UPDATING, ImageState.CREATING, ImageState.DELETING):
+                raise Conflict(f"MicroVM Image is already in state: {image.state}")
+            if status is VersionStatus.ACTIVE and version.state is not VersionState.SUCCESSFUL:
+                raise ValidationError(
+                    f"Version {version.number} is {version.state}: only a SUCCESSFUL version can "
+                    "be ACTIVE."
+                )
+            changed = replace(version, status=status, updated_at=self._clock())
+            tx.save_version(changed)
+            return changed
+
+        return await self._store.run(decide)
+
+    async def delete_version(self, account: str, identifier: str, number: str) -> Version:
+        """Refused for the last version and while MicroVMs of it live."""
+        arn = ImageArn.parse(identifier)
+
+        def decide(tx: Transaction) -> Version:
+            version = _owned_version(tx, account, arn, ImageVersion.parse(number), deleted=True)
+            if version.state in (VersionState.DELETED, VersionState.DELETING):
+                return version
+            _check_version_deletable(tx, version, arn)
+            doomed = replace(version, state=VersionState.DELETING, updated_at=self._clock())
+            tx.save_version(doomed)
+            return doomed
+
+        version = await self._store.run(decide)
+        if version.state is VersionState.DELETING:
+            await self._node.send(DeleteVersion(key_of(version)))
+        return version
+
+    async def set_tags(self, account: str, identifier: str, tags: Mapping[str, str]) -> None:
+        await self._retag(account, identifier, lambda old: {**old, **tags})
+
+    async def remove_tags(self, account: str, identifier: str, keys: Sequence[str]) -> None:
+        await self._retag(
+            account, identifier, lambda old: {k: v for k, v in old.items() if k not in keys}
+        )
+
+    async def _retag(
+        self,
+        account: str,
+        identifier: str,
+        change: Callable[[Mapping[str, str]], Mapping[str, str]],
+    ) -> None:
+        arn = ImageArn.parse(identifier)
+
+        def decide(tx: Transaction) -> None:
+            image = _image(tx, account, arn)
+            tags = change(image.tags)
+            if len(tags) > 50:
+                raise ValidationError("A resource can have at most 50 tags.")
+            tx.save_image(replace(image, tags=tags))
+
+        await self._store.run(decide)
+
+    async def report(self, report: BuildReport) -> None:
+        """A build moved on; a success or failure settles the image too."""
+        now = self._clock()
+        event, reason, sizes = _told(report)
+
+        def decide(tx: Transaction) -> None:
+            key = report.version
+            version = tx.version(key.account, key.image_name, ImageVersion.parse(key.number))
+            if version is None or version.build.build_id != report.build_id:
+                return
+            moved = apply_build(version, event, now, reason=reason, sizes=sizes)
+            if moved is not None:
+                tx.save_version(moved)
+                _settle_image(tx, moved, now)
+
+        await self._store.run(decide)
+
+    async def report_deleted(self, report: VersionDeleted) -> None:
+        """The files of a version are gone; with the last one of a DELETING image it is gone too."""
+        key, now = report.version, self._clock()
+
+        def decide(tx: Transaction) -> None:
+            version = tx.version(key.account, key.image_name, ImageVersion.parse(key.number))
+            image = tx.image(key.account, key.image_name)
+            if version is None or image is None:
+                return
+            state = VersionState.DELETED if report.error is None else VersionState.DELETE_FAILED
+            tx.save_version(replace(version, state=state, updated_at=now))
+            if image.state is not ImageState.DELETING:
+                return
+            if report.error is not None:
+                tx.save_image(apply_image(image, ImageEvent.DELETE_FAILED, now))
+            elif all(v.state is VersionState.DELETED for v in tx.versions(*_pair(key))):
+                tx.remove_image(key.account, key.image_name)
+                tx.forget_client_tokens(key.account, str(image.arn))
+
+        await self._store.run(decide)
+
+    async def settle_after_restart(self) -> list[VersionKey]:
+        """Builds in flight become FAILED; deletions go on. Returns the versions that have files."""
+        now = self._clock()
+
+        def decide(tx: Transaction) -> tuple[list[VersionKey], list[VersionKey]]:
+            for version in tx.versions_in(VersionState.PENDING, VersionState.IN_PROGRESS):
+                failed = apply_build(version, BuildEvent.FAILED, now, reason=INTERRUPTED)
+                if failed is not None:
+                    tx.save_version(failed)
+                    _settle_image(tx, failed, now)
+            kept = tx.versions_in(VersionState.SUCCESSFUL)
+            doomed = tx.versions_in(VersionState.DELETING)
+            return [key_of(v) for v in kept], [key_of(v) for v in doomed]
+
+        kept, doomed = await self._store.run(decide)
+        for key in doomed:
+            await self._node.send(DeleteVersion(key))
+        return kept
+
+    async def _build(self, image: Image, version: Version) -> None:
+        await self._node.send(
+            BuildVersion(
+                version=key_of(version),
+                build_id=version.build.build_id,
+                image_arn=str(image.arn),
+                config=version.config,
+                log=build_log(version),
+            )
+        )
+
+
+def build_log(version: Version) -> LogTarget:
+    """Group and stream of a version's build log."""
+    logging = version.config.logging
+    group = (logging.group if logging else None) or f"/aws/lambda-microvms/{version.image_name}"
+    stream = (
+        logging.stream if logging else None
+    ) or f"build/{version.number}/{version.build.build_id}"
+    return LogTarget(group, stream)
+
+
+def key_of(version: Version) -> VersionKey:
+    return VersionKey(version.account, version.image_name, str(version.number))
+
+
+def host_processor() -> tuple[str, str, str]:
+    """Architecture, chipset and generation as the API names them: an approximation for Intel and
+    AMD hosts, which the model's Chipset enum calls INTEL alike."""
+    machine = platform.machine()
+    if machine == "aarch64":
+        return "ARM_64", "GRAVITON", "4"
+    return "X86_64", "INTEL", machine
+
+
+def _new_version(image: Image, number: ImageVersion, config: VersionConfig, now: float) -> Version:
+    architecture, chipset, generation = host_processor()
+    build = Build(new_build_id(), architecture, chipset, generation, now)
+    return Version(image.account, image.name, number, config, build, now, now)
+
+
+def _told(report: BuildReport) -> tuple[BuildEvent, str | None, SnapshotSizes | None]:
+    if isinstance(report, BuildStarted):
+        return BuildEvent.STARTED, None, None
+    if isinstance(report, BuildSucceeded):
+        return BuildEvent.SUCCEEDED, None, report.sizes
+    return BuildEvent.FAILED, report.reason, report.sizes
+
+
+def _settle_image(tx: Transaction, version: Version, now: float) -> None:
+    image = tx.image(version.account, version.image_name)
+    if image is None or image.state not in (ImageState.CREATING, ImageState.UPDATING):
+        return
+    if version.state is VersionState.SUCCESSFUL:
+        tx.save_image(apply_image(image, ImageEvent.VERSION_BUILT, now))
+    elif version.state is VersionState.FAILED:
+        tx.save_image(apply_image(image, ImageEvent.VERSION_FAILED, now))
+
+
+def _check_version_deletable(tx: Transaction, version: Version, arn: ImageArn) -> None:
+    others = [
+        other
+        for other in tx.versions(version.account, version.image_name)
+        if other.number != version.number
+        and other.state not in (VersionState.DELETED, VersionState.DELETING)
+    ]
+    if not others:
+        raise Conflict(
+            f"Version {version.number} is the last version of the image. Delete the image instead."
+        )
+    if version.state in (VersionState.PENDING, VersionState.IN_PROGRESS):
+        raise Conflict(f"Version {version.number} is being built. Delete it when it has ended.")
+    live = [phase for phase in Phase if phase is not Phase.TERMINATED]
+    if any(
+        vm.image_arn == str(arn) and vm.image_version == str(version.number)
+        for vm in tx.microvms_in(*live)
+    ):
+        raise Conflict("Cannot delete microvm image version with running microvms.")
+
+
+def _pair(key: VersionKey) -> tuple[str, str]:
+    return key.account, key.image_name
+
+
+def _not_found(arn: ImageArn) -> NotFound:
+    return NotFound(f"MicroVMImage not found for MicroVMImageID: {arn}")
+
+
+def _image(tx: Transaction, account: str, arn: ImageArn) -> Image:
+    image = tx.image(account, arn.name) if arn.account == account else None
+    if image is None or image.arn != arn:
+        raise _not_found(arn)
+    return image
+
+
+def _view(tx: Transaction, account: str, arn: ImageArn) -> ImageView:
+    return _view_of(tx, _image(tx, account, arn))
+
+
+def _view_of(tx: Transaction, image: Image) -> ImageView:
+    versions = tx.versions(image.account, image.name)
+    active, failed = latest_active(versions), latest_failed(versions)
+    return ImageView(
+        image,
+        None if active is None else str(active),
+        None if failed is None else str(failed),
+    )
+
+
+def _version(tx: Transaction, arn: ImageArn, number: ImageVersion) -> Version:
+    version = tx.version(arn.account, arn.name, number)
+    if version is None:
+        raise NotFound(f"MicroVMImage not found for MicroVMImage: {arn}, Version: {number}")
+    return version
+
+
+def _owned_version(
+    tx: Transaction,
+    account: str,
+    arn: ImageArn,
+    number: ImageVersion,
+    *,
+    deleted: bool = False,
+) -> Version:
+    _image(tx, account, arn)
+    version = _version(tx, arn, number)
+    if version.state is VersionState.DELETED and not deleted:
+        raise NotFound(f"MicroVMImage not found for MicroVMImage: {arn}, Version: {number}")
+    return version

@@ -1,0 +1,405 @@
+"""Run, suspend, resume, terminate: load, ``apply``, save, then the effects.
+
+Decisions about one MicroVM are taken one at a time (a lock each), so that their effects on the
+edge and the node come in the order of the decisions.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import structlog
+
+from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
+from microvmd.control.replay import remember, replayed
+from microvmd.control.runnable import choose_version, spec_of
+from microvmd.control.store import Store, Transaction
+from microvmd.messages.node import (
+    Died,
+    MicrovmSpec,
+    Node,
+    ResumeFailed,
+    ResumeMicrovm,
+    Started,
+    StartMicrovm,
+    Suspended,
+    SuspendFailed,
+    SuspendMicrovm,
+    Terminated,
+    TerminateMicrovm,
+)
+from microvmd.model.connector import allows_http, resolve_egress, resolve_ingress
+from microvmd.model.errors import ApiError, NotFound
+from microvmd.model.identifiers import (
+    ImageArn,
+    ImageVersion,
+    new_endpoint_id,
+    new_microvm_id,
+)
+from microvmd.model.idle import due
+from microvmd.model.image import Logging
+from microvmd.model.microvm import (
+    DEFAULT_DURATION_S,
+    Effect,
+    Event,
+    IdlePolicy,
+    MicroVm,
+    Phase,
+    apply,
+)
+
+MicrovmReport = Started | Suspended | SuspendFailed | ResumeFailed | Died | Terminated
+
+log = structlog.get_logger()
+
+
+class Routes(Protocol):
+    """The edge's map, as control sees it."""
+
+    async def add(self, endpoint_id: str, address: str) -> None:
+        """Requests to this endpoint go there from now on."""
+
+    async def remove(self, endpoint_id: str) -> None:
+        """Requests are held or refused from now on; open connections end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routable:
+    """Where an endpoint's requests go now; None = nowhere, and ``known`` tells the two refusals."""
+
+    address: str | None
+    known: bool = True
+    allowed: bool = True
+
+
+class MicroVms:
+    """All decisions about MicroVMs. ``clock`` gives wall-clock seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        node: Node,
+        routes: Routes,
+        cursors: Cursors,
+        clock: Callable[[], float],
+        region: str,
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._routes = routes
+        self._cursors = cursors
+        self._clock = clock
+        self._region = region
+        self._live: dict[str, MicroVm] = {}
+        self._timings: dict[str, dict[str, Mapping[str, float]]] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._changed: dict[str, asyncio.Event] = {}
+        self._tasks = asyncio.TaskGroup()
+        self.any_change = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._tasks.__aexit__(kind, error, trace)
+
+    async def run(self, account: str, request: Mapping[str, Any]) -> MicroVm:
+        """RunMicrovm: PENDING is committed, the node begins. Replays by client token."""
+        arn = ImageArn.parse(request["imageIdentifier"])
+        ingress = resolve_ingress(request.get("ingressNetworkConnectors"), self._region)
+        egress = resolve_egress(request.get("egressNetworkConnectors"), self._region)
+        now = self._clock()
+
+        def decide(tx: Transaction) -> tuple[MicroVm, MicrovmSpec | None]:
+            made = replayed(tx, account, "RunMicrovm", request)
+            if made is not None:
+                return _owned(tx, account, made), None
+            version = choose_version(tx, account, arn, request)
+            microvm = MicroVm(
+                microvm_id=new_microvm_id(),
+                account=account,
+                endpoint_id=new_endpoint_id(),
+                image_arn=str(arn),
+                image_version=str(version.number),
+                phase=Phase.PENDING,
+                generation=1,
+                started_at=now,
+                maximum_duration_s=request.get("maximumDurationInSeconds") or DEFAULT_DURATION_S,
+                idle_policy=IdlePolicy.from_request(request.get("idlePolicy")),
+                ingress=ingress,
+                egress=egress,
+                execution_role_arn=request.get("executionRoleArn"),
+                logging=Logging.from_request(request.get("logging")),
+                kms_key=request.get("kmsKeyIdentifier"),
+                run_hook_payload=request.get("runHookPayload"),
+            )
+            tx.add_microvm(microvm)
+            remember(tx, account, "RunMicrovm", request, microvm.microvm_id, now)
+            return microvm, spec_of(microvm, version)
+
+        microvm, spec = await self._store.run(decide)
+        if spec is not None:
+            self._note(microvm)
+            await self._node.send(StartMicrovm(spec))
+        elif microvm.phase is Phase.SUSPENDED:
+            # Recorded: a replay of a suspended MicroVM's token resumes it.
+            microvm = await self._decide(microvm.microvm_id, Event.RESUME_REQUESTED)
+        return microvm
+
+    async def get(self, account: str, microvm_id: str) -> MicroVm:
+        live = self._live.get(microvm_id)
+        if live is not None and live.account == account:
+            return live
+        return await self._store.run(lambda tx: _owned(tx, account, microvm_id))
+
+    async def list_microvms(
+        self,
+        account: str,
+        *,
+        image_identifier: str | None = None,
+        image_version: str | None = None,
+        max_results: int | None = None,
+        next_token: str | None = None,
+    ) -> Page[MicroVm]:
+        """Newest first, terminated ones included (recorded)."""
+        arn = None if image_identifier is None else str(ImageArn.parse(image_identifier))
+        scope = f"microvms {account} {arn} {image_version}"
+        before = self._cursors.open(scope, next_token)
+        limit = max_results or DEFAULT_PAGE
+        found = await self._store.run(
+            lambda tx: tx.microvms(
+                account,
+                image_arn=arn,
+                image_version=image_version,
+                before=None if before is None else int(before),
+                limit=limit + 1,
+            )
+        )
+        page = found[:limit]
+        more = self._cursors.seal(scope, page[-1][0]) if len(found) > limit else None
+        return Page([microvm for _, microvm in page], more)
+
+    async def suspend(self, account: str, microvm_id: str) -> None:
+        await self._asked(account, microvm_id, Event.SUSPEND_REQUESTED)
+
+    async def resume(self, account: str, microvm_id: str) -> None:
+        await self._asked(account, microvm_id, Event.RESUME_REQUESTED)
+
+    async def terminate(self, account: str, microvm_id: str) -> None:
+        await self._asked(account, microvm_id, Event.TERMINATE_REQUESTED)
+
+    async def report(self, report: MicrovmReport) -> None:
+        """What a node says; reports of an older generation change nothing."""
+        event, reason, address = _told(report)
+        if isinstance(report, Started | Suspended):
+            self._timings.setdefault(report.microvm_id, {})[event.value] = report.timings
+        await self._decide(
+            report.microvm_id,
+            event,
+            generation=report.generation,
+            reason=reason,
+            edge_address=address,
+        )
+
+    async def route_to(self, endpoint_id: str) -> Routable:
+        """Where a request to this endpoint goes: waits while the MicroVM starts or resumes.
+
+        A request to a SUSPENDED MicroVM with auto-resume resumes it, once; if that fails the
+        request is refused.
+        """
+        found = await self._store.run(lambda tx: tx.microvm_at(endpoint_id))
+        if found is None:
+            return Routable(None, known=False)
+        if not allows_http(found.ingress):
+            return Routable(None, allowed=False)
+        resumed = False
+        while True:
+            changed = self._changed.setdefault(found.microvm_id, asyncio.Event())
+            microvm = self._live.get(found.microvm_id)
+            if microvm is None or not microvm.phase.live:
+                return Routable(None)
+            if microvm.phase is Phase.RUNNING:
+                return Routable(microvm.edge_address)
+            if microvm.phase is Phase.SUSPENDED:
+                policy = microvm.idle_policy
+                if resumed or policy is None or not policy.auto_resume:
+                    return Routable(None)
+                resumed = True
+                with suppress(ApiError):
+                    await self._decide(microvm.microvm_id, Event.RESUME_REQUESTED)
+                continue
+            await changed.wait()
+
+    def live(self) -> list[MicroVm]:
+        """Every MicroVM that is not TERMINATED."""
+        return list(self._live.values())
+
+    def timings(self, microvm_id: str) -> Mapping[str, Mapping[str, float]]:
+        """Steps of the last start and suspend, in ms, as the node measured them."""
+        return self._timings.get(microvm_id, {})
+
+    def saw_activity(self, endpoint_id: str, now: float) -> None:
+        """Bytes went through the endpoint: the idle clock starts anew."""
+        for microvm in self._live.values():
+            if microvm.endpoint_id == endpoint_id and microvm.phase is Phase.RUNNING:
+                self._live[microvm.microvm_id] = replace(microvm, active_at=now)
+
+    async def apply_due(self, now: float) -> None:
+        """Suspend what is idle, end what has expired."""
+        for microvm in self.live():
+            found = due(microvm, now)
+            if found is not None:
+                with suppress(ApiError):
+                    await self._decide(microvm.microvm_id, found.event, reason=found.cause)
+
+    async def load_after_restart(self) -> list[tuple[MicroVm, MicrovmSpec]]:
+        """Fill the live set with every MicroVM that is not TERMINATED."""
+
+        def read(tx: Transaction) -> list[tuple[MicroVm, MicrovmSpec]]:
+            alive = tx.microvms_in(*(phase for phase in Phase if phase is not Phase.TERMINATED))
+            specs = [(vm, _spec_again(tx, vm)) for vm in alive]
+            return [(vm, spec) for vm, spec in specs if spec is not None]
+
+        found = await self._store.run(read)
+        for microvm, _ in found:
+            self._note(microvm)
+        return found
+
+    async def _asked(self, account: str, microvm_id: str, event: Event) -> None:
+        await self.get(account, microvm_id)
+        await self._decide(microvm_id, event)
+
+    async def _decide(
+        self,
+        microvm_id: str,
+        event: Event,
+        *,
+        generation: int | None = None,
+        reason: str | None = None,
+        edge_address: str | None = None,
+    ) -> MicroVm:
+        # In a task of our own: a caller that goes away between the commit and the effects
+        # (a client that hangs up while its request is held) must not lose the effects.
+        deciding = self._tasks.create_task(
+            _outcome(self._decided(microvm_id, event, generation, reason, edge_address))
+        )
+        outcome = await asyncio.shield(deciding)
+        if isinstance(outcome, ApiError):
+            raise outcome
+        return outcome
+
+    async def _decided(
+        self,
+        microvm_id: str,
+        event: Event,
+        generation: int | None,
+        reason: str | None,
+        edge_address: str | None,
+    ) -> MicroVm:
+        Decision = tuple[MicroVm, bool, tuple[Effect, ...], MicrovmSpec | None]
+
+        def decide(tx: Transaction) -> Decision:
+            before = tx.microvm(microvm_id)
+            if before is None:
+                raise _not_found(microvm_id)
+            after, effects = apply(
+                before,
+                event,
+                self._clock(),
+                generation=generation,
+                reason=reason,
+                edge_address=edge_address,
+            )
+            if after is not before:
+                tx.save_microvm(after)
+            spec = _spec_again(tx, after) if Effect.RESUME in effects else None
+            return after, after is not before, effects, spec
+
+        async with self._locks[microvm_id]:
+            microvm, changed, effects, spec = await self._store.run(decide)
+            if changed:
+                self._note(microvm)
+            for effect in effects:
+                await self._perform(effect, microvm, spec)
+        if microvm.phase is Phase.TERMINATED:
+            self._locks.pop(microvm_id, None)
+        return microvm
+
+    async def _perform(self, effect: Effect, microvm: MicroVm, spec: MicrovmSpec | None) -> None:
+        match effect:
+            case Effect.ROUTE:
+                if microvm.edge_address is not None and allows_http(microvm.ingress):
+                    await self._routes.add(microvm.endpoint_id, microvm.edge_address)
+            case Effect.UNROUTE:
+                await self._routes.remove(microvm.endpoint_id)
+            case Effect.SUSPEND:
+                await self._node.send(SuspendMicrovm(microvm.microvm_id, microvm.generation))
+            case Effect.TERMINATE:
+                await self._node.send(TerminateMicrovm(microvm.microvm_id, microvm.generation))
+            case Effect.RESUME:
+                assert spec is not None
+                await self._node.send(ResumeMicrovm(spec))
+            case Effect.START:
+                raise AssertionError("a MicroVM starts in run()")
+
+    def _note(self, microvm: MicroVm) -> None:
+        if microvm.phase is Phase.TERMINATED:
+            self._live.pop(microvm.microvm_id, None)
+            self._timings.pop(microvm.microvm_id, None)
+        else:
+            self._live[microvm.microvm_id] = microvm
+        changed = self._changed.pop(microvm.microvm_id, None)
+        if changed is not None:
+            changed.set()
+        self.any_change.set()
+        log.info("microvm", id=microvm.microvm_id, phase=microvm.phase, reason=microvm.state_reason)
+
+
+async def _outcome(deciding: Coroutine[Any, Any, MicroVm]) -> MicroVm | ApiError:
+    try:
+        return await deciding
+    except ApiError as error:
+        return error
+
+
+def _told(report: MicrovmReport) -> tuple[Event, str | None, str | None]:
+    match report:
+        case Started():
+            return Event.STARTED, None, report.edge_address
+        case Suspended():
+            return Event.SUSPENDED, None, None
+        case SuspendFailed():
+            return Event.SUSPEND_FAILED, report.reason, report.edge_address
+        case ResumeFailed():
+            return Event.RESUME_FAILED, report.reason, None
+        case Died():
+            return Event.DIED, report.reason, None
+        case Terminated():
+            return Event.TERMINATED, None, None
+
+
+def _not_found(microvm_id: str) -> NotFound:
+    return NotFound(f"MicroVM not found: {microvm_id}")
+
+
+def _owned(tx: Transaction, account: str, microvm_id: str) -> MicroVm:
+    microvm = tx.microvm(microvm_id)
+    if microvm is None or microvm.account != account:
+        raise _not_found(microvm_id)
+    return microvm
+
+
+def _spec_again(tx: Transaction, microvm: MicroVm) -> MicrovmSpec | None:
+    arn = ImageArn.parse(microvm.image_arn)
+    version = tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
+    return None if version is None else spec_of(microvm, version)

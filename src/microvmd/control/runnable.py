@@ -1,0 +1,60 @@
+"""Which version a run takes, and what the node must know of it."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from microvmd.control.images import key_of
+from microvmd.control.store import Transaction
+from microvmd.messages.node import LogTarget, MicrovmSpec
+from microvmd.model.errors import NotFound, ValidationError
+from microvmd.model.hooks import HookName
+from microvmd.model.identifiers import ImageArn, ImageVersion
+from microvmd.model.image import Version, latest_active
+from microvmd.model.microvm import MicroVm
+
+
+def choose_version(
+    tx: Transaction, account: str, arn: ImageArn, request: Mapping[str, Any]
+) -> Version:
+    """The pinned version or the newest active one; raise the recorded refusals."""
+    if arn.account != account or tx.image(account, arn.name) is None:
+        raise NotFound(f"MicroVMImage not found for MicroVMImageID: {arn}")
+    pinned = request.get("imageVersion")
+    if pinned is None:
+        number = latest_active(tx.versions(account, arn.name))
+        suffix = ""
+    else:
+        number = ImageVersion.parse(pinned)
+        suffix = f" and version {number}"
+    version = None if number is None else tx.version(account, arn.name, number)
+    if version is None or not version.runnable:
+        raise NotFound(f"No active version found for MicroVM image {arn}{suffix}")
+    if request.get("runHookPayload") and not version.config.hooks.enabled(HookName.RUN):
+        raise ValidationError(
+            "The run hook must be enabled on the MicroVM image to use runHookPayload."
+        )
+    return version
+
+
+def spec_of(microvm: MicroVm, version: Version) -> MicrovmSpec:
+    """The node's view of a MicroVM in its present generation."""
+    return MicrovmSpec(
+        microvm_id=microvm.microvm_id,
+        generation=microvm.generation,
+        version=key_of(version),
+        image_arn=microvm.image_arn,
+        size=version.config.size,
+        hooks=version.config.hooks,
+        log=log_of(microvm, version),
+        run_hook_payload=microvm.run_hook_payload,
+    )
+
+
+def log_of(microvm: MicroVm, version: Version) -> LogTarget:
+    """Group and stream of run-time logs: ``YYYY/MM/DD[<version>]<microvmId>`` (recorded)."""
+    logging = microvm.logging
+    group = (logging.group if logging else None) or f"/aws/lambda-microvms/{version.image_name}"
+    day = time.strftime("%Y/%m/%d", time.gmtime(microvm.started_at))
+    stream = logging.stream if logging else None
+    return LogTarget(group, stream or f"{day}[{version.number}]{microvm.microvm_id}")

@@ -1,0 +1,66 @@
+"""Tables of the store. Queried fields are columns; the rest of each value is its ``document``."""
+
+from sqlalchemy import (
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+images = Table(
+    "images",
+    metadata,
+    Column("account", String(12), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("account", "name"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("account", String(12), nullable=False),
+    Column("image_name", String(64), nullable=False),
+    Column("major", Integer, nullable=False),
+    Column("minor", Integer, nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("account", "image_name", "major", "minor"),
+)
+
+microvms = Table(
+    "microvms",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("microvm_id", String(64), nullable=False, unique=True),
+    Column("account", String(12), nullable=False),
+    Column("endpoint_id", String(36), nullable=False, unique=True),
+    Column("image_arn", String(256), nullable=False),
+    Column("image_version", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("document", Text, nullable=False),
+    Index("microvms_by_account", "account", "sequence"),
+    Index("microvms_by_image", "account", "image_arn", "sequence"),
+    Index("microvms_by_phase", "phase"),
+)
+
+client_tokens = Table(
+    "client_tokens",
+    metadata,
+    Column("account", String(12), nullable=False),
+    Column("operation", String(64), nullable=False),
+    Column("token", String(128), nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("resource", String(256), nullable=False),
+    Column("created_at", Float, nullable=False),
+    PrimaryKeyConstraint("account", "operation", "token"),
+)

@@ -1,0 +1,307 @@
+"""The record: rows to model values and back, one transaction for each decision.
+
+SQLAlchemy Core, SQLite by default. All statements run in one thread: SQLite has one writer anyway,
+and decisions then have one order. ``synchronous=FULL``: a state that was answered survives a power
+cut (a SUSPENDED MicroVM whose row was lost would be swept).
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from alembic import command as alembic
+from alembic.config import Config
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, insert, select
+from sqlalchemy import update as update_rows
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from microvmd.control.schema import client_tokens, images, microvms, versions
+from microvmd.model.identifiers import ImageVersion
+from microvmd.model.image import Image, Version, VersionState
+from microvmd.model.microvm import MicroVm, Phase
+
+T = TypeVar("T")
+
+_IMAGE = TypeAdapter(Image)
+_VERSION = TypeAdapter(Version)
+_MICROVM = TypeAdapter(MicroVm)
+
+
+class Transaction:
+    """Reads and writes of one decision."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def image(self, account: str, name: str) -> Image | None:
+        row = self._one(
+            select(images.c.document).where(images.c.account == account, images.c.name == name)
+        )
+        return None if row is None else _IMAGE.validate_json(row.document)
+
+    def images(
+        self, account: str, *, after: str | None = None, limit: int | None = None
+    ) -> list[Image]:
+        """By name. ``after`` is the last name of the page before."""
+        query = select(images.c.document).where(images.c.account == account).order_by(images.c.name)
+        if after is not None:
+            query = query.where(images.c.name > after)
+        return [_IMAGE.validate_json(row.document) for row in self._all(query.limit(limit))]
+
+    def every_image(self) -> list[Image]:
+        return [_IMAGE.validate_json(row.document) for row in self._all(select(images.c.document))]
+
+    def add_image(self, image: Image) -> None:
+        self._connection.execute(
+            insert(images).values(account=image.account, name=image.name, **_image_row(image))
+        )
+
+    def save_image(self, image: Image) -> None:
+        self._connection.execute(
+            update_rows(images)
+            .where(images.c.account == image.account, images.c.name == image.name)
+            .values(**_image_row(image))
+        )
+
+    def remove_image(self, account: str, name: str) -> None:
+        """With its versions: the name is then free."""
+        for table, column in ((versions, versions.c.image_name), (images, images.c.name)):
+            self._connection.execute(
+                delete(table).where(table.c.account == account, column == name)
+            )
+
+    def version(self, account: str, image_name: str, number: ImageVersion) -> Version | None:
+        row = self._one(
+            select(versions.c.document).where(
+                versions.c.account == account,
+                versions.c.image_name == image_name,
+                versions.c.major == number.major,
+                versions.c.minor == number.minor,
+            )
+        )
+        return None if row is None else _VERSION.validate_json(row.document)
+
+    def versions(self, account: str, image_name: str) -> list[Version]:
+        """Newest first, deleted ones included: their numbers stay used."""
+        query = (
+            select(versions.c.document)
+            .where(versions.c.account == account, versions.c.image_name == image_name)
+            .order_by(versions.c.major.desc(), versions.c.minor.desc())
+        )
+        return [_VERSION.validate_json(row.document) for row in self._all(query)]
+
+    def versions_in(self, *states: VersionState) -> list[Version]:
+        query = select(versions.c.document).where(
+            versions.c.state.in_([state.value for state in states])
+        )
+        return [_VERSION.validate_json(row.document) for row in self._all(query)]
+
+    def add_version(self, version: Version) -> None:
+        self._connection.execute(
+            insert(versions).values(
+                account=version.account,
+                image_name=version.image_name,
+                major=version.number.major,
+                minor=version.number.minor,
+                **_version_row(version),
+            )
+        )
+
+    def save_version(self, version: Version) -> None:
+        self._connection.execute(
+            update_rows(versions)
+            .where(
+                versions.c.account == version.account,
+                versions.c.image_name == version.image_name,
+                versions.c.major == version.number.major,
+                versions.c.minor == version.number.minor,
+            )
+            .values(**_version_row(version))
+        )
+
+    def microvm(self, microvm_id: str) -> MicroVm | None:
+        row = self._one(select(microvms.c.document).where(microvms.c.microvm_id == microvm_id))
+        return None if row is None else _MICROVM.validate_json(row.document)
+
+    def microvm_at(self, endpoint_id: str) -> MicroVm | None:
+        row = self._one(select(microvms.c.document).where(microvms.c.endpoint_id == endpoint_id))
+        return None if row is None else _MICROVM.validate_json(row.document)
+
+    def microvms(
+        self,
+        account: str,
+        *,
+        image_arn: str | None = None,
+        image_version: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[tuple[int, MicroVm]]:
+        """Newest first, with the sequence number that the next page starts ``before``."""
+        query = (
+            select(microvms.c.sequence, microvms.c.document)
+            .where(microvms.c.account == account)
+            .order_by(microvms.c.sequence.desc())
+            .limit(limit)
+        )
+        if image_arn is not None:
+            query = query.where(microvms.c.image_arn == image_arn)
+        if image_version is not None:
+            query = query.where(microvms.c.image_version == image_version)
+        if before is not None:
+            query = query.where(microvms.c.sequence < before)
+        return [(row.sequence, _MICROVM.validate_json(row.document)) for row in self._all(query)]
+
+    def microvms_in(self, *phases: Phase) -> list[MicroVm]:
+        query = select(microvms.c.document).where(
+            microvms.c.phase.in_([phase.value for phase in phases])
+        )
+        return [_MICROVM.validate_json(row.document) for row in self._all(query)]
+
+    def add_microvm(self, microvm: MicroVm) -> None:
+        self._connection.execute(
+            insert(microvms).values(
+                microvm_id=microvm.microvm_id,
+                account=microvm.account,
+                endpoint_id=microvm.endpoint_id,
+                image_arn=microvm.image_arn,
+                image_version=microvm.image_version,
+                **_microvm_row(microvm),
+            )
+        )
+
+    def save_microvm(self, microvm: MicroVm) -> None:
+        self._connection.execute(
+            update_rows(microvms)
+            .where(microvms.c.microvm_id == microvm.microvm_id)
+            .values(**_microvm_row(microvm))
+        )
+
+    def client_token(self, account: str, operation: str, token: str) -> tuple[str, str] | None:
+        """Fingerprint of the first request and the resource that it made."""
+        row = self._one(
+            select(client_tokens.c.fingerprint, client_tokens.c.resource).where(
+                client_tokens.c.account == account,
+                client_tokens.c.operation == operation,
+                client_tokens.c.token == token,
+            )
+        )
+        return None if row is None else (row.fingerprint, row.resource)
+
+    def add_client_token(
+        self, account: str, operation: str, token: str, fingerprint: str, resource: str, now: float
+    ) -> None:
+        self._connection.execute(
+            insert(client_tokens).values(
+                account=account,
+                operation=operation,
+                token=token,
+                fingerprint=fingerprint,
+                resource=resource,
+                created_at=now,
+            )
+        )
+
+    def forget_client_tokens(self, account: str, resource: str) -> None:
+        self._connection.execute(
+            delete(client_tokens).where(
+                client_tokens.c.account == account, client_tokens.c.resource == resource
+            )
+        )
+
+    def _one(self, query: Select[Any]) -> Row[Any] | None:
+        return self._connection.execute(query).one_or_none()
+
+    def _all(self, query: Select[Any]) -> list[Row[Any]]:
+        return list(self._connection.execute(query).all())
+
+
+class Store:
+    """Owns the database. ``await store.run(decide)`` is one transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return cls(f"sqlite:///{path}")
+
+    async def __aenter__(self) -> Self:
+        await self._in_thread(self._migrate)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(wait=True)
+        self._engine.dispose()
+
+    async def run(self, decide: Callable[[Transaction], T]) -> T:
+        """Commit what ``decide`` wrote, or nothing if it raised."""
+        return await self._in_thread(lambda: self._decided(decide))
+
+    def _decided(self, decide: Callable[[Transaction], T]) -> T:
+        with self._engine.begin() as connection:
+            return decide(Transaction(connection))
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        # Shielded: a cancelled caller must not learn less than what was committed.
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(self._thread, call))
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", "microvmd.control:migrations")
+        with self._connected() as connection:
+            config.attributes["connection"] = connection
+            alembic.upgrade(config, "head")
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        with self._engine.begin() as connection:
+            yield connection
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _pragmas(connection: DBAPIConnection, _record: object) -> None:
+            # The driver must not open transactions by itself: we begin IMMEDIATE below.
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _image_row(image: Image) -> dict[str, Any]:
+    return {
+        "state": image.state.value,
+        "created_at": image.created_at,
+        "document": _IMAGE.dump_json(image).decode(),
+    }
+
+
+def _version_row(version: Version) -> dict[str, Any]:
+    return {"state": version.state.value, "document": _VERSION.dump_json(version).decode()}
+
+
+def _microvm_row(microvm: MicroVm) -> dict[str, Any]:
+    return {"phase": microvm.phase.value, "document": _MICROVM.dump_json(microvm).decode()}
