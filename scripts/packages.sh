@@ -15,7 +15,7 @@ readonly packages=(
     # disks and base images
     erofs-utils e2fsprogs mmdebstrap kmod xz-utils zip
     # guest agent and jailer
-    rustc cargo librust-libc-dev
+    rustc cargo librust-libc-dev libc6-dev gcc binutils
     # the service, its clients and its tests
     ca-certificates curl git procps python3 python3-venv
 )
@@ -162,16 +162,4 @@ install_packages() {
         # The edge runs an HAProxy of its own; Debian's service would stand beside it unused.
         systemctl disable --now haproxy.service
     fi
-}
-
-kernel_present() {
-    compgen -G 'build/assets/kernel/*/vmlinuz' > /dev/null
-}
-
-agent_present() {
-    [[ -x build/assets/microvmd-agent ]]
-}
-
-jailer_present() {
-    [[ -x build/assets/microvmd-jailer ]]
 }

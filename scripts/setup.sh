@@ -26,20 +26,46 @@ require_machine() {
     [[ $(uname -m) == x86_64 ]] || stop "this needs an x86_64 machine, this one is $(uname -m)"
 }
 
+readonly assets=build/assets
+
 kernel_inputs() {
     cat guest/fetch-kernel.sh
+}
+
+kernel_present() {
+    compgen -G "$assets/kernel/*/vmlinuz" > /dev/null
+}
+
+fetch_kernel() {
+    guest/fetch-kernel.sh "$assets"
 }
 
 guest_inputs() {
     source_files guest | hash_files
 }
 
+agent_present() {
+    [[ -x $assets/microvmd-agent ]]
+}
+
+build_agent() {
+    guest/build.sh "$assets"
+}
+
 jailer_inputs() {
     source_files jailer | hash_files
 }
 
+jailer_present() {
+    [[ -x $assets/microvmd-jailer ]]
+}
+
+build_jailer() {
+    jailer/build.sh "$assets"
+}
+
 require_machine
-mkdir -p build/stamps build/log build/assets
+mkdir -p build/stamps build/log "$assets"
 exec 9> build/.setup.lock
 if ! flock --nonblock 9; then
     echo "another ./run setup is at work in this checkout: waiting for it"
@@ -51,11 +77,11 @@ step "Package sources" sources_inputs sources_present add_sources \
     "check that the Debian mirror in /etc/apt is reachable: apt-get update"
 step "Debian packages" packages_inputs packages_present install_packages \
     "try by hand: apt-get update && apt-get install haproxy qemu-system-x86"
-step "Guest kernel" kernel_inputs kernel_present guest/fetch-kernel.sh \
+step "Guest kernel" kernel_inputs kernel_present fetch_kernel \
     "check that the mirror offers linux-image-cloud-amd64 6.12 or newer: apt-cache madison linux-image-cloud-amd64"
-step "Guest agent" guest_inputs agent_present guest/build.sh \
+step "Guest agent" guest_inputs agent_present build_agent \
     "the compiler's message is above; the guest agent lives in guest/"
-step "Jailer" jailer_inputs jailer_present jailer/build.sh \
+step "Jailer" jailer_inputs jailer_present build_jailer \
     "the compiler's message is above; the jailer lives in jailer/"
 step "Package installer (uv)" uv_inputs uv_present install_uv \
     "check that pip reaches its package index: python3 -m pip download uv"

@@ -1,0 +1,162 @@
+"""What the commands ask the service beyond AWS: health, logs that follow, facts about one MicroVM.
+
+Served under ``/microvmd/v1`` on the API's port, signed like every AWS call (SigV4, service
+``lambda``); only health answers unsigned, so that a load balancer may ask. The AWS surface itself
+stays exact: nothing here changes an AWS answer.
+
+``GET /microvmd/v1/health``
+    ``{"status": "ok", "version": ..., "checks": {...}}``; 503 when the status is another one.
+``GET /microvmd/v1/microvms/<id>``
+    the VMM's pid, the address that the edge dials, times by step in ms; ``guest.*`` is the guest's.
+``GET /microvmd/v1/logs?group=&stream=&since=&follow=``
+    one JSON object a line: ``{"time", "stream", "message"}``. Without ``stream``, all of the group.
+    ``since`` is in seconds since the epoch. With ``follow=true`` the answer ends with the client.
+"""
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from microvmd import __version__
+from microvmd.api.errors import wire_error
+from microvmd.model.errors import ApiError, ValidationError
+
+PREFIX = "/microvmd/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """``checks`` names each part (api, edge, node, store) and what is the matter, or ``ok``."""
+
+    checks: Mapping[str, str]
+
+    @property
+    def status(self) -> str:
+        return "ok" if set(self.checks.values()) <= {"ok"} else "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class VmmFacts:
+    """The process that emulates the machine. ``pss_bytes`` is its share of memory."""
+
+    pid: int
+    start_time: int
+    pss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MicrovmFacts:
+    """What AWS does not tell about a MicroVM.
+
+    ``timings`` holds ms by step of the last run, suspend and resume; steps named ``guest.<step>``
+    were spent in the guest, all others in microvmd and the VMM.
+    """
+
+    microvm_id: str
+    state: str
+    generation: int
+    log_group: str
+    log_stream: str
+    address: str | None = None
+    vmm: VmmFacts | None = None
+    timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a log; ``time`` in seconds since the epoch."""
+
+    time: float
+    stream: str
+    message: str
+
+
+class Facts(Protocol):
+    """Where the answers come from. Errors are the API's (NotFound, ...)."""
+
+    async def health(self) -> Health: ...
+
+    async def microvm(self, microvm_id: str) -> MicrovmFacts: ...
+
+    def logs(
+        self, group: str, stream: str | None, *, since: float, follow: bool
+    ) -> AsyncGenerator[LogLine, None]: ...
+
+
+Authenticate = Callable[[Request], Awaitable[None]]
+"""Raises an ApiError (AccessDenied, SignatureError) unless the request is signed by a known key."""
+
+
+def extension_routes(facts: Facts, authenticate: Authenticate) -> list[Route]:
+    """The routes to mount beside the AWS operations."""
+
+    async def health(_: Request) -> Response:
+        found = await facts.health()
+        body = {"status": found.status, "version": __version__, "checks": dict(found.checks)}
+        return JSONResponse(body, status_code=200 if found.status == "ok" else 503)
+
+    async def microvm(request: Request) -> Response:
+        await authenticate(request)
+        return JSONResponse(asdict(await facts.microvm(request.path_params["microvm_id"])))
+
+    async def logs(request: Request) -> Response:
+        await authenticate(request)
+        query = _LogQuery.of(request)
+        lines = facts.logs(query.group, query.stream, since=query.since, follow=query.follow)
+        return StreamingResponse(_ndjson(lines), media_type="application/x-ndjson")
+
+    return [
+        Route(f"{PREFIX}/health", _answering(health)),
+        Route(f"{PREFIX}/microvms/{{microvm_id}}", _answering(microvm)),
+        Route(f"{PREFIX}/logs", _answering(logs)),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _LogQuery:
+    group: str
+    stream: str | None
+    since: float
+    follow: bool
+
+    @classmethod
+    def of(cls, request: Request) -> "_LogQuery":
+        query = request.query_params
+        group = query.get("group")
+        if not group:
+            raise ValidationError("group is missing: name the log group to read")
+        try:
+            since = float(query.get("since") or 0)
+        except ValueError:
+            raise ValidationError("since must be seconds since the epoch") from None
+        follow = query.get("follow", "false")
+        if follow not in ("true", "false"):
+            raise ValidationError("follow must be true or false")
+        return cls(group, query.get("stream") or None, since, follow == "true")
+
+
+def _answering(
+    endpoint: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ApiError as error:
+            wire = wire_error(error)
+            headers = {"x-amzn-errortype": wire.code, **wire.headers}
+            return JSONResponse(dict(wire.body), status_code=wire.status, headers=headers)
+
+    return answer
+
+
+async def _ndjson(lines: AsyncGenerator[LogLine, None]) -> AsyncGenerator[bytes, None]:
+    # Closed here and not by the garbage collector: a follower holds a place in the log store.
+    async with contextlib.aclosing(lines):
+        async for line in lines:
+            yield json.dumps(asdict(line), ensure_ascii=False).encode() + b"\n"
