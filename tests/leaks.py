@@ -1,0 +1,155 @@
+"""Nothing a test starts may outlive it: processes, namespaces, mounts, taps, tables, files, fds.
+
+What this process made itself (children, descriptors, mounts and half-written files below the
+test's directory) is checked always. Things that only their name gives away (interfaces, network
+namespaces, nft tables, cgroups) are checked where the machine is ours alone, that is under CI:
+elsewhere another run beside this one may be at work.
+"""
+
+import gc
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+
+CHECKED_MARKERS = {"vm", "journey", "faults"}
+# The kernel takes namespaces and veth pairs down behind our back; more than this is a leak.
+SETTLE_SECONDS = 10.0
+SETTLE_STEP = 0.05
+# Descriptors of these kinds are never kept by a library on purpose.
+OWNED_DESCRIPTORS = ("net:[", "/dev/net/tun", "anon_inode:[pidfd]", "/memfd:", "/dev/kvm")
+OUR_NAME = "microvmd"
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What one moment shows of us. Each entry names the thing well enough to go and look."""
+
+    processes: frozenset[str]
+    threads: frozenset[str]
+    descriptors: frozenset[str]
+    mounts: frozenset[str]
+    interfaces: frozenset[str]
+    namespaces: frozenset[str]
+    tables: frozenset[str]
+    cgroups: frozenset[str]
+    half_written: frozenset[str]
+
+    @classmethod
+    def now(cls, directory: Path, *, whole_machine: bool) -> "Traces":
+        nothing: frozenset[str] = frozenset()
+        return cls(
+            processes=_processes(directory),
+            threads=frozenset(
+                f"{thread.name} ({thread.ident})"
+                for thread in threading.enumerate()
+                if not thread.daemon
+            ),
+            descriptors=_descriptors(directory),
+            mounts=_mounts(directory),
+            interfaces=_names(Path("/sys/class/net")) if whole_machine else nothing,
+            namespaces=_names(Path("/run/netns")) if whole_machine else nothing,
+            tables=_tables() if whole_machine else nothing,
+            cgroups=_cgroups() if whole_machine else nothing,
+            half_written=_half_written(directory),
+        )
+
+    def since(self, before: "Traces") -> dict[str, list[str]]:
+        """What is here now and was not then, by kind; empty when all is clean."""
+        found = {}
+        for kind in fields(self):
+            new = getattr(self, kind.name) - getattr(before, kind.name)
+            if new:
+                found[kind.name] = sorted(new)
+        return found
+
+
+def _names(directory: Path) -> frozenset[str]:
+    return frozenset(os.listdir(directory)) if directory.is_dir() else frozenset()
+
+
+def _processes(directory: Path) -> frozenset[str]:
+    """Descendants of this process, and whatever names the test's directory on its command line."""
+    parents: dict[int, int] = {}
+    lines: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if stat[0] in "ZX":
+            line = f"(zombie) {line}"
+        parents[int(entry.name)] = int(stat[1])
+        lines[int(entry.name)] = line
+    ours = {os.getpid()}
+    grown = True
+    while grown:
+        children = {pid for pid, parent in parents.items() if parent in ours} - ours
+        ours |= children
+        grown = bool(children)
+    found = ours - {os.getpid()}
+    found |= {pid for pid, line in lines.items() if os.fspath(directory) in line}
+    return frozenset(f"{pid} {lines[pid][:200]}" for pid in found - {os.getpid()} if pid in lines)
+
+
+def _descriptors(directory: Path) -> frozenset[str]:
+    gc.collect()
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue
+        if target.startswith(OWNED_DESCRIPTORS) or target.startswith(f"{directory}/"):
+            found.add(f"{entry} -> {target}")
+    return frozenset(found)
+
+
+def _mounts(directory: Path) -> frozenset[str]:
+    points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    ours = (f"{directory}/", f"/run/{OUR_NAME}/")
+    return frozenset(point for point in points if point.startswith(ours))
+
+
+def _tables() -> frozenset[str]:
+    listing = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False)
+    return frozenset(listing.stdout.splitlines())
+
+
+def _cgroups() -> frozenset[str]:
+    return frozenset(
+        os.fspath(path) for path in Path("/sys/fs/cgroup").rglob(f"*{OUR_NAME}*/*") if path.is_dir()
+    )
+
+
+def _half_written(directory: Path) -> frozenset[str]:
+    """Entries of ``tmp/`` of every service root below the test's directory."""
+    return frozenset(
+        os.fspath(path)
+        for store in directory.rglob("state.db")
+        for path in (store.parent / "tmp").glob("*")
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Fail a test with real resources that leaves one behind."""
+    if not CHECKED_MARKERS & {marker.name for marker in request.node.iter_markers()}:
+        yield
+        return
+    whole_machine = bool(os.environ.get("MICROVMD_CI"))
+    before = Traces.now(tmp_path, whole_machine=whole_machine)
+    yield
+    limit = time.monotonic() + SETTLE_SECONDS
+    while left := Traces.now(tmp_path, whole_machine=whole_machine).since(before):
+        if time.monotonic() > limit:
+            pytest.fail(f"left behind: {left}")
+        time.sleep(SETTLE_STEP)

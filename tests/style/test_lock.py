@@ -1,0 +1,37 @@
+"""The lock files: complete for pyproject.toml, by hash, and without the name of any host."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+LOCKS = ("requirements.lock", "scripts/uv.lock.txt")
+
+
+def _name(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found, requirement
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_holds_pins_and_hashes_only(lock: str) -> None:
+    for line in (CHECKOUT / lock).read_text().splitlines():
+        pin = re.fullmatch(r"[a-z0-9.-]+(\[[a-z0-9,-]+\])?==[^ ]+( ; [^\\]+)? \\", line)
+        digest = re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line)
+        assert pin or digest, f"neither a pin nor a hash: {line}"
+
+
+def test_is_complete() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    wanted = {_name(text) for text in project["project"]["dependencies"]}
+    for group in project["dependency-groups"].values():
+        wanted |= {_name(text) for text in group}
+    pinned = {
+        _name(line)
+        for line in (CHECKOUT / "requirements.lock").read_text().splitlines()
+        if "==" in line
+    }
+    assert wanted <= pinned, "scripts/lock.sh was not called after a change of pyproject.toml"
