@@ -1,0 +1,347 @@
+"""AWS Signature Version 4, checked with the signer that the clients sign with (botocore's).
+
+Two steps, because the body is read in between: ``read_signature`` finds out who signs what and
+when, ``verify`` recomputes the signature. Works for the header form and the presigned query form;
+S3 has its own canonical path and payload rules.
+"""
+
+import hmac
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from urllib.parse import quote, unquote_to_bytes
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.compat import HTTPHeaders
+from botocore.credentials import Credentials as SigningKey
+from botocore.utils import normalize_url_path
+
+from microvmd.api.credentials import Identity
+from microvmd.api.errors import SignatureError
+
+ALGORITHM = "AWS4-HMAC-SHA256"
+MAX_SKEW = timedelta(minutes=5)
+MAX_PRESIGNED = 7 * 24 * 3600
+UNSIGNED = "UNSIGNED-PAYLOAD"
+
+_EMPTY = sha256(b"").hexdigest()
+_STAMP = "%Y%m%dT%H%M%SZ"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_UNRECOGNISED = "The security token included in the request is invalid."
+_MISMATCH = (
+    "The request signature we calculated does not match the signature you provided. Check your AWS "
+    "Secret Access Key and signing method. Consult the service documentation for details."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """What a signature covers. ``path`` and ``query`` are as they came, still percent-encoded;
+    header names are lower case and may repeat."""
+
+    method: str
+    path: str
+    query: str
+    headers: tuple[tuple[str, str], ...]
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A claim: this key signed these headers at this time for this service."""
+
+    access_key: str
+    region: str
+    service: str
+    stamp: str
+    signed_headers: tuple[str, ...]
+    signature: str
+    session_token: str | None
+    content_sha256: str | None
+    lifetime: int | None
+    """Seconds; set for presigned requests only."""
+
+    @property
+    def time(self) -> datetime:
+        """When it was signed."""
+        return datetime.strptime(self.stamp, _STAMP).replace(tzinfo=UTC)
+
+    @property
+    def body_hash(self) -> str | None:
+        """The SHA-256 that the body must have, when the request says so."""
+        found = self.content_sha256
+        return found if found is not None and _HASH.fullmatch(found) else None
+
+    @property
+    def covers_body(self) -> bool:
+        """True when the signature can only be computed from the body itself."""
+        return self.content_sha256 is None and not (self.service == "s3" and self.lifetime)
+
+
+def read_signature(request: SignedRequest) -> Signature:
+    """Take the signature apart; raise SignatureError when there is none or it is incomplete."""
+    authorization = request.header("authorization")
+    if authorization is not None:
+        return _from_header(request, authorization)
+    query = {
+        n.decode(errors="replace"): v.decode(errors="replace") for n, v in _pairs(request.query)
+    }
+    if "X-Amz-Algorithm" in query or "X-Amz-Signature" in query:
+        return _from_query(request, query)
+    raise SignatureError("MissingAuthenticationTokenException", "Missing Authentication Token")
+
+
+def verify(
+    request: SignedRequest,
+    claim: Signature,
+    identity: Identity | None,
+    body: bytes | None,
+    now: datetime,
+) -> None:
+    """Raise SignatureError unless the identity's secret made this signature, now.
+
+    A caller that streams the body passes None; then it has to check ``claim.body_hash`` itself.
+    """
+    if identity is None or not _same_token(identity, claim):
+        raise SignatureError("UnrecognizedClientException", _UNRECOGNISED)
+    if identity.expires_at is not None and identity.expires_at <= now:
+        raise SignatureError(
+            "ExpiredTokenException", "The security token included in the request is expired"
+        )
+    _check_time(claim, now)
+    if not _equal(_expected(request, claim, identity, body or b""), claim.signature):
+        raise _mismatch()
+    if body is not None and claim.body_hash is not None:
+        check_body(claim, sha256(body).hexdigest())
+
+
+def check_body(claim: Signature, body_hash: str) -> None:
+    """Raise SignatureError when a body of this SHA-256 is not the one that was signed."""
+    if claim.body_hash is not None and not _equal(body_hash, claim.body_hash):
+        raise _mismatch()
+
+
+def _mismatch() -> SignatureError:
+    return SignatureError("InvalidSignatureException", _MISMATCH)
+
+
+def _equal(one: str, other: str) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(one.encode(), other.encode("utf-8", "surrogateescape"))
+
+
+def _from_header(request: SignedRequest, authorization: str) -> Signature:
+    algorithm, _, rest = authorization.strip().partition(" ")
+    if algorithm != ALGORITHM:
+        raise _incomplete("Authorization header requires the algorithm AWS4-HMAC-SHA256.")
+    fields = {}
+    for part in rest.split(","):
+        name, _, value = part.strip().partition("=")
+        fields[name] = value
+    missing = [n for n in ("Credential", "Signature", "SignedHeaders") if not fields.get(n)]
+    stamp = request.header("x-amz-date")
+    if missing or stamp is None:
+        texts = [f"Authorization header requires '{name}' parameter." for name in missing]
+        if stamp is None:
+            texts.append("Authorization header requires existence of either a 'X-Amz-Date' header.")
+        raise _incomplete(" ".join(texts))
+    return _claim(
+        credential=fields["Credential"],
+        stamp=stamp,
+        signed_headers=fields["SignedHeaders"],
+        signature=fields["Signature"],
+        session_token=request.header("x-amz-security-token"),
+        content_sha256=request.header("x-amz-content-sha256"),
+        lifetime=None,
+    )
+
+
+def _from_query(request: SignedRequest, query: dict[str, str]) -> Signature:
+    names = ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
+    missing = [f"'X-Amz-{name}'" for name in names if not query.get(f"X-Amz-{name}")]
+    if missing:
+        raise _incomplete(f"AWS query-string parameters must include {', '.join(missing)}.")
+    lifetime = query["X-Amz-Expires"]
+    if query["X-Amz-Algorithm"] != ALGORITHM:
+        raise _incomplete("AWS query-string parameters require the algorithm AWS4-HMAC-SHA256.")
+    if not re.fullmatch(r"[0-9]{1,6}", lifetime) or not 0 < int(lifetime) <= MAX_PRESIGNED:
+        raise _incomplete("X-Amz-Expires must be a number of seconds of at most one week.")
+    return _claim(
+        credential=query["X-Amz-Credential"],
+        stamp=query["X-Amz-Date"],
+        signed_headers=query["X-Amz-SignedHeaders"],
+        signature=query["X-Amz-Signature"],
+        session_token=query.get("X-Amz-Security-Token"),
+        content_sha256=request.header("x-amz-content-sha256"),
+        lifetime=int(lifetime),
+    )
+
+
+def _claim(
+    *,
+    credential: str,
+    stamp: str,
+    signed_headers: str,
+    signature: str,
+    session_token: str | None,
+    content_sha256: str | None,
+    lifetime: int | None,
+) -> Signature:
+    scope = credential.rsplit("/", 4)
+    if len(scope) != 5 or scope[4] != "aws4_request" or not all(scope):
+        raise _incomplete("Credential must have the form key/date/region/service/aws4_request.")
+    if not re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", stamp):
+        raise _incomplete("X-Amz-Date must be in the ISO 8601 basic format.")
+    try:
+        datetime.strptime(stamp, _STAMP)
+    except ValueError as error:
+        raise _incomplete("X-Amz-Date is not a date.") from error
+    if scope[1] != stamp[:8]:
+        raise SignatureError(
+            "InvalidSignatureException",
+            f"Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from "
+            f"HTTP: '{scope[1]}' != '{stamp[:8]}', from '{stamp}'.",
+        )
+    names = tuple(name.strip().lower() for name in signed_headers.split(";"))
+    if "host" not in names:
+        raise SignatureError(
+            "InvalidSignatureException", "'Host' must be a 'SignedHeader' in the signature."
+        )
+    return Signature(
+        access_key=scope[0],
+        region=scope[2],
+        service=scope[3],
+        stamp=stamp,
+        signed_headers=names,
+        signature=signature,
+        session_token=session_token,
+        content_sha256=_content_hash(scope[3], content_sha256, names, lifetime),
+        lifetime=lifetime,
+    )
+
+
+def _content_hash(
+    service: str, given: str | None, signed_headers: tuple[str, ...], lifetime: int | None
+) -> str | None:
+    """Only S3 takes words (UNSIGNED-PAYLOAD, STREAMING-...) in place of a hash; and a presigned
+    URL says nothing about the body unless the header itself is signed."""
+    if lifetime is not None and "x-amz-content-sha256" not in signed_headers:
+        return None
+    if given is None:
+        return _EMPTY if service == "s3" else None
+    return given if service == "s3" or _HASH.fullmatch(given) else None
+
+
+def _incomplete(text: str) -> SignatureError:
+    return SignatureError("IncompleteSignatureException", text)
+
+
+def _same_token(identity: Identity, claim: Signature) -> bool:
+    have, want = claim.session_token, identity.session_token
+    if have is None or want is None:
+        return have == want
+    return _equal(want, have)
+
+
+def _check_time(claim: Signature, now: datetime) -> None:
+    text = now.strftime(_STAMP)
+    if claim.time > now + MAX_SKEW:
+        latest = (now + MAX_SKEW).strftime(_STAMP)
+        raise SignatureError(
+            "InvalidSignatureException",
+            f"Signature not yet current: {claim.stamp} is still later than {latest} "
+            f"({text} + 5 min.)",
+        )
+    life = MAX_SKEW if claim.lifetime is None else timedelta(seconds=claim.lifetime)
+    if claim.time < now - life:
+        earliest = (now - life).strftime(_STAMP)
+        minutes = int(life.total_seconds() // 60)
+        raise SignatureError(
+            "InvalidSignatureException",
+            f"Signature expired: {claim.stamp} is now earlier than {earliest} "
+            f"({text} - {minutes} min.)",
+        )
+
+
+class _Recompute(SigV4Auth):
+    """Signs what was received: exactly the headers that were signed, whatever they are."""
+
+    claim: Signature
+
+    def canonical_path(self, path: str) -> str:
+        return quote(normalize_url_path(path), safe="/~")
+
+    def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
+        wanted = HTTPHeaders()
+        for name in dict.fromkeys(self.claim.signed_headers):
+            for value in request.headers.get_all(name) or [""]:
+                wanted[name] = value
+        return wanted
+
+    def canonical_query_string(self, request: AWSRequest) -> str:
+        """Encode again, as AWS does: clients differ in what they escape on the wire."""
+        pairs = [
+            (quote(name, safe="-_.~"), quote(value, safe="-_.~"))
+            for name, value in _pairs(request.context["query"])
+            if name != b"X-Amz-Signature"
+        ]
+        return "&".join(f"{name}={value}" for name, value in sorted(pairs))
+
+    def payload(self, request: AWSRequest) -> str:
+        if not self.claim.covers_body:
+            return UNSIGNED
+        return sha256(request.context["body"]).hexdigest()
+
+    def canonical_request(self, request: AWSRequest) -> str:
+        headers = self.headers_to_sign(request)
+        return "\n".join(
+            [
+                str(request.method).upper(),
+                self.canonical_path(request.context["path"]),
+                self.canonical_query_string(request),
+                self.canonical_headers(headers) + "\n",
+                self.signed_headers(headers),
+                self.claim.content_sha256 or self.payload(request),
+            ]
+        )
+
+
+class _RecomputeS3(_Recompute):
+    """S3: the path is encoded once and not normalised."""
+
+    def canonical_path(self, path: str) -> str:
+        return quote(unquote_to_bytes(path), safe="/~")
+
+
+def _expected(request: SignedRequest, claim: Signature, identity: Identity, body: bytes) -> str:
+    kind = _RecomputeS3 if claim.service == "s3" else _Recompute
+    signer = kind(
+        SigningKey(identity.access_key, identity.secret_key, identity.session_token),
+        claim.service,
+        claim.region,
+    )
+    signer.claim = claim
+    carrier = AWSRequest(method=request.method, url="http://request.invalid/")
+    for name, value in request.headers:
+        carrier.headers[name] = value
+    carrier.context.update(
+        timestamp=claim.stamp, path=request.path or "/", query=request.query, body=body
+    )
+    text = signer.string_to_sign(carrier, signer.canonical_request(carrier))
+    return str(signer.signature(text, carrier))
+
+
+def _pairs(query: str) -> Iterator[tuple[bytes, bytes]]:
+    for pair in filter(None, query.split("&")):
+        name, _, value = pair.partition("=")
+        yield unquote_to_bytes(name), unquote_to_bytes(value)
+
+
+def _shown(text: bytes) -> str:
+    return text.decode(errors="replace")
