@@ -6,15 +6,18 @@ late.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def shielded(work: Coroutine[Any, Any, T], *, limit: float) -> T:
+async def shielded(
+    work: Coroutine[Any, Any, T], *, limit: float, on_cancel: Callable[[], None] | None = None
+) -> T:
     """Run `work` to its end whatever happens to the caller, who is cancelled only afterwards.
 
+    `on_cancel` may tell the work to give up early (a thread cannot be cancelled from outside).
     Raises TimeoutError when it takes longer than `limit` seconds; the work is cancelled then.
     """
     loop = asyncio.get_running_loop()
@@ -29,6 +32,8 @@ async def shielded(work: Coroutine[Any, Any, T], *, limit: float) -> T:
             await asyncio.wait({task}, timeout=max(deadline - loop.time(), 0.1))
         except asyncio.CancelledError as error:
             cancelled = error
+            if on_cancel:
+                on_cancel()
     if cancelled is not None:
         if not task.cancelled():
             task.exception()  # seen, so that it is not logged as lost

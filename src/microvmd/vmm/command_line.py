@@ -1,0 +1,214 @@
+"""QEMU's command line for a machine: pure, from a spec and the numbers of open files.
+
+Files reach QEMU as inherited descriptors (`-add-fd`, `/dev/fdset/N`), so that a jail needs to show
+none of them, except the memory file, the kernel and the initramfs, which QEMU opens by path only.
+
+Why these options (each was found by experiment on QEMU 10.0):
+- `pic=off`: with the legacy interrupt controller most boots fail under TCG.
+- `acpi=on`: Debian's kernel finds virtio-mmio devices through ACPI only.
+- `suppress-vmdesc=on` and `send-configuration=off`, at every start: the device state written for a
+  suspend snapshot has neither part, and a restore refuses a file that differs from its options.
+- `readonly=on,rom=off` for clones: the guest's pages are private, and nothing can write to the
+  memory file that all clones share. Free-page reporting and balloons would punch holes into it.
+- `locking=off` for shared read-only files only: the lock on the overlay, which QEMU takes at
+  `cont`, keeps two VMMs from running on one disk.
+- `append=on` for the console: a FIFO cannot be truncated.
+- `merge=off`: same-page merging between tenants is a side channel.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from microvmd.vmm.machine import (
+    AGENT_PORT,
+    GUEST_MAC,
+    AcceleratorKind,
+    Bind,
+    Boot,
+    Drive,
+    MachineSpec,
+    Start,
+)
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1 reboot=t"
+DEVICE_FDSET = 1
+SERIAL_FDSET = 2
+FIRST_DRIVE_FDSET = 10
+
+MEMORY_TARGET = "/machine/memory"
+KERNEL_TARGET = "/machine/kernel"
+INITRD_TARGET = "/machine/initrd"
+
+
+@dataclass(frozen=True, slots=True)
+class DriveFiles:
+    """Open files of one drive."""
+
+    file: int
+    backing: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFiles:
+    """Descriptors that the VMM inherits under the same numbers."""
+
+    qmp: int
+    agent: int
+    serial: int
+    drives: tuple[DriveFiles, ...]
+    tap: int | None = None
+    device: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the VMM finds what it opens by path."""
+
+    memory: str
+    kernel: str
+    initrd: str
+
+
+def binds(spec: MachineSpec, start: Start) -> tuple[Bind, Bind, Bind]:
+    """Memory, kernel and initramfs, in the order of `Paths`."""
+    return (
+        Bind(spec.memory_file, MEMORY_TARGET, writable=isinstance(start, Boot)),
+        Bind(spec.kernel, KERNEL_TARGET),
+        Bind(spec.initrd, INITRD_TARGET),
+    )
+
+
+def command_line(
+    qemu: Path, spec: MachineSpec, start: Start, files: OpenFiles, paths: Paths, *, name: str
+) -> tuple[str, ...]:
+    """All arguments of the VMM that starts `spec` as `start` says."""
+    # fmt: off
+    return (
+        str(qemu),
+        "-name", name,
+        "-nodefaults",
+        "-no-user-config",
+        "-display", "none",
+        "-no-reboot",
+        "-S",
+        "-sandbox", SANDBOX,
+        "-machine", "microvm,acpi=on,pic=off,suppress-vmdesc=on,memory-backend=mem",
+        "-accel", _accelerator(spec),
+        "-cpu", spec.accelerator.cpu_model,
+        "-smp", str(spec.vcpus),
+        "-m", f"{spec.memory_mib}M",
+        "-object", _memory(spec, start, paths),
+        "-kernel", paths.kernel,
+        "-initrd", paths.initrd,
+        "-append", _kernel_command_line(spec),
+        "-global", "migration.send-configuration=off",
+        *_incoming(start, files),
+        *_channels(files),
+        "-device", "virtio-rng-device",
+        *_network(files),
+        *_drives(spec, files),
+    )
+    # fmt: on
+
+
+def _accelerator(spec: MachineSpec) -> str:
+    return "kvm" if spec.accelerator.kind is AcceleratorKind.KVM else "tcg,thread=multi"
+
+
+def _memory(spec: MachineSpec, start: Start, paths: Paths) -> str:
+    sharing = "share=on" if isinstance(start, Boot) else "share=off,readonly=on,rom=off"
+    return (
+        f"memory-backend-file,id=mem,size={spec.memory_mib}M,mem-path={_escape(paths.memory)},"
+        f"{sharing},reserve=off,merge=off,dump=off"
+    )
+
+
+def _kernel_command_line(spec: MachineSpec) -> str:
+    words = [KERNEL_COMMAND_LINE]
+    if spec.accelerator.kind is AcceleratorKind.TCG and spec.accelerator.tsc_khz:
+        # Without it the kernel measures the rate against an emulated timer, loses that race on a
+        # busy node and hangs.
+        words.append(f"tsc_early_khz={spec.accelerator.tsc_khz}")
+    if spec.command_line:
+        words.append(spec.command_line)
+    return " ".join(words)
+
+
+def _incoming(start: Start, files: OpenFiles) -> tuple[str, ...]:
+    if isinstance(start, Boot):
+        return ()
+    assert files.device is not None
+    return ("-incoming", "defer", "-add-fd", f"fd={files.device},set={DEVICE_FDSET}")
+
+
+def _channels(files: OpenFiles) -> tuple[str, ...]:
+    """Console, QMP, guest agent. Both sockets listen, so that a restarted node connects again."""
+    # fmt: off
+    return (
+        "-add-fd", f"fd={files.serial},set={SERIAL_FDSET}",
+        "-chardev", f"file,id=console,path=/dev/fdset/{SERIAL_FDSET},append=on",
+        "-serial", "chardev:console",
+        "-chardev", f"socket,id=qmp,fd={files.qmp},server=on,wait=off",
+        "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"socket,id=agent,fd={files.agent},server=on,wait=off",
+        "-device", "virtio-serial-device",
+        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
+    )
+    # fmt: on
+
+
+def _network(files: OpenFiles) -> tuple[str, ...]:
+    """Without a tap the card is there all the same, connected to nothing."""
+    backend = "hubport,id=net,hubid=0" if files.tap is None else f"tap,id=net,fd={files.tap}"
+    return ("-netdev", backend, "-device", f"virtio-net-device,netdev=net,mac={GUEST_MAC}")
+
+
+def _drives(spec: MachineSpec, files: OpenFiles) -> tuple[str, ...]:
+    arguments: list[str] = []
+    fdset = FIRST_DRIVE_FDSET
+    for number, (drive, opened) in enumerate(zip(spec.drives, files.drives, strict=True)):
+        arguments += _drive(drive, opened, number, fdset)
+        fdset += 2
+    return tuple(arguments)
+
+
+def _drive(drive: Drive, opened: DriveFiles, number: int, fdset: int) -> list[str]:
+    node = f"drive{number}"
+    serial = _escape(drive.name)
+    # fmt: off
+    device = ["-device", f"virtio-blk-device,drive={node},serial={serial}"]
+    file = ["-add-fd", f"fd={opened.file},set={fdset}"]
+    if drive.read_only:
+        return [
+            *file,
+            "-blockdev", f"driver=file,node-name={node}-file,filename=/dev/fdset/{fdset},"
+                         "read-only=on,auto-read-only=off,locking=off",
+            "-blockdev", f"driver=raw,node-name={node},file={node}-file,read-only=on",
+            *device,
+        ]
+    written = f"driver=file,node-name={node}-file,filename=/dev/fdset/{fdset},discard=unmap"
+    if opened.backing is None:
+        return [
+            *file,
+            "-blockdev", written,
+            "-blockdev", f"driver=raw,node-name={node},file={node}-file,discard=unmap",
+            *device,
+        ]
+    return [
+        *file,
+        "-add-fd", f"fd={opened.backing},set={fdset + 1}",
+        "-blockdev", f"driver=file,node-name={node}-base-file,filename=/dev/fdset/{fdset + 1},"
+                     "read-only=on,auto-read-only=off,locking=off",
+        "-blockdev", f"driver=raw,node-name={node}-base,file={node}-base-file,read-only=on",
+        "-blockdev", written,
+        "-blockdev", f"driver=qcow2,node-name={node},file={node}-file,backing={node}-base,"
+                     "discard=unmap",
+        *device,
+    ]
+    # fmt: on
+
+
+def _escape(value: str) -> str:
+    """QEMU splits option values at single commas."""
+    return value.replace(",", ",,")

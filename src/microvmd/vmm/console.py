@@ -1,0 +1,89 @@
+"""Output of a VMM and of its guest's serial port, kept in files of bounded size.
+
+A guest can print without end, and a VMM writes on while the node restarts. The VMM therefore
+writes to a FIFO, not to a file: the node moves what comes into a log that is cut at a limit; while
+no node reads, the kernel's pipe buffer (64 KiB) fills and the rest is dropped, not waited for. The
+VMM holds a read end as well, so that a node's death is no broken pipe.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+LIMIT = 256 << 10
+"""Bytes of a log before it is moved aside; at most twice as much is kept."""
+TAIL = 2000
+PIECE = 65536
+
+
+class BoundedLog:
+    """Moves a FIFO into a log file. Open it before the VMM starts, and again to adopt one."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._fifo = log.with_suffix(".fifo")
+        self._older = log.with_suffix(".log.1")
+        self._loop = asyncio.get_running_loop()
+        self._size = 0
+
+    def __enter__(self) -> "BoundedLog":
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(self._fifo, 0o600)
+        self._reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK)
+        self._file = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size = os.fstat(self._file).st_size
+        self._loop.add_reader(self._reader, self._pump)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drain()
+        self._loop.remove_reader(self._reader)
+        os.close(self._reader)
+        os.close(self._file)
+
+    @contextlib.contextmanager
+    def ends(self) -> Iterator[tuple[int, int]]:
+        """Write and read end for the VMM to inherit; ours close with the context."""
+        writer = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
+        reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            yield writer, reader
+        finally:
+            os.close(writer)
+            os.close(reader)
+
+    def tail(self) -> str:
+        """The last lines, as evidence in an error."""
+        self._drain()
+        text = self._log.read_bytes()[-TAIL:]
+        if len(text) < TAIL and self._older.exists():
+            text = self._older.read_bytes()[len(text) - TAIL :] + text
+        return text.decode(errors="replace").strip()
+
+    def _drain(self) -> None:
+        for _ in range(2 * LIMIT // PIECE):
+            if not self._pump():
+                return
+
+    def _pump(self) -> bool:
+        try:
+            piece = os.read(self._reader, PIECE)
+        except BlockingIOError:
+            return False
+        if not piece:  # nobody holds a write end any more; a readable end of file would spin
+            self._loop.remove_reader(self._reader)
+            return False
+        if self._size + len(piece) > LIMIT:
+            self._rotate()
+        with contextlib.suppress(OSError):  # a full disk must not end the machine
+            self._size += os.write(self._file, piece)
+        return True
+
+    def _rotate(self) -> None:
+        with contextlib.suppress(OSError):
+            self._log.replace(self._older)
+            fresh = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.close(self._file)
+            self._file, self._size = fresh, 0

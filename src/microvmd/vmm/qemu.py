@@ -1,0 +1,393 @@
+"""Runs a machine under QEMU: `launch`, `adopt`, and the sequences of a suspend and a restore.
+
+Suspending a clone writes its device state with `xen-save-devices-state`, which exists for Xen but
+does what is needed: device state without memory. The memory goes beside it (`vmm/memory.py`). This
+was tested on the versions of TESTED only; others save all memory in QEMU's own `mapped-ram` format.
+With `live: true` after `stop` the disks end flushed and released, and `cont` takes everything back.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from microvmd.vmm import memory
+from microvmd.vmm.command_line import (
+    DEVICE_FDSET,
+    DriveFiles,
+    OpenFiles,
+    Paths,
+    binds,
+    command_line,
+)
+from microvmd.vmm.console import BoundedLog
+from microvmd.vmm.machine import (
+    Bind,
+    Boot,
+    End,
+    EndReason,
+    FromImage,
+    FromSuspend,
+    Launcher,
+    MachineFailed,
+    MachineFiles,
+    MachineSpec,
+    Start,
+    Status,
+    SuspendMethod,
+    SuspendStats,
+    VmmCommand,
+)
+from microvmd.vmm.process import (
+    Process,
+    ProcessIdentity,
+    ProcessStuck,
+    owned,
+    spawn,
+)
+from microvmd.vmm.qmp import Qmp, QmpFailed
+from microvmd.vmm.shield import shielded
+
+log = structlog.get_logger(__name__)
+
+QEMU = Path("/usr/bin/qemu-system-x86_64")
+TESTED = ("10.0.",)
+"""Versions whose device state and private pages were tested to make a whole."""
+SAVE_FDSET = 100
+MEMORY_LIMIT = 300.0
+"""Seconds for moving guest memory; only a full snapshot of a large guest comes near it."""
+ROLLBACK_LIMIT = 60.0
+END_REASONS = {
+    "guest-shutdown": EndReason.GUEST_SHUTDOWN,
+    "guest-reset": EndReason.GUEST_RESET,
+    "guest-panic": EndReason.GUEST_PANIC,
+}
+
+
+class PlainLauncher:
+    """Starts the VMM as we are, without a jail: for tests and the accelerator probe."""
+
+    def locate(self, bind: Bind) -> str:
+        return os.fspath(bind.source)
+
+    def launch(self, command: VmmCommand) -> contextlib.AbstractAsyncContextManager[Process]:
+        return spawn(command.argv, stdout=command.output, stderr=command.output, fds=command.fds)
+
+
+class QemuMachine:
+    """A `Machine` under QEMU. Made by `launch` and `adopt`."""
+
+    def __init__(self, spec: MachineSpec, process: Process, qmp: Qmp, logs: "_Logs") -> None:
+        self._spec = spec
+        self._process = process
+        self._qmp = qmp
+        self._logs = logs
+        self._killed = False
+
+    @property
+    def identity(self) -> ProcessIdentity:
+        return self._process.identity
+
+    @property
+    def vmm_version(self) -> str:
+        return self._qmp.version
+
+    def detach(self) -> None:
+        self._process.detach()
+
+    async def cont(self) -> None:
+        await self._execute("cont")
+
+    async def status(self) -> Status:
+        answer = await self._execute("query-status")
+        running = isinstance(answer, dict) and answer.get("running") is True
+        return Status.RUNNING if running else Status.PAUSED
+
+    async def wait(self) -> End:
+        ended = await self._process.wait()
+        if self._killed:
+            return End(EndReason.ASKED, ended)
+        reason = END_REASONS.get(self._qmp.shutdown_reason or "", EndReason.CRASH)
+        return End(reason, ended)
+
+    async def kill(self) -> End:
+        self._killed = not self._process.exited
+        await self._process.kill()
+        return await self.wait()
+
+    async def restore(self, start: FromImage | FromSuspend) -> None:
+        """Fill a machine that `launch` started for it. vCPUs stand still afterwards."""
+        full = isinstance(start, FromSuspend) and start.diff is None
+        try:
+            if isinstance(start, FromSuspend) and start.diff is not None:
+                await self._load(start.diff)
+            await self._qmp.capabilities(
+                x_ignore_shared=isinstance(start, FromImage), mapped_ram=full
+            )
+            limit = MEMORY_LIMIT if full else ROLLBACK_LIMIT
+            await self._qmp.migrate("migrate-incoming", f"/dev/fdset/{DEVICE_FDSET}", limit=limit)
+        except (QmpFailed, OSError, memory.DiffBroken) as error:
+            raise self.failed(f"restore failed: {error}") from error
+
+    async def snapshot_image(self, device: Path) -> None:
+        async with self._rolling_back("image snapshot"):
+            await self._qmp.execute("stop")
+            await self._qmp.capabilities(x_ignore_shared=True)
+            await self._save("migrate", device)
+
+    async def suspend(self, device: Path, diff: Path) -> SuspendStats:
+        begin = time.monotonic()
+        tested = self.vmm_version.startswith(TESTED)
+        async with self._rolling_back("suspend"):
+            await self._qmp.execute("stop")
+            if tested:
+                await self._save("xen-save-devices-state", device)
+                dumped = await self._dump(diff)
+            else:
+                await self._qmp.capabilities(mapped_ram=True)
+                await self._save("migrate", device)
+                dumped = None
+            device_bytes = await shielded(
+                asyncio.to_thread(_sync, device, self._written_drives()), limit=MEMORY_LIMIT
+            )
+        return SuspendStats(
+            method=SuspendMethod.DIFF if dumped else SuspendMethod.FULL,
+            device_bytes=device_bytes,
+            diff_bytes=dumped.file_bytes if dumped else 0,
+            diff_sha256=dumped.sha256 if dumped else None,
+            frozen_seconds=time.monotonic() - begin,
+        )
+
+    def failed(self, what: str) -> MachineFailed:
+        """An error with the evidence that the logs hold."""
+        if self._process.exited:
+            what += "; the VMM has ended"
+        return MachineFailed(
+            what, vmm_log=self._logs.vmm.tail(), serial_log=self._logs.serial.tail()
+        )
+
+    async def _execute(self, command: str) -> object:
+        try:
+            return await self._qmp.execute(command)
+        except QmpFailed as error:
+            raise self.failed(str(error)) from error
+
+    @contextlib.asynccontextmanager
+    async def _rolling_back(self, what: str) -> AsyncIterator[None]:
+        """Let the vCPUs run again when the body fails or is cancelled."""
+        try:
+            yield
+        except BaseException as error:
+            log.warning("machine.rollback", what=what, pid=self._process.pid, error=repr(error))
+            try:
+                await shielded(self._qmp.execute("cont"), limit=ROLLBACK_LIMIT)
+            except (QmpFailed, TimeoutError) as lost:
+                raise self.failed(f"{what} failed and was not taken back: {lost}") from error
+            if isinstance(error, (QmpFailed, OSError)):
+                raise self.failed(f"{what} failed and was taken back: {error}") from error
+            raise
+
+    async def _save(self, command: str, device: Path) -> None:
+        """Let QEMU write into a file that its jail cannot see."""
+        # QEMU matches the access mode of the descriptor with the one that it would open it with.
+        fd = os.open(device, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            path = await self._qmp.add_file(fd, SAVE_FDSET)
+        finally:
+            os.close(fd)
+        try:
+            if command == "migrate":
+                await self._qmp.migrate(command, path, limit=MEMORY_LIMIT)
+            else:
+                await self._qmp.execute(
+                    command, {"filename": path, "live": True}, limit=ROLLBACK_LIMIT
+                )
+        finally:
+            with contextlib.suppress(QmpFailed):
+                await self._qmp.remove_file(SAVE_FDSET)
+
+    async def _dump(self, diff: Path) -> memory.DumpResult:
+        given_up = threading.Event()
+
+        def work() -> memory.DumpResult:
+            mapping = memory.find_mapping(self._process.pid, self._spec.memory_file)
+            fd = os.open(diff, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                return memory.dump(mapping, fd, aborted=given_up.is_set)
+            finally:
+                os.close(fd)
+
+        return await shielded(asyncio.to_thread(work), limit=MEMORY_LIMIT, on_cancel=given_up.set)
+
+    async def _load(self, diff: Path) -> None:
+        def work() -> None:
+            mapping = memory.find_mapping(self._process.pid, self._spec.memory_file)
+            with open(diff, "rb", buffering=0) as file:
+                memory.load(mapping, file.fileno())
+
+        await shielded(asyncio.to_thread(work), limit=MEMORY_LIMIT)
+
+    def _written_drives(self) -> list[Path]:
+        return [drive.path for drive in self._spec.drives if not drive.read_only]
+
+
+def _sync(device: Path, drives: list[Path]) -> int:
+    """Make all files of a suspend last; gives the size of the device state."""
+    for path in (device, *drives):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    return device.stat().st_size
+
+
+@dataclass(frozen=True, slots=True)
+class _Logs:
+    vmm: BoundedLog
+    serial: BoundedLog
+
+
+def _open_logs(files: MachineFiles, stack: contextlib.ExitStack) -> _Logs:
+    vmm = stack.enter_context(BoundedLog(files.vmm_log))
+    return _Logs(vmm, stack.enter_context(BoundedLog(files.serial_log)))
+
+
+@contextlib.asynccontextmanager
+async def launch(
+    spec: MachineSpec,
+    files: MachineFiles,
+    launcher: Launcher,
+    start: Start,
+    *,
+    tap: int | None = None,
+    qemu: Path = QEMU,
+) -> AsyncIterator[QemuMachine]:
+    """Start a VMM and restore into it; the vCPUs stand still until `cont`.
+
+    `tap` stays the caller's. Leaving the context kills the VMM unless it was detached. Raises
+    MachineFailed.
+    """
+    if isinstance(start, Boot):
+        _make_memory_file(spec)
+    async with contextlib.AsyncExitStack() as stack:
+        logs = _open_logs(files, stack.enter_context(contextlib.ExitStack()))
+        with contextlib.ExitStack() as opened:
+            command = _command(spec, files, launcher, start, tap, qemu, logs, opened)
+            process = await stack.enter_async_context(launcher.launch(command))
+        machine = await _connected(spec, files, process, logs, stack)
+        if not isinstance(start, Boot):
+            await machine.restore(start)
+        yield machine
+
+
+@contextlib.asynccontextmanager
+async def adopt(
+    spec: MachineSpec, files: MachineFiles, identity: ProcessIdentity
+) -> AsyncIterator[QemuMachine]:
+    """Take over a VMM that an earlier run of ours left behind. Raises ProcessGone, MachineFailed.
+
+    Ask for `status`: PAUSED means that a suspend was under way.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        process = await stack.enter_async_context(owned(Process.adopt(identity)))
+        logs = _open_logs(files, stack.enter_context(contextlib.ExitStack()))
+        yield await _connected(spec, files, process, logs, stack)
+
+
+async def _connected(
+    spec: MachineSpec,
+    files: MachineFiles,
+    process: Process,
+    logs: _Logs,
+    stack: contextlib.AsyncExitStack,
+) -> QemuMachine:
+    qmp = Qmp(files.directory.name)
+    machine = QemuMachine(spec, process, qmp, logs)
+    try:
+        await qmp.connect(files.qmp)
+    except QmpFailed as error:
+        with contextlib.suppress(ProcessStuck, TimeoutError):
+            async with asyncio.timeout(1):  # a VMM that refused its options is about to end
+                await process.wait()
+        raise machine.failed(str(error)) from error
+    stack.push_async_callback(qmp.close)
+    return machine
+
+
+def _make_memory_file(spec: MachineSpec) -> None:
+    fd = os.open(spec.memory_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, spec.memory_mib << 20)
+    finally:
+        os.close(fd)
+
+
+def _command(
+    spec: MachineSpec,
+    files: MachineFiles,
+    launcher: Launcher,
+    start: Start,
+    tap: int | None,
+    qemu: Path,
+    logs: _Logs,
+    opened: contextlib.ExitStack,
+) -> VmmCommand:
+    """Open everything that the VMM inherits; our copies close with `opened`.
+
+    That matters: locks on the disks belong to the open file, so a copy that we kept would hold the
+    lock of a dead VMM, and a copy of a listener would accept connections that nobody answers.
+    """
+    output, output_reader = opened.enter_context(logs.vmm.ends())
+    serial, serial_reader = opened.enter_context(logs.serial.ends())
+    open_files = OpenFiles(
+        qmp=_listen(files.qmp, opened),
+        agent=_listen(files.agent, opened),
+        serial=serial,
+        drives=tuple(
+            DriveFiles(
+                file=_open(drive.path, os.O_RDONLY if drive.read_only else os.O_RDWR, opened),
+                backing=_open(drive.backing, os.O_RDONLY, opened) if drive.backing else None,
+            )
+            for drive in spec.drives
+        ),
+        tap=tap,
+        device=None if isinstance(start, Boot) else _open(start.device, os.O_RDONLY, opened),
+    )
+    shown = binds(spec, start)
+    paths = Paths(*(launcher.locate(bind) for bind in shown))
+    inherited = [output_reader, serial_reader, *_numbers(open_files)]
+    return VmmCommand(
+        argv=command_line(qemu, spec, start, open_files, paths, name=files.directory.name),
+        fds=tuple(inherited),
+        binds=shown,
+        output=output,
+    )
+
+
+def _numbers(files: OpenFiles) -> list[int]:
+    drives = [fd for drive in files.drives for fd in (drive.file, drive.backing)]
+    every = [files.qmp, files.agent, files.serial, files.tap, files.device, *drives]
+    return [fd for fd in every if fd is not None]
+
+
+def _open(path: Path, flags: int, opened: contextlib.ExitStack) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    opened.callback(os.close, fd)
+    return fd
+
+
+def _listen(path: Path, opened: contextlib.ExitStack) -> int:
+    listener = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    path.unlink(missing_ok=True)
+    listener.bind(os.fspath(path))
+    path.chmod(0o600)
+    listener.listen(4)
+    return listener.fileno()
