@@ -1,0 +1,32 @@
+"""`ip` and `nft` as processes: many commands in one call, in any namespace, all or an error.
+
+Measured against pyroute2's objects per namespace they are faster, and what they do can be read.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from microvmd.vmm.process import run
+
+LIMIT = 10.0
+"""Seconds for one process."""
+
+
+async def ip(commands: Iterable[str], namespace: Path | None = None) -> None:
+    """Commands of ip(8), without the word ip. Raises ProcessFailed at the first that fails."""
+    text = "".join(f"{command}\n" for command in commands)
+    await run([*_enter(namespace), "ip", "-batch", "-"], input=text.encode(), timeout=LIMIT)
+
+
+async def nft(text: str, namespace: Path | None = None) -> None:
+    """One transaction of nft(8). Raises ProcessFailed, and then nothing has changed."""
+    await run([*_enter(namespace), "nft", "-f", "-"], input=text.encode(), timeout=LIMIT)
+
+
+async def query(*argv: str) -> bytes:
+    """What a command prints."""
+    return (await run(argv, timeout=LIMIT)).stdout
+
+
+def _enter(namespace: Path | None) -> list[str]:
+    return [] if namespace is None else ["nsenter", f"--net={namespace}"]

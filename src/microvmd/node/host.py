@@ -1,0 +1,87 @@
+"""What an instance changes in the root namespace: a table, a route, and ip_forward.
+
+The host must route between veths and its uplink. If `ip_forward` was off, it is turned on, the
+former value is kept in the run directory, the table lets nothing else be routed, and the value is
+put back when the last network of the last instance is gone. Another instance that found forwarding
+on because of us leaves it on; so does whoever turned it on later.
+
+The route makes addresses of the subnet that no network has unreachable at once: without it, a
+request to a MicroVM that is gone would leave through the host's uplink.
+"""
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from microvmd.node import nftables
+from microvmd.node.commands import ip, nft, query
+from microvmd.node.slots import NetworkError, NetworkSettings
+
+_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+_LAST_METRIC = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The root namespace's side of an instance."""
+
+    settings: NetworkSettings
+
+    async def set_up(self) -> None:
+        """Raises NetworkError when the subnet is in use by somebody else."""
+        check_free(json.loads(await query("ip", "-json", "-4", "address", "show")), self.settings)
+        # The table comes first: forwarding is never on without it.
+        ruleset = nftables.host_ruleset(self.settings, only_ours=self._was_off())
+        await nft(ruleset)
+        await ip([f"route replace {self._route}"])
+        if not _forwards():
+            _set_forwarding("1")
+
+    async def put_back(self) -> None:
+        """Undo `set_up`; only when no network of the instance is left."""
+        own = nftables.host_table(self.settings)
+        tables = (await query("nft", "list", "tables", "inet")).decode().splitlines()
+        others = {line.split()[-1] for line in tables} - {own}
+        if self._was_off() and not any(nftables.is_host_table(name) for name in others):
+            _set_forwarding("0")
+        self._former.unlink()
+        await ip([f"route delete {self._route}"])
+        await nft(f"delete table inet {own}\n")
+
+    @property
+    def _route(self) -> str:
+        return f"unreachable {self.settings.subnet} metric {_LAST_METRIC}"
+
+    @property
+    def _former(self) -> Path:
+        return self.settings.run / "ip_forward"
+
+    def _was_off(self) -> bool:
+        """Whether forwarding was off before us; the first call of the first run finds out."""
+        if not self._former.exists():
+            self._former.write_text("1" if _forwards() else "0")
+        return self._former.read_text() == "0"
+
+
+def _forwards() -> bool:
+    return _FORWARD.read_text().strip() != "0"
+
+
+def _set_forwarding(value: str) -> None:
+    _FORWARD.write_text(value)
+
+
+def check_free(links: list[dict[str, object]], settings: NetworkSettings) -> None:
+    """Raise NetworkError if an interface of somebody else has an address in our subnet.
+
+    `links` is what `ip -json -4 address show` prints.
+    """
+    for link in links:
+        name, addresses = link.get("ifname"), link.get("addr_info", [])
+        if not isinstance(name, str) or not isinstance(addresses, list) or settings.owns(name):
+            continue
+        for item in addresses:
+            other = ipaddress.ip_network(f"{item['local']}/{item['prefixlen']}", strict=False)
+            if other.overlaps(settings.subnet):
+                raise NetworkError(f"subnet {settings.subnet} is in use: {name} has {other}")

@@ -1,0 +1,308 @@
+"""The network of each MicroVM: a namespace with a tap for the guest and a veth for everything else.
+
+All guests have the same address, because a snapshot freezes it; the namespace tells them apart.
+The edge dials `Network.edge_address`, which the namespace translates to the guest. A namespace
+serves one MicroVM and is then destroyed, never cleaned: connection tracking and counters are a
+tenant's state.
+
+Making one takes three processes and some 10 ms, so a few stand ready. The directory of mounts
+under `run` is the only record of what exists; after a crash of ours the pool finds live networks
+there, to be adopted or swept.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from microvmd.node import dns, namespace, nftables
+from microvmd.node.commands import ip, nft
+from microvmd.node.host import Host
+from microvmd.node.slots import EgressPolicy, NetworkError, NetworkSettings, Slot, Slots
+from microvmd.vmm.process import ProcessFailed
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER = 5.0
+"""Seconds until the store is filled again after a failure, unless somebody takes one before."""
+_NAMESPACE_SETTINGS = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv4/conf/all/rp_filter": "1",
+    "net/ipv4/conf/all/accept_redirects": "0",
+    "net/ipv4/conf/default/accept_redirects": "0",
+    "net/ipv4/conf/all/send_redirects": "0",
+    "net/ipv4/conf/default/send_redirects": "0",
+    "net/ipv6/conf/all/disable_ipv6": "1",
+    "net/ipv6/conf/default/disable_ipv6": "1",
+}
+
+
+@dataclass(slots=True, eq=False)
+class Network:
+    """One MicroVM's network. Comes from a `NetworkPool`, which also ends it."""
+
+    name: str
+    edge_address: str
+    """Where the root namespace reaches the guest's TCP ports."""
+    egress: EgressPolicy
+    path: Path
+    """The namespace's mount."""
+    _tap: int | None = None
+    _sockets: list[socket.socket] = field(default_factory=list, repr=False)
+    _stub: dns.Stub | None = field(default=None, repr=False)
+    _detached: bool = False
+
+    def open_tap(self) -> int:
+        """A descriptor of the guest's tap, which the caller closes; for one VMM at a time.
+
+        Raises NetworkError on an adopted network: there the tap belongs to the VMM that runs.
+        """
+        if self._tap is None:
+            raise NetworkError(f"{self.name}: the tap is not ours")
+        return os.dup(self._tap)
+
+    async def block_port(self, port: int) -> None:
+        """Refuse connections of the edge to this port of the guest, established ones too."""
+        await nft(nftables.block_ports([port]), self.path)
+
+    def detach(self) -> None:
+        """Leave the network alive when its context ends, for the next run of ours to adopt."""
+        self._detached = True
+
+
+class NetworkPool:
+    """Makes, stores and destroys networks; a context manager around everything that needs them.
+
+    Leaving it destroys the store, not networks that were detached.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        self._settings = settings
+        self._ready: deque[Network] = deque()
+        self._wanted = asyncio.Event()
+        self._filled = asyncio.Event()
+        self._left: dict[str, Path] = {}
+        self._slots = Slots(settings)
+        self._visitor = namespace.Visitor()
+        self._forwarder: dns.Forwarder
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            for policy in EgressPolicy:
+                (self._settings.namespaces / policy).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._left = find_live(self._settings)
+            taken = map(self._settings.index_of, self._left)
+            self._slots = Slots(self._settings, taken, occupied=namespace.exists)
+            host = Host(self._settings)
+            await host.set_up()
+            stack.push_async_callback(self._put_back, host)
+            stack.enter_context(self._visitor)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._forwarder = self._make_forwarder(tasks)
+            refill = tasks.create_task(self._refill(), name="network.refill")
+            stack.push_async_callback(self._empty, refill)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    @contextlib.asynccontextmanager
+    async def network(self, egress: EgressPolicy = EgressPolicy.INTERNET) -> AsyncIterator[Network]:
+        """A fresh network, out of the store if it has one. Raises NetworkError, ProcessFailed."""
+        network = await self._take(egress)
+        try:
+            yield network
+        finally:
+            self._end(network)
+
+    @contextlib.asynccontextmanager
+    async def adopt(self, name: str) -> AsyncIterator[Network]:
+        """Take over what a former run left alive. Raises NetworkError if none is there."""
+        path = self._left.pop(name, None)
+        if path is None:
+            raise NetworkError(f"no network {name} to adopt")
+        network = self._describe(self._settings.slot(self._settings.index_of(name)), path)
+        try:
+            await self._visitor.inside(path, lambda: _bind_stub(network))
+            self._serve(network)
+        except BaseException:
+            _close(network)
+            self._left[name] = path
+            raise
+        try:
+            yield network
+        finally:
+            self._end(network)
+
+    async def sweep(self, keep: Set[str]) -> frozenset[str]:
+        """Destroy what former runs left and nobody adopted, except `keep`; answers the names."""
+        swept = self._left.keys() - keep
+        for name in swept:
+            self._destroy(name, self._left.pop(name))
+        # Something may hold such a namespace although its mount is gone, as a VMM does by its tap.
+        for _, name in socket.if_nameindex():
+            if self._settings.owns(name) and not self._slots.holds(self._settings.index_of(name)):
+                with contextlib.suppress(ProcessFailed):  # it may be vanishing by itself
+                    await ip([f"link delete {name}"])
+        if swept:
+            log.info("network.swept", names=sorted(swept))
+        return frozenset(swept)
+
+    async def wait_ready(self) -> None:
+        """Until the store is full."""
+        await self._filled.wait()
+
+    def _make_forwarder(self, tasks: asyncio.TaskGroup) -> dns.Forwarder:
+        settings = self._settings
+        named = tuple(dns.Upstream.parse(text) for text in settings.resolvers)
+        return dns.Forwarder(
+            tasks,
+            (lambda: named) if named else dns.SystemResolvers(),
+            refused=lambda address: nftables.denied(address, settings.subnet),
+        )
+
+    async def _take(self, egress: EgressPolicy) -> Network:
+        if egress is EgressPolicy.INTERNET and self._ready:
+            network = self._ready.popleft()
+            self._filled.clear()
+            self._wanted.set()
+            return network
+        return await self._make(egress)
+
+    async def _refill(self) -> None:
+        while True:
+            self._wanted.clear()
+            try:
+                while len(self._ready) < self._settings.ready:
+                    self._ready.append(await self._make(EgressPolicy.INTERNET))
+            except (OSError, NetworkError, ProcessFailed) as error:
+                log.error("network.refill_failed", error=str(error))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wanted.wait(), RETRY_AFTER)
+                continue
+            self._filled.set()
+            await self._wanted.wait()
+
+    async def _make(self, egress: EgressPolicy) -> Network:
+        slot = self._slots.take()
+        network = self._describe(slot, self._settings.namespaces / egress / slot.name)
+        try:
+            await self._visitor.make(network.path, lambda: _prepare(network))
+            self._serve(network)
+            ruleset = nftables.guest_ruleset(self._settings, slot, egress)
+            await nft(ruleset, network.path)
+            await ip(_root_commands(slot, network.path))
+            await ip(_guest_commands(slot), network.path)
+        except BaseException:
+            self._destroy_network(network)
+            raise
+        return network
+
+    def _describe(self, slot: Slot, path: Path) -> Network:
+        return Network(slot.name, slot.edge_address, EgressPolicy(path.parent.name), path)
+
+    def _serve(self, network: Network) -> None:
+        network._stub = dns.Stub(self._forwarder, network._sockets)
+
+    def _end(self, network: Network) -> None:
+        """Needs no await, so no cancellation can interrupt it."""
+        if network._detached:
+            _close(network)
+        else:
+            self._destroy_network(network)
+
+    def _destroy_network(self, network: Network) -> None:
+        _close(network)
+        self._destroy(network.name, network.path)
+
+    def _destroy(self, name: str, path: Path) -> None:
+        """The kernel removes the veth some time later; its slot is not given away before that."""
+        namespace.destroy(path)
+        self._slots.free(self._settings.index_of(name))
+
+    async def _empty(self, refill: asyncio.Task[None]) -> None:
+        refill.cancel()
+        await asyncio.wait([refill])
+        while self._ready:
+            self._destroy_network(self._ready.popleft())
+
+    async def _put_back(self, host: Host) -> None:
+        if not find_live(self._settings):
+            await host.put_back()
+
+
+def find_live(settings: NetworkSettings) -> dict[str, Path]:
+    """Mounts of live namespaces by name; clears files that a crash left without a namespace."""
+    found = {}
+    for policy in EgressPolicy:
+        for path in (settings.namespaces / policy).iterdir():
+            if not namespace.is_live(path):
+                path.unlink()
+            elif settings.owns(path.name):
+                found[path.name] = path
+    return found
+
+
+def _prepare(network: Network) -> None:
+    """Runs inside a new namespace: kernel settings, the tap, and the stub's sockets."""
+    for name, value in _NAMESPACE_SETTINGS.items():
+        path = Path("/proc/sys") / name
+        if path.exists():  # a kernel without IPv6 has none of its settings
+            path.write_text(value)
+    network._tap = namespace.make_tap(nftables.TAP)
+    _bind_stub(network)
+
+
+def _bind_stub(network: Network) -> None:
+    if network.egress is not EgressPolicy.NONE:
+        network._sockets = dns.bind((nftables.GATEWAY, nftables.LINK_RESOLVER))
+
+
+def _root_commands(slot: Slot, path: Path) -> list[str]:
+    return [
+        f"link add {slot.name} group {nftables.GROUP} type veth "
+        f"peer name {nftables.UPLINK} netns {path}",
+        f"address add {slot.root_address}/30 dev {slot.name}",
+        f"link set {slot.name} up",
+    ]
+
+
+def _guest_commands(slot: Slot) -> list[str]:
+    uplink, tap = nftables.UPLINK, nftables.TAP
+    return [
+        "link set lo up",
+        f"address add {nftables.LINK_RESOLVER}/32 dev lo",
+        f"address add {slot.edge_address}/30 dev {uplink}",
+        f"link set {uplink} up",
+        f"route add default via {slot.root_address}",
+        # The guest's snapshot holds the gateway's hardware address: it is the same everywhere.
+        f"link set {tap} address {nftables.GATEWAY_MAC} up",
+        f"address add {nftables.GATEWAY}/{nftables.GUEST_PREFIX} dev {tap}",
+        f"neighbour replace {nftables.GUEST} lladdr {nftables.GUEST_MAC} dev {tap} nud permanent",
+    ]
+
+
+def _close(network: Network) -> None:
+    """Give up what our process holds of a network."""
+    if network._stub is not None:
+        network._stub.close()
+    for item in network._sockets:
+        item.close()
+    if network._tap is not None:
+        os.close(network._tap)
+        network._tap = None

@@ -1,0 +1,82 @@
+"""The rulesets as text: what is generated from settings and ports; tests/vm shows what they do."""
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from microvmd.node import nftables
+from microvmd.node.slots import EgressPolicy, NetworkSettings
+
+SETTINGS = NetworkSettings(Path("/run/x"), subnet=ipaddress.IPv4Network("198.51.100.0/24"))
+SLOT = SETTINGS.slot(1)
+
+
+def test_without_egress_nothing_is_accepted_from_the_guest() -> None:
+    text = nftables.guest_ruleset(SETTINGS, SLOT, EgressPolicy.NONE)
+
+    assert not [
+        line
+        for line in text.splitlines()
+        if 'iifname "tap0"' in line and line.endswith("accept") and "saddr" not in line
+    ]
+
+
+def test_an_unusual_subnet_is_denied_too() -> None:
+    text = nftables.guest_ruleset(SETTINGS, SLOT, EgressPolicy.INTERNET)
+
+    assert "198.51.100.0/24" in text.split("set denied")[1].split("\n")[0]
+    assert nftables.denied(ipaddress.IPv4Address("198.51.100.9"), SETTINGS.subnet)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("10.1.2.3", True),
+        ("100.127.255.255", True),
+        ("127.0.0.1", True),
+        ("169.254.169.254", True),
+        ("172.31.0.1", True),
+        ("172.32.0.1", False),
+        ("192.168.1.1", True),
+        ("224.0.0.251", True),
+        ("255.255.255.255", True),
+        ("0.0.0.0", True),
+        ("1.1.1.1", False),
+        ("100.128.0.1", False),
+    ],
+)
+def test_denied_ranges(address: str, expected: bool) -> None:
+    subnet = ipaddress.IPv4Network("10.200.0.0/16")
+
+    assert nftables.denied(ipaddress.IPv4Address(address), subnet) is expected
+
+
+def test_blocked_ports_are_elements_of_the_set() -> None:
+    text = nftables.guest_ruleset(SETTINGS, SLOT, EgressPolicy.INTERNET, [9000, 8000, 9000])
+
+    assert "set blocked_ports { type inet_service; elements = { 8000, 9000 }; }" in text
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_what_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(ValueError, match="not a port"):
+        nftables.block_ports([port])
+
+
+def test_the_host_guards_forwarding_only_if_it_was_off() -> None:
+    guard = f"iifgroup != {nftables.GROUP} oifgroup != {nftables.GROUP} drop"
+
+    assert guard in nftables.host_ruleset(SETTINGS, only_ours=True)
+    assert guard not in nftables.host_ruleset(SETTINGS, only_ours=False)
+
+
+def test_the_hosts_table_replaces_itself_in_one_transaction() -> None:
+    lines = nftables.host_ruleset(SETTINGS, only_ours=True).splitlines()
+
+    assert lines[:3] == [
+        "table inet microvmd_mvm",
+        "delete table inet microvmd_mvm",
+        "table inet microvmd_mvm {",
+    ]
+    assert nftables.is_host_table("microvmd_mvm")
