@@ -13,6 +13,7 @@ Why these options (each was found by experiment on QEMU 10.0):
 - `locking=off` for shared read-only files only: the lock on the overlay, which QEMU takes at
   `cont`, keeps two VMMs from running on one disk.
 - `append=on` for the console: a FIFO cannot be truncated.
+- `tb-size=256` (MiB): a guest that keeps making new code must not grow the VMM by a gigabyte.
 - `merge=off`: same-page merging between tenants is a side channel.
 """
 
@@ -113,7 +114,7 @@ def command_line(
 
 
 def _accelerator(spec: MachineSpec) -> str:
-    return "kvm" if spec.accelerator.kind is AcceleratorKind.KVM else "tcg,thread=multi"
+    return "kvm" if spec.accelerator.kind is AcceleratorKind.KVM else "tcg,thread=multi,tb-size=256"
 
 
 def _memory(spec: MachineSpec, start: Start, paths: Paths) -> str:

@@ -26,7 +26,7 @@ class Qmp:
 
     def __init__(self, name: str) -> None:
         self._client = QMPClient(name)
-        # The default listener keeps for ever all that it accepts: let it accept the last event only.
+        # The default listener keeps all that it accepts: let that be the last event only.
         self._ends = self._client.events
         self._ends.names.add("SHUTDOWN")
 

@@ -1,0 +1,143 @@
+"""Memory and process limits of one VMM, by control groups.
+
+Version 2 is used where it has the controllers; on a hybrid machine (a container, an old set-up) the
+version 1 hierarchy that has one is used for it. Groups live at the top of each hierarchy, under our
+own name, not in the group of the service: a stop of the service must not end the VMMs.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+CONTROLLERS = ("memory", "pids")
+MOUNTS = Path("/proc/self/mounts")
+
+
+class CgroupUnavailable(Exception):
+    """No hierarchy offers a controller that limits need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    memory_bytes: int
+    pids: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """One mounted hierarchy and the controllers that we use of it."""
+
+    root: Path
+    version: int
+    controllers: tuple[str, ...]
+
+
+def find_hierarchies(mounts: Path = MOUNTS) -> tuple[Hierarchy, ...]:
+    """The hierarchies that together have all CONTROLLERS. Raises CgroupUnavailable."""
+    found: list[Hierarchy] = []
+    missing = set(CONTROLLERS)
+    lines = [line.split() for line in mounts.read_text().splitlines()]
+    for _, where, kind, options, *_ in sorted(lines, key=lambda line: line[2] != "cgroup2"):
+        root = Path(where)
+        if kind == "cgroup2":
+            offered = set((root / "cgroup.controllers").read_text().split())
+        elif kind == "cgroup":
+            offered = set(options.split(","))
+        else:
+            continue
+        if offered & missing:
+            used = tuple(sorted(offered & missing))
+            found.append(Hierarchy(root, 2 if kind == "cgroup2" else 1, used))
+            missing -= offered
+    if missing:
+        raise CgroupUnavailable(f"no cgroup hierarchy offers {', '.join(sorted(missing))}")
+    return tuple(found)
+
+
+class Cgroup:
+    """The group of one VMM in all hierarchies. It exists on disk; this is a handle."""
+
+    def __init__(self, hierarchies: tuple[Hierarchy, ...], parent: str, name: str) -> None:
+        self._directories = tuple(
+            (hierarchy, hierarchy.root / parent / name) for hierarchy in hierarchies
+        )
+
+    def create(self, limits: Limits) -> None:
+        """Make the group, or set the limits of one that is left from before."""
+        for hierarchy, directory in self._directories:
+            directory.mkdir(parents=True, exist_ok=True)
+            if hierarchy.version == 2:
+                _delegate(hierarchy, directory)
+            for name, value in _settings(hierarchy, limits):
+                (directory / name).write_text(value)
+
+    @property
+    def procs_files(self) -> tuple[Path, ...]:
+        """A process joins by writing `0` to each."""
+        return tuple(directory / "cgroup.procs" for _, directory in self._directories)
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel killed because of the memory limit."""
+        for hierarchy, directory in self._directories:
+            if "memory" in hierarchy.controllers:
+                name = "memory.events" if hierarchy.version == 2 else "memory.oom_control"
+                with contextlib.suppress(FileNotFoundError):
+                    return _counter((directory / name).read_text(), "oom_kill")
+        return 0
+
+    def remove(self) -> None:
+        """Remove the group. One that still has processes (a detached VMM) stays as it is."""
+        for _, directory in self._directories:
+            try:
+                if not (directory / "cgroup.procs").read_text():
+                    directory.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("cgroup.busy", directory=os.fspath(directory), error=str(error))
+
+
+def names(hierarchies: tuple[Hierarchy, ...], parent: str) -> set[str]:
+    """All groups below `parent`."""
+    found: set[str] = set()
+    for hierarchy in hierarchies:
+        with contextlib.suppress(FileNotFoundError):
+            found |= {entry.name for entry in (hierarchy.root / parent).iterdir() if entry.is_dir()}
+    return found
+
+
+def _settings(hierarchy: Hierarchy, limits: Limits) -> list[tuple[str, str]]:
+    settings: list[tuple[str, str]] = []
+    if "memory" in hierarchy.controllers:
+        if hierarchy.version == 2:
+            # Group: half a VMM is worth nothing.
+            settings += [("memory.max", str(limits.memory_bytes)), ("memory.oom.group", "1")]
+        else:
+            settings.append(("memory.limit_in_bytes", str(limits.memory_bytes)))
+    if "pids" in hierarchy.controllers:
+        settings.append(("pids.max", str(limits.pids)))
+    return settings
+
+
+def _delegate(hierarchy: Hierarchy, directory: Path) -> None:
+    """Version 2 offers a controller in a group only if all groups above pass it on."""
+    wanted = " ".join(f"+{controller}" for controller in hierarchy.controllers)
+    above = [parent for parent in directory.parents if parent.is_relative_to(hierarchy.root)]
+    for parent in reversed(above):
+        try:
+            (parent / "cgroup.subtree_control").write_text(wanted)
+        except OSError as error:
+            raise CgroupUnavailable(f"{parent} does not pass on {wanted}: {error}") from error
+
+
+def _counter(text: str, name: str) -> int:
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0

@@ -1,0 +1,226 @@
+"""Jails: a VMM is attacked code, so each runs as a user of its own that can reach nothing.
+
+A jail is a user id nobody else has, new namespaces (mounts, processes, network without interfaces,
+IPC, host name), a root with QEMU and this VM's memory file, kernel and initramfs, memory and
+process limits, and no capabilities. `microvmd-jailer` builds it; QEMU adds its own system call
+filter. Everything else that the VMM uses, it inherits as open files.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from microvmd.node import jail_root
+from microvmd.node.cgroup import Cgroup, Hierarchy, Limits, find_hierarchies, names
+from microvmd.vmm.machine import AcceleratorKind, Bind, VmmCommand
+from microvmd.vmm.process import (
+    Exit,
+    Process,
+    ProcessGone,
+    ProcessIdentity,
+    owned,
+    spawn,
+)
+from microvmd.vmm.qemu import QEMU
+from microvmd.vmm.shield import shielded
+
+log = structlog.get_logger(__name__)
+
+REPORT_LIMIT = 30.0
+"""Seconds for the jailer to report the pid."""
+DEVICES = {"null": (1, 3), "urandom": (1, 9)}
+KVM_DEVICE = (10, 232)
+OVERHEAD_BYTES = 512 << 20
+"""Memory of a VMM beside its guest's: itself, translated code under TCG (256 MiB), page cache."""
+PIDS_BASE = 64
+"""Threads of a VMM beside its vCPUs; block I/O makes up to 64."""
+OPEN_FILES = 256
+
+
+class JailFailed(Exception):
+    """The jailer ended before it reported a VMM."""
+
+
+class JailsExhausted(Exception):
+    """Every user id of the range is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class JailSettings:
+    """`group` names our cgroups; two nodes on one machine need two, and two ranges of user ids."""
+
+    jailer: Path
+    cache: Path
+    group: str = "microvmd"
+    first_uid: int = 700_000
+    slots: int = 4096
+    qemu: Path = QEMU
+
+
+def limits_for(memory_mib: int, vcpus: int) -> Limits:
+    """Limits of the VMM of a guest with this memory."""
+    return Limits(memory_bytes=(memory_mib << 20) + OVERHEAD_BYTES, pids=PIDS_BASE + vcpus)
+
+
+class Jails:
+    """All jails of this node. Make it with `Jails.open`."""
+
+    def __init__(self, settings: JailSettings, root: Path, tree: tuple[Hierarchy, ...]) -> None:
+        self._settings = settings
+        self._root = root
+        self._tree = tree
+        self._taken: set[int] = set()
+
+    @classmethod
+    async def open(cls, settings: JailSettings) -> "Jails":
+        root = await jail_root.prepare(settings.cache, settings.qemu)
+        return cls(settings, root, await asyncio.to_thread(find_hierarchies))
+
+    @contextlib.asynccontextmanager
+    async def jail(
+        self, name: str, limits: Limits, accelerator: AcceleratorKind
+    ) -> AsyncIterator["Jail"]:
+        """A jail for one VMM. The user id is free again when the context ends, so end it only
+        after the VMM did or was detached on the way out of this process."""
+        with self._slot(None) as uid:
+            group = Cgroup(self._tree, self._settings.group, name)
+            group.create(limits)
+            try:
+                yield Jail(self._settings, self._root, name, uid, group, accelerator)
+            finally:
+                group.remove()
+
+    @contextlib.asynccontextmanager
+    async def adopt(self, name: str, identity: ProcessIdentity) -> AsyncIterator["Jail"]:
+        """The jail of a VMM that an earlier run of ours left behind. Raises ProcessGone."""
+        uid = _uid_of(identity)
+        with self._slot(uid):
+            group = Cgroup(self._tree, self._settings.group, name)
+            try:
+                yield Jail(self._settings, self._root, name, uid, group, None)
+            finally:
+                group.remove()
+
+    def sweep(self, keep: set[str]) -> None:
+        """Remove the empty cgroups that no VM of `keep` owns."""
+        for name in names(self._tree, self._settings.group) - keep:
+            log.info("jail.sweep", name=name)
+            Cgroup(self._tree, self._settings.group, name).remove()
+
+    @contextlib.contextmanager
+    def _slot(self, wanted: int | None) -> Iterator[int]:
+        """Take a user id, or the one that an adopted VMM has."""
+        first = self._settings.first_uid
+        every = range(first, first + self._settings.slots)
+        uid = wanted or next((uid for uid in every if uid not in self._taken), None)
+        if uid is None:
+            raise JailsExhausted(f"all {len(every)} user ids from {first} on are taken")
+        self._taken.add(uid)
+        try:
+            yield uid
+        finally:
+            self._taken.discard(uid)
+
+
+class Jail:
+    """One jail; a `Launcher` for the VMM in it."""
+
+    def __init__(
+        self,
+        settings: JailSettings,
+        root: Path,
+        name: str,
+        uid: int,
+        group: Cgroup,
+        accelerator: AcceleratorKind | None,
+    ) -> None:
+        self.name = name
+        self.uid = uid
+        self._settings = settings
+        self._root = root
+        self._group = group
+        self._accelerator = accelerator
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed the VMM because of its memory limit."""
+        return self._group.oom_kills() > 0
+
+    def locate(self, bind: Bind) -> str:
+        return bind.target
+
+    @contextlib.asynccontextmanager
+    async def launch(self, command: VmmCommand) -> AsyncIterator[Process]:
+        """Start the VMM; it is our own child although the jailer made it. Raises JailFailed."""
+        for bind in command.binds:
+            if bind.writable:
+                os.chown(bind.source, self.uid, self.uid)
+        async with contextlib.AsyncExitStack() as stack:
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            stack.callback(os.close, reader)
+            try:
+                ended = await self._run_jailer(command, writer)
+            finally:
+                # Also when we were cancelled: from here on the stack ends a VMM that was started.
+                pid = _reported(reader)
+                if pid is not None:
+                    process = await stack.enter_async_context(owned(Process.child(pid)))
+            if pid is None:
+                raise JailFailed(f"the jailer was {ended} and reported no VMM")
+            yield process
+
+    async def _run_jailer(self, command: VmmCommand, writer: int) -> Exit:
+        try:
+            argv = self._jailer_argv(command, writer)
+            fds = (*command.fds, writer)
+            starting = spawn(argv, stdout=command.output, stderr=command.output, fds=fds)
+        except BaseException:
+            os.close(writer)
+            raise
+        async with starting as jailer:
+            os.close(writer)
+            # Not cut short: a jailer that dies before its report leaves a child that nobody knows.
+            return await shielded(jailer.wait(), limit=REPORT_LIMIT)
+
+    def _jailer_argv(self, command: VmmCommand, writer: int) -> list[str]:
+        user = str(self.uid)
+        argv = [os.fspath(self._settings.jailer), "--root", os.fspath(self._root)]
+        argv += ["--uid", user, "--gid", user, "--report-fd", str(writer)]
+        argv += ["--rlimit", "core", "0", "--rlimit", "nofile", str(OPEN_FILES)]
+        argv += ["--rlimit", "memlock", "0"]
+        for procs in self._group.procs_files:
+            argv += ["--cgroup", os.fspath(procs)]
+        for bind in command.binds:
+            option = "--bind-writable" if bind.writable else "--bind"
+            argv += [option, os.fspath(bind.source), bind.target]
+        devices = dict(DEVICES)
+        if self._accelerator is AcceleratorKind.KVM:
+            devices["kvm"] = KVM_DEVICE
+        for name, (major, minor) in devices.items():
+            argv += ["--device", name, str(major), str(minor)]
+        for fd in command.fds:
+            argv += ["--keep-fd", str(fd)]
+        return [*argv, "--", *command.argv]
+
+
+def _reported(reader: int) -> int | None:
+    """The pid that the jailer wrote before it ended, if it did."""
+    with contextlib.suppress(BlockingIOError):
+        line = os.read(reader, 32)
+        if line.endswith(b"\n"):
+            return int(line)
+    return None
+
+
+def _uid_of(identity: ProcessIdentity) -> int:
+    try:
+        status = Path(f"/proc/{identity.pid}/status").read_text()
+    except FileNotFoundError as error:
+        raise ProcessGone(f"no process {identity.pid}") from error
+    if not identity.alive():
+        raise ProcessGone(f"process {identity.pid} is another one now")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))

@@ -1,0 +1,106 @@
+"""The file system that all jails share: QEMU, its libraries, its firmware, and placeholders.
+
+Made once per QEMU build and kept under `cache/jail/<key>`; the key covers every file that went in,
+so an upgrade of QEMU or of a library makes a new one. Jails mount it read-only and bind the files
+of one VM over the placeholders in `machine/`.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from microvmd.vmm.command_line import INITRD_TARGET, KERNEL_TARGET, MEMORY_TARGET
+from microvmd.vmm.process import run
+
+LAYOUT = "1"
+"""Raise it when the tree below changes."""
+DATA_DIRECTORIES = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
+FIRMWARE = ("bios-microvm.bin", "pvh.bin")
+LIBRARY = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$")
+
+
+class JailRootFailed(Exception):
+    """A file that QEMU needs is not on this machine."""
+
+
+async def prepare(cache: Path, qemu: Path) -> Path:
+    """The root for this QEMU, made if it is not there yet."""
+    listing = (await run(["ldd", os.fspath(qemu)], timeout=30)).text
+    files = {os.fspath(qemu): qemu, **libraries(listing), **_firmware()}
+    return await asyncio.to_thread(_make, cache, files)
+
+
+def libraries(listing: str) -> dict[str, Path]:
+    """Places in the jail and their sources, from what `ldd` prints.
+
+    All libraries go to one directory: a jail has no cache of the linker that would list others.
+    """
+    found = [match.groups() for line in listing.splitlines() if (match := LIBRARY.match(line))]
+    directory = next(
+        (Path(path).parent for name, path in found if name and name.startswith("libc.so")), None
+    )
+    if directory is None:
+        raise JailRootFailed("QEMU is not a dynamic program of this machine's C library")
+    return {
+        # Without a name it is the dynamic linker, which the program names by its full path.
+        (os.fspath(directory / name) if name else path): Path(path)
+        for name, path in found
+    }
+
+
+def _firmware() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name in FIRMWARE:
+        source = next((path / name for path in DATA_DIRECTORIES if (path / name).exists()), None)
+        if source is None:
+            raise JailRootFailed(f"firmware {name} is in none of {DATA_DIRECTORIES}")
+        found[f"/usr/share/qemu/{name}"] = source
+    return found
+
+
+def _make(cache: Path, files: dict[str, Path]) -> Path:
+    root = cache / _key(files)
+    if root.exists():
+        return root
+    cache.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(prefix=".new-", dir=cache))
+    try:
+        for target, source in files.items():
+            _copy(source, half / target.lstrip("/"))
+        (half / "dev").mkdir()
+        for target in (MEMORY_TARGET, KERNEL_TARGET, INITRD_TARGET):
+            placeholder = half / target.lstrip("/")
+            placeholder.parent.mkdir(exist_ok=True)
+            placeholder.touch()
+        # QEMU reads it to learn whether `reserve=off` works, and does not start without it.
+        overcommit = half / "proc/sys/vm/overcommit_memory"
+        overcommit.parent.mkdir(parents=True)
+        overcommit.write_text("0\n")
+        half.chmod(0o755)
+        os.sync()
+        try:
+            half.rename(root)
+        except OSError:  # another node on this machine was faster
+            if not root.exists():
+                raise
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return root
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o555)
+
+
+def _key(files: dict[str, Path]) -> str:
+    digest = hashlib.sha256(LAYOUT.encode())
+    for target, source in sorted(files.items()):
+        stat = source.stat()
+        digest.update(f"{target}\0{source}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
