@@ -5,6 +5,7 @@ and error names all come from the files that the clients themselves use.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from botocore import xform_name
 from botocore.loaders import Loader
@@ -49,6 +50,7 @@ class Operation:
         return next((shape for shape in self.errors if shape.name == code), None)
 
 
+@cache
 def load_operations() -> tuple[Operation, ...]:
     """Read all operations of the services that this API offers."""
     loader = Loader()

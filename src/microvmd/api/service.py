@@ -9,31 +9,29 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
-from microvmd.api.credentials import Credentials, Identity
-from microvmd.api.errors import SignatureError, wire_error
+from microvmd.api.authenticate import Authenticator, Clock, wall_clock
+from microvmd.api.credentials import Credentials
+from microvmd.api.errors import wire_error
 from microvmd.api.operations import Operation, load_operations
-from microvmd.api.parse import parse_request
-from microvmd.api.requests import RequestContext, read_body, signed_request
+from microvmd.api.parse import parse_query, parse_request
+from microvmd.api.requests import RequestContext, signed_request
 from microvmd.api.routes import Router
 from microvmd.api.serialize import WireResponse, serialize_error, serialize_response
-from microvmd.api.sigv4 import Signature, SignedRequest, read_signature, verify
+from microvmd.api.sigv4 import Signature, SignedRequest, read_signature
 from microvmd.api.validate import validate
 from microvmd.model.errors import ApiError, InternalError
 
-SIGNING_NAME = "lambda"
-
 Handler = Callable[[RequestContext, dict[str, Any]], Awaitable[Mapping[str, Any]]]
-Clock = Callable[[], datetime]
 
 _log = structlog.get_logger("microvmd.api")
 
@@ -72,7 +70,7 @@ def create_app(
     *,
     region: str | None = None,
     routes: Sequence[BaseRoute] = (),
-    clock: Clock = lambda: datetime.now(UTC),
+    clock: Clock = wall_clock,
 ) -> Starlette:
     """Build the application; IncompleteService when an operation of the model has no handler.
 
@@ -80,7 +78,8 @@ def create_app(
     ``routes`` (our own pages, such as ``/microvmd/v1``) are looked at before the AWS surface.
     """
     operations = load_operations()
-    service = _Service(operations, handlers, credentials, aws_relay, region, clock)
+    authenticator = Authenticator(credentials, region, clock)
+    service = _Service(operations, dispatch_table(operations, handlers), authenticator, aws_relay)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -92,7 +91,11 @@ def create_app(
             if aws_relay is not None:
                 await aws_relay.stop()
 
-    return Starlette(routes=[*routes, Mount("/", app=service)], lifespan=lifespan)
+    app = Starlette(routes=list(routes), lifespan=lifespan)
+    # Not a route: Starlette matches decoded paths, and those with a line break not at all.
+    app.router.default = service
+    app.router.redirect_slashes = False
+    return app
 
 
 def dispatch_table(
@@ -118,20 +121,19 @@ class _Service:
     def __init__(
         self,
         operations: Sequence[Operation],
-        handlers: Sequence[object],
-        credentials: Credentials,
+        table: Mapping[str, Handler],
+        authenticator: Authenticator,
         relay: AwsRelay | None,
-        region: str | None,
-        clock: Clock,
     ) -> None:
         self._router = Router(operations)
-        self._table = dispatch_table(operations, handlers)
-        self._credentials = credentials
+        self._table = table
+        self._authenticator = authenticator
         self._relay = relay
-        self._region = region
-        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await WebSocketClose()(scope, receive, send)
+            return
         request_id = str(uuid.uuid4())
         started = time.monotonic()
         try:
@@ -157,38 +159,12 @@ class _Service:
             if self._relay is not None and claim.service in self._relay.services:
                 response = await self._relay.answer(request, signed, claim, request_id)
                 return Answer(response, claim.service)
-            context, body = await self._authenticate(request, signed, claim, request_id)
+            # Recorded: a query that does not parse is told before the signature is looked at.
+            parse_query(signed.query)
+            context, body = await self._authenticator.check(request, signed, claim, request_id)
             return await self._operate(signed, context, body)
         except ApiError as error:
             return _refused(error)
-
-    async def _authenticate(
-        self, request: Request, signed: SignedRequest, claim: Signature, request_id: str
-    ) -> tuple[RequestContext, bytes]:
-        if claim.service != SIGNING_NAME:
-            raise SignatureError(
-                "InvalidSignatureException",
-                f"Credential should be scoped to correct service: '{SIGNING_NAME}'.",
-            )
-        if self._region is not None and claim.region != self._region:
-            raise SignatureError(
-                "InvalidSignatureException",
-                f"Credential should be scoped to a valid region, not '{claim.region}'. "
-                f"This server is '{self._region}'.",
-            )
-        identity: Identity | None = await self._credentials.find(claim.access_key)
-        body = b"" if identity is None else await read_body(request)
-        now = self._clock()
-        verify(signed, claim, identity, body, now)
-        assert identity is not None
-        context = RequestContext(
-            account=identity.account,
-            region=claim.region,
-            access_key=identity.access_key,
-            request_id=request_id,
-            now=now,
-        )
-        return context, body
 
     async def _operate(self, signed: SignedRequest, context: RequestContext, body: bytes) -> Answer:
         match = self._router.match(signed.method, signed.path)

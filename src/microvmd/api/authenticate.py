@@ -1,0 +1,68 @@
+"""Who calls: from the signature of a request to the context that handlers get."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from starlette.requests import Request
+
+from microvmd.api.credentials import Credentials
+from microvmd.api.errors import SignatureError
+from microvmd.api.requests import RequestContext, read_body, signed_request
+from microvmd.api.sigv4 import Signature, SignedRequest, read_signature, verify
+
+SIGNING_NAME = "lambda"
+
+Clock = Callable[[], datetime]
+
+
+def wall_clock() -> datetime:
+    """The machine's time in UTC."""
+    return datetime.now(UTC)
+
+
+class Authenticator:
+    """Checks requests of the API itself. ``region`` None takes signatures for any region."""
+
+    def __init__(
+        self, credentials: Credentials, region: str | None = None, clock: Clock = wall_clock
+    ) -> None:
+        self._credentials = credentials
+        self._region = region
+        self._clock = clock
+
+    async def __call__(self, request: Request) -> None:
+        """Raise SignatureError unless a known key signed the request; for our own routes."""
+        signed = signed_request(request.scope)
+        await self.check(request, signed, read_signature(signed), "")
+
+    async def check(
+        self, request: Request, signed: SignedRequest, claim: Signature, request_id: str
+    ) -> tuple[RequestContext, bytes]:
+        """Read the body, as far as the caller is known at all, and verify both."""
+        self._check_scope(claim)
+        identity = await self._credentials.find(claim.access_key)
+        body = b"" if identity is None else await read_body(request)
+        now = self._clock()
+        verify(signed, claim, identity, body, now)
+        assert identity is not None
+        context = RequestContext(
+            account=identity.account,
+            region=claim.region,
+            access_key=identity.access_key,
+            request_id=request_id,
+            now=now,
+        )
+        return context, body
+
+    def _check_scope(self, claim: Signature) -> None:
+        if claim.service != SIGNING_NAME:
+            raise SignatureError(
+                "InvalidSignatureException",
+                f"Credential should be scoped to correct service: '{SIGNING_NAME}'.",
+            )
+        if self._region is not None and claim.region != self._region:
+            raise SignatureError(
+                "InvalidSignatureException",
+                f"Credential should be scoped to a valid region, not '{claim.region}'. "
+                f"This server is '{self._region}'.",
+            )

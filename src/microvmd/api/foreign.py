@@ -1,0 +1,85 @@
+"""Answers in the manner of other AWS services: their error bodies, and what STS hands out."""
+
+import json
+from datetime import UTC, datetime
+from functools import cache
+from xml.sax.saxutils import escape
+
+from botocore.loaders import Loader
+from botocore.model import ServiceModel, StructureShape
+from botocore.parsers import create_parser
+from starlette.responses import Response
+
+from microvmd.api.credentials import Identity
+
+_JSON_SERVICES = frozenset({"logs", "kms"})
+_ISSUING = frozenset({"AssumeRole", "GetSessionToken", "GetFederationToken"})
+# S3 and the query services have older names for the same refusals.
+_S3_NAMES = {
+    "InvalidSignatureException": "SignatureDoesNotMatch",
+    "UnrecognizedClientException": "InvalidAccessKeyId",
+    "IncompleteSignatureException": "AuthorizationHeaderMalformed",
+    "ExpiredTokenException": "ExpiredToken",
+}
+_QUERY_NAMES = {
+    "InvalidSignatureException": "SignatureDoesNotMatch",
+    "UnrecognizedClientException": "InvalidClientTokenId",
+    "IncompleteSignatureException": "IncompleteSignature",
+    "ExpiredTokenException": "ExpiredToken",
+}
+
+
+def foreign_error(service: str, code: str, message: str, status: int, request_id: str) -> Response:
+    """An error as the service itself would word and wrap it."""
+    if service in _JSON_SERVICES:
+        body = json.dumps({"__type": code, "message": message})
+        return Response(body, status, media_type="application/x-amz-json-1.1")
+    text, number = escape(message), escape(request_id)
+    if service == "s3":
+        name = _S3_NAMES.get(code, code)
+        xml = (
+            f"<Error><Code>{name}</Code><Message>{text}</Message>"
+            f"<RequestId>{number}</RequestId></Error>"
+        )
+    else:
+        name = _QUERY_NAMES.get(code, code)
+        fault = "Sender" if status < 500 else "Receiver"
+        xml = (
+            f"<ErrorResponse><Error><Type>{fault}</Type><Code>{name}</Code>"
+            f"<Message>{text}</Message></Error><RequestId>{number}</RequestId></ErrorResponse>"
+        )
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n'
+    return Response(head + xml, status, media_type="application/xml")
+
+
+def session_of(action: str, content: bytes, caller: Identity) -> Identity | None:
+    """The temporary credentials in an answer of STS, or None when the action issues none.
+
+    They act for the account of the assumed role, which its ARN names, else for the caller's.
+    """
+    if action not in _ISSUING:
+        return None
+    parsed = create_parser("query").parse(
+        {"status_code": 200, "headers": {}, "body": content}, _sts_output(action)
+    )
+    found = parsed.get("Credentials")
+    if found is None:
+        return None
+    arn = parsed.get("AssumedRoleUser", {}).get("Arn", "")
+    fields = arn.split(":")
+    expires: datetime = found["Expiration"]
+    return Identity(
+        access_key=found["AccessKeyId"],
+        secret_key=found["SecretAccessKey"],
+        account=fields[4] if len(fields) > 4 else caller.account,
+        session_token=found["SessionToken"],
+        expires_at=expires.astimezone(UTC),
+    )
+
+
+@cache
+def _sts_output(action: str) -> StructureShape:
+    model = ServiceModel(Loader().load_service_model("sts", "service-2"), "sts")
+    shape = model.operation_model(action).output_shape
+    assert shape is not None
+    return shape

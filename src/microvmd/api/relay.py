@@ -1,0 +1,212 @@
+"""Requests for other AWS services (S3, STS, IAM, logs, KMS), handed to the local AWS server.
+
+``AWS_ENDPOINT_URL`` is global in every SDK, so the API's port must answer them too. The signature
+is checked here; bodies stream both ways and are never held as a whole, but for the small requests
+whose signature covers the body itself.
+"""
+
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import httpx
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from microvmd.api.authenticate import Clock, wall_clock
+from microvmd.api.credentials import Credentials, Identity
+from microvmd.api.errors import BodyTimeout, BodyTooLarge, SignatureError
+from microvmd.api.foreign import foreign_error, session_of
+from microvmd.api.requests import bounded, read_body
+from microvmd.api.sigv4 import Signature, SignedRequest, check_body, verify
+from microvmd.model.errors import AccessDenied
+
+SERVICES = frozenset({"s3", "sts", "iam", "logs", "kms"})
+BUFFERED_LIMIT = 4 << 20
+OBJECT_LIMIT = 5 << 30  # S3's own limit of one PUT
+
+_TIMEOUT = httpx.Timeout(60.0, connect=5.0, read=300.0)
+_LIMITS = httpx.Limits(max_connections=64, max_keepalive_connections=8)
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "expect",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# Paths that the local server takes for its own controls, whoever signs.
+_GUARDED = ("/moto-api", "/latest/meta-data", "/latest/api")
+
+_log = structlog.get_logger("microvmd.relay")
+
+
+class Relay:
+    """Speaks HTTP over a UNIX socket to the local AWS server.
+
+    ``hosts`` are the names under which this API is reached: a request to ``<bucket>.<host>`` is
+    virtual-host style S3, and is passed on in path style.
+    """
+
+    services = SERVICES
+
+    def __init__(
+        self,
+        socket: Path,
+        credentials: Credentials,
+        *,
+        hosts: frozenset[str] = frozenset({"localhost"}),
+        clock: Clock = wall_clock,
+    ) -> None:
+        self._socket = socket
+        self._credentials = credentials
+        self._hosts = hosts
+        self._clock = clock
+        self._client: httpx.AsyncClient | None = None
+
+    async def start(self) -> None:
+        """Make the connection pool; connections are opened as requests come."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket), limits=_LIMITS)
+        self._client = httpx.AsyncClient(
+            transport=transport, timeout=_TIMEOUT, follow_redirects=False, trust_env=False
+        )
+        self._client.headers.clear()
+
+    async def stop(self) -> None:
+        """Close the pool."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def answer(
+        self, request: Request, signed: SignedRequest, claim: Signature, request_id: str
+    ) -> Response:
+        """Check who signs, then pass the request on and its answer back."""
+        try:
+            return await self._forward(request, signed, claim)
+        except SignatureError as error:
+            return foreign_error(claim.service, error.name, error.message, error.status, request_id)
+        except AccessDenied as error:
+            return foreign_error(claim.service, "AccessDenied", error.message, 403, request_id)
+        except (BodyTooLarge, BodyTimeout) as error:
+            return foreign_error(claim.service, "EntityTooLarge", error.message, 400, request_id)
+        except httpx.TransportError as error:
+            _log.error("local AWS does not answer", error=repr(error), service=claim.service)
+            text = "The local AWS server does not answer. `microvmd doctor` says why."
+            return foreign_error(claim.service, "ServiceUnavailable", text, 503, request_id)
+
+    async def _forward(self, request: Request, signed: SignedRequest, claim: Signature) -> Response:
+        assert self._client is not None, "the relay is not started"
+        path = self._path(signed)
+        identity = await self._credentials.find(claim.access_key)
+        streams = claim.service == "s3"
+        body = b"" if streams or identity is None else await read_body(request, BUFFERED_LIMIT)
+        verify(signed, claim, identity, None if streams else body, self._clock())
+        target = httpx.URL("http://localhost").copy_with(raw_path=_target(path, signed.query))
+        outgoing = self._client.build_request(
+            signed.method,
+            target,
+            headers=_request_headers(signed, request),
+            content=self._content(request, signed, claim) if streams else body,
+        )
+        upstream = await self._client.send(outgoing, stream=True)
+        if claim.service == "sts" and upstream.status_code == 200 and identity is not None:
+            await self._learn(upstream, body, identity)
+        return _Relayed(upstream)
+
+    def _content(
+        self, request: Request, signed: SignedRequest, claim: Signature
+    ) -> AsyncIterator[bytes] | bytes:
+        if signed.header("content-length") in (None, "0") and not signed.header(
+            "transfer-encoding"
+        ):
+            check_body(claim, sha256().hexdigest())
+            return b""
+        return _checked(request.stream(), claim)
+
+    async def _learn(self, upstream: httpx.Response, body: bytes, caller: Identity) -> None:
+        """Credentials that STS hands out must be able to sign requests to us."""
+        content = await upstream.aread()
+        action = parse_qs(body.decode(errors="replace")).get("Action", [""])[0]
+        session = session_of(action, content, caller)
+        if session is not None:
+            await self._credentials.learn(session)
+
+    def _path(self, signed: SignedRequest) -> str:
+        host = (signed.header("host") or "").rsplit(":", 1)[0].lower()
+        bucket = next((host[: -len(h) - 1] for h in self._hosts if host.endswith(f".{h}")), None)
+        path = signed.path if bucket is None else f"/{bucket}{signed.path}"
+        if path.startswith(_GUARDED):
+            raise AccessDenied("This name is reserved.")
+        return path
+
+
+class _Relayed(Response):
+    """The upstream answer as it comes, and the upstream connection given back whatever happens."""
+
+    def __init__(self, upstream: httpx.Response) -> None:
+        self._upstream = upstream
+        self.status_code = upstream.status_code
+        self.background = None
+        self.raw_headers = [
+            (name.lower(), value)
+            for name, value in upstream.headers.raw
+            if name.decode("latin-1").lower() not in _HOP_BY_HOP | {"date", "server"}
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            async for chunk in self._chunks():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            await self._upstream.aclose()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        if self._upstream.is_stream_consumed:
+            yield self._upstream.content
+            return
+        async for chunk in self._upstream.aiter_raw():
+            yield chunk
+
+
+async def _checked(chunks: AsyncIterator[bytes], claim: Signature) -> AsyncIterator[bytes]:
+    """Pass a body on; the last piece only when the whole has the hash that was signed."""
+    digest = sha256()
+    held = b""
+    async for chunk in bounded(chunks, OBJECT_LIMIT):
+        digest.update(chunk)
+        if held:
+            yield held
+        held = chunk or held
+    check_body(claim, digest.hexdigest())
+    yield held
+
+
+def _target(path: str, query: str) -> bytes:
+    return (f"{path}?{query}" if query else path).encode("latin-1")
+
+
+def _request_headers(signed: SignedRequest, request: Request) -> list[tuple[bytes, bytes]]:
+    kept = [
+        (name, value)
+        for name, value in request.scope["headers"]
+        if name.decode("latin-1").lower() not in _HOP_BY_HOP | {"host"}
+    ]
+    if signed.header("transfer-encoding"):
+        kept.append((b"transfer-encoding", b"chunked"))
+    return [(b"host", b"localhost"), *kept]
