@@ -1,0 +1,235 @@
+"""Builds the root file system of an image version from a checked code artifact.
+
+Here is what both kinds of isolation share: which bases the Dockerfile needs, the job for the
+program inside, the account's layer store and its lock, and the reading of what came back. The
+Dockerfile's files are never mounted or unpacked on the node.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from microvmd.build import dockerfile, image_config, job, toolchain
+from microvmd.build.archive import Archive
+from microvmd.build.bases import BaseStore, InvalidName, normalise
+from microvmd.build.debian import EPOCH, oci_architecture
+from microvmd.build.dockerfile import Dockerfile
+from microvmd.build.failure import CONTAINER_BUILD_FAILED, BuildFailed
+from microvmd.build.image_config import ImageConfig, InvalidConfig
+from microvmd.build.job import CA_FOLDER, Job
+from microvmd.build.lock import exclusive
+from microvmd.build.toolchain import ImageStore
+from microvmd.build.workshop import DiskFull, Log, Order, OutOfTime, Workshop
+
+_EROFS_MAGIC = b"\xe2\xe1\xf5\xe0"
+_EROFS_AT = 1024
+_EROFS_NAMESPACE = uuid.UUID("6d6b2f8e-6a4f-5c59-9f55-2d0a5b1c7d4e")
+_LOCK_TIMEOUT = 4 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What the operator and the image decide about one build.
+
+    ``ca_bundle`` is a file of certificates that RUN steps get beside the image's own, with a
+    pip.conf and npmrc that name it; None leaves RUN steps as they are.
+    """
+
+    account: str
+    cache: Path
+    workshop: Workshop
+    registries: bool = False
+    time_limit: float = 1800.0
+    rootfs_limit: int = 8 << 30
+    ca_bundle: Path | None = None
+    pip_conf: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rootfs:
+    """The result: a compressed read-only image, its size in bytes, and how to start it."""
+
+    erofs: Path
+    config: ImageConfig
+    size: int
+
+
+async def build_rootfs(
+    context_zip: Archive, *, output_dir: Path, log: Log, options: BuildOptions
+) -> Rootfs:
+    """Run the Dockerfile of ``context_zip``; leave ``rootfs.erofs`` in ``output_dir``.
+
+    Raises BuildFailed for everything that the image's owner can mend.
+    """
+    architecture = oci_architecture()
+    found = dockerfile.scan(context_zip.dockerfile, architecture)
+    edits, warnings = found.for_architecture(architecture)
+    for warning in warnings:
+        log(warning)
+    store = BaseStore(options.cache / "bases")
+    local = _local_images(found, store, options.registries)
+    tools = await toolchain.prepare(options.cache, log)
+    layouts = {name: await store.ensure(name, log) for name in local}
+    unique = {layout.digest: layout for layout in layouts.values()}.values()
+    stores = tuple(
+        [await toolchain.image_store(tools, layout, options.cache, log) for layout in unique]
+    )
+    with _scratch(output_dir, options) as scratch:
+        order = Order(
+            archive=context_zip.path,
+            extras=scratch / "extras",
+            output=scratch / "rootfs.erofs",
+            result=scratch / "result",
+            layers=options.cache / "layers" / options.account,
+            stores=stores,
+            toolchain=tools,
+            time_limit=options.time_limit,
+        )
+        work = Job(
+            archive_size=context_zip.size,
+            lines=edits,
+            names={name: layout.image_id for name, layout in layouts.items()},
+            bases=_base_paths(options.workshop, stores),
+            pull="missing" if options.registries else "never",
+            timestamp=EPOCH,
+            uuid=str(uuid.uuid5(_EROFS_NAMESPACE, options.account)),
+            volumes=_volumes(options),
+        )
+        _write_job(order, options.workshop.complete(work))
+        await _run(order, options, log)
+        return await asyncio.to_thread(_collect, order, output_dir, options)
+
+
+def _local_images(found: Dockerfile, store: BaseStore, registries: bool) -> list[str]:
+    """Names that the local store serves. Raises BuildFailed for one that nothing can serve."""
+    local: list[str] = []
+    for name in found.images:
+        if store.knows(name):
+            local.append(name)
+        elif not registries:
+            raise BuildFailed("CONTAINER_BUILD_FAILED", _unknown_base(name))
+    return local
+
+
+def _unknown_base(name: str) -> str:
+    try:
+        normalise(name)
+    except InvalidName:
+        return f"The Dockerfile names the image {name[:200]!r}, which is no valid image name."
+    return (
+        f"The base image {name} is not in the local store and no registry is allowed. "
+        f"Add it with 'microvmd base add {name} TARBALL', or let it stand for one that is there, "
+        f"as in 'microvmd base alias {name} microvmd/debian:12'."
+    )
+
+
+def _base_paths(workshop: Workshop, stores: tuple[ImageStore, ...]) -> tuple[str, ...]:
+    return tuple(workshop.base_path(store, position) for position, store in enumerate(stores))
+
+
+def _volumes(options: BuildOptions) -> tuple[str, ...]:
+    volumes: list[str] = []
+    if options.ca_bundle is not None:
+        volumes += [f"/build/extras/ca:{CA_FOLDER}:ro"]
+        volumes += ["/build/extras/npmrc:/usr/local/etc/npmrc:ro"]
+    if options.ca_bundle is not None or options.pip_conf is not None:
+        volumes += ["/build/extras/pip.conf:/etc/pip.conf:ro"]
+    return tuple(volumes)
+
+
+@contextlib.contextmanager
+def _scratch(output_dir: Path, options: BuildOptions) -> Iterator[Path]:
+    """A folder for the half-made image, with the extras in place."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=output_dir) as folder:
+        scratch = Path(folder)
+        (scratch / "extras").mkdir()
+        (scratch / "rootfs.erofs").touch(0o600)
+        with (scratch / "result").open("xb") as file:
+            file.truncate(job.RESULT_BYTES)
+        if options.ca_bundle is not None:
+            (scratch / "extras" / "ca").mkdir()
+            shutil.copyfile(options.ca_bundle, scratch / "extras" / "ca" / "ca.crt")
+            (scratch / "extras" / "npmrc").write_text(f"cafile={CA_FOLDER}/ca.crt\n")
+            (scratch / "extras" / "pip.conf").write_text(f"[global]\ncert = {CA_FOLDER}/ca.crt\n")
+        if options.pip_conf is not None:
+            shutil.copyfile(options.pip_conf, scratch / "extras" / "pip.conf")
+        yield scratch
+
+
+def _write_job(order: Order, work: Job) -> None:
+    (order.extras / "job.json").write_text(work.to_json())
+
+
+async def _run(order: Order, options: BuildOptions, log: Log) -> None:
+    """Run with the layer store held; a full store of an earlier build is dropped and tried anew."""
+    waiting = "waiting for another build of this account, which holds the layer cache"
+    lock = order.layers.with_name(order.layers.name + ".lock")
+    async with exclusive(lock, timeout_seconds=_LOCK_TIMEOUT, on_wait=lambda: log(waiting)):
+        code = await _run_once(order, options.workshop, log)
+        if code == job.EXIT_FULL and options.workshop.forget_layers(order):
+            log("the layer cache is full: dropped it, building again from the start")
+            code = await _run_once(order, options.workshop, log)
+    match code:
+        case 0:
+            return
+        case job.EXIT_FAILED:
+            raise BuildFailed("CONTAINER_BUILD_FAILED", CONTAINER_BUILD_FAILED)
+        case job.EXIT_FULL:
+            raise BuildFailed("DISK_STORAGE_FULL", "The build needs more disk than it may use.")
+        case job.EXIT_UNPACK:
+            raise BuildFailed("ARCHIVE_INVALID", "The archive cannot be unpacked.")
+        case _:
+            log(f"error: the builder ended with exit code {code}")
+            raise BuildFailed("INTERNAL_PLATFORM_ERROR", "The builder ended unexpectedly.")
+
+
+async def _run_once(order: Order, workshop: Workshop, log: Log) -> int:
+    try:
+        return await workshop.run(order, log)
+    except OutOfTime:
+        seconds = f"{order.time_limit:.0f} seconds"
+        log(f"error: the build was ended after {seconds}")
+        raise BuildFailed("CONTAINER_BUILD_FAILED", f"The build took over {seconds}.") from None
+    except DiskFull:
+        raise BuildFailed("DISK_STORAGE_FULL", "The node has no disk space for builds.") from None
+
+
+def _collect(order: Order, output_dir: Path, options: BuildOptions) -> Rootfs:
+    """Judge what came back and move it to its final name."""
+    try:
+        config = image_config.parse(order.result.read_bytes().rstrip(b" \0"))
+    except InvalidConfig as error:
+        raise BuildFailed("CONTAINER_BUILD_FAILED", f"The image is unusable: {error}.") from error
+    size = _erofs_size(order.output)
+    if size > options.rootfs_limit:
+        raise BuildFailed(
+            "DISK_STORAGE_FULL",
+            f"The image has {size} bytes, more than the {options.rootfs_limit} of its disk.",
+        )
+    with order.output.open("r+b") as file:
+        file.truncate(size)
+        os.fsync(file.fileno())
+    final = output_dir / "rootfs.erofs"
+    order.output.rename(final)
+    return Rootfs(final, config, size)
+
+
+def _erofs_size(path: Path) -> int:
+    """Read the size from the superblock: 4-byte block bits at 12, block count at 36."""
+    with path.open("rb") as file:
+        file.seek(_EROFS_AT)
+        superblock = file.read(128)
+    if len(superblock) < 128 or not superblock.startswith(_EROFS_MAGIC):
+        raise BuildFailed("INTERNAL_PLATFORM_ERROR", "The builder left no file system.")
+    bits, blocks = superblock[12], int.from_bytes(superblock[36:40], "little")
+    size = blocks << bits if bits <= 16 else 0
+    if not 0 < size <= path.stat().st_size:
+        raise BuildFailed("INTERNAL_PLATFORM_ERROR", "The builder's file system is malformed.")
+    return size

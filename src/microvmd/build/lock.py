@@ -1,0 +1,34 @@
+"""File locks between builds, of one process or several.
+
+``flock`` belongs to the open file, not to the process that asked. So the wait is done by the
+``flock`` program on our own descriptor: it can be cancelled at once, which a thread that waits in
+the system call cannot.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from microvmd.vmm.process import run
+
+
+@contextlib.asynccontextmanager
+async def exclusive(
+    path: Path, *, timeout_seconds: float, on_wait: Callable[[], None] | None = None
+) -> AsyncIterator[None]:
+    """Hold the lock file at ``path``; ``on_wait`` is called once if another holds it now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                on_wait()
+            argv = ["flock", "--exclusive", str(descriptor)]
+            await run(argv, timeout=timeout_seconds, fds=(descriptor,))
+        yield
+    finally:
+        os.close(descriptor)

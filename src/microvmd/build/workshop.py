@@ -1,0 +1,64 @@
+"""The seam between a build and its isolation.
+
+A workshop takes a prepared job to where the Dockerfile runs and brings back an exit code; the
+files of the order are its inputs and outputs. There are two: ``in_namespace`` and ``in_microvm``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from microvmd.build.job import Job
+from microvmd.build.toolchain import ImageStore, Toolchain
+
+Log = Callable[[str], None]
+
+
+class DiskFull(Exception):
+    """The node's own disk has no room for this build."""
+
+
+class OutOfTime(Exception):
+    """The build was ended because its time was over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One build as a workshop sees it.
+
+    ``extras`` is a folder of small files for the builder; ``output`` and ``result`` exist and are
+    written by it. ``layers`` is the account's own folder for its layer store.
+    """
+
+    archive: Path
+    extras: Path
+    output: Path
+    result: Path
+    layers: Path
+    stores: tuple[ImageStore, ...]
+    toolchain: Toolchain
+    time_limit: float
+
+
+class Workshop(Protocol):
+    """One kind of isolation."""
+
+    def base_path(self, store: ImageStore, position: int) -> str:
+        """Where the builder will see this image store."""
+        ...
+
+    def complete(self, job: Job) -> Job:
+        """Add to the job what this isolation needs."""
+        ...
+
+    async def run(self, order: Order, log: Log) -> int:
+        """Run the order to its end; return the exit code of ``inside``.
+
+        Raises DiskFull and OutOfTime; when it is left, nothing of the build is alive or mounted.
+        """
+        ...
+
+    def forget_layers(self, order: Order) -> bool:
+        """Drop the account's layer store; False if there was none. The caller holds its lock."""
+        ...

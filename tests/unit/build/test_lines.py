@@ -1,0 +1,52 @@
+"""Build output becomes bounded, printable lines, whatever its pieces are."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microvmd.build.lines import LINE_LIMIT, LineLog
+
+
+def lines_of(*pieces: bytes, limit: int = 1 << 20) -> list[str]:
+    lines: list[str] = []
+    log = LineLog(lines.append, limit)
+    for piece in pieces:
+        log.feed(piece)
+    log.close()
+    return lines
+
+
+def test_pieces_become_lines() -> None:
+    assert lines_of(b"on", b"e\ntw", b"o\r", b"\nthree\rfour") == ["one", "two", "three", "four"]
+
+
+def test_a_character_cut_in_two_is_whole() -> None:
+    assert lines_of("ä".encode()[:1], "ä".encode()[1:]) == ["ä"]
+
+
+def test_terminal_control_is_taken_out() -> None:
+    assert lines_of(b"\x1b[1;31mred\x1b[0m\x07 \x1b]0;title\n\xff\n") == ["red 0;title", "\ufffd"]
+
+
+def test_a_log_has_an_end() -> None:
+    assert lines_of(b"12345\n" * 9, limit=12) == [
+        "12345",
+        "12345",
+        "[the log is full; what follows is not kept]",
+    ]
+
+
+@given(st.lists(st.binary(max_size=9000), max_size=8))
+def test_every_line_is_bounded_and_printable(pieces: list[bytes]) -> None:
+    for line in lines_of(*pieces):
+        assert 0 < len(line) <= LINE_LIMIT
+        assert not any(ord(char) < 32 and char != "\t" for char in line)
+
+
+@given(st.text(alphabet="ab\n", max_size=200), st.lists(st.integers(0, 200), max_size=6))
+def test_where_pieces_are_cut_makes_no_difference(text: str, cuts: list[int]) -> None:
+    data = text.encode()
+    edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
+    assert lines_of(*pieces) == lines_of(data)
