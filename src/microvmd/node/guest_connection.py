@@ -1,0 +1,230 @@
+"""One connection to a guest agent: greeting, requests and replies, and who gets which frame."""
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from microvmd.messages.guest import (
+    ERROR_BIT,
+    RESYNC,
+    Frame,
+    FrameKind,
+    FrameParser,
+    json_frame,
+    json_payload,
+)
+from microvmd.node.guest_streams import (
+    STDERR,
+    STDOUT,
+    ExecSession,
+    Exit,
+    GuestError,
+    GuestGone,
+    GuestTimeout,
+    LogQueue,
+)
+
+REQUEST_LIMIT = 30.0
+"""Seconds for a request whose work in the guest is short."""
+RESYNC_AFTER = 5.0
+"""Seconds without HELLO_ACK after which a half-read frame is suspected. A booting guest also takes
+that long; it then reads the zeros, which costs it nothing but time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the agent says of itself when a node connects. `state`: booted, running or exited."""
+
+    agent: str
+    state: str
+    exit: Exit | None
+
+
+class GuestConnection(asyncio.Protocol):
+    """What `connect` makes; ends with the connection."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.logs = LogQueue()
+        self.hello: Hello
+        self.exited: asyncio.Future[Exit] = loop.create_future()
+        self.lost: asyncio.Future[GuestGone] = loop.create_future()
+        self._transport: asyncio.Transport
+        self._parser = FrameParser(FrameKind.HELLO_ACK, lost=True)
+        self._nonce = secrets.token_hex(16)
+        self._greeted: asyncio.Future[None] = loop.create_future()
+        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._sessions: dict[int, ExecSession] = {}
+        self._last_id = 0
+
+    async def greet(self) -> None:
+        hello = json_frame(FrameKind.HELLO, 0, {"nonce": self._nonce}).encode()
+        self._transport.write(hello)
+        done, _ = await asyncio.wait({self._greeted}, timeout=RESYNC_AFTER)
+        if not done:
+            self._transport.write(RESYNC + hello)
+        await self._greeted
+
+    async def request(
+        self, op: str, members: dict[str, object], *, limit: float = REQUEST_LIMIT
+    ) -> dict[str, Any]:
+        """Ask the agent; `limit` in seconds. Raises GuestError, GuestTimeout, GuestGone."""
+        return await self._ask(self._new_id(), op, members, limit)
+
+    async def open_session(self, members: dict[str, object]) -> ExecSession:
+        stream = self._new_id()
+
+        def forget() -> None:
+            self._sessions.pop(stream, None)
+
+        session = ExecSession(stream, self._send, self.request, forget)
+        # Known before the request: output may come in the same read as the reply.
+        self._sessions[stream] = session
+        try:
+            await self._ask(stream, "exec", members, REQUEST_LIMIT)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def _new_id(self) -> int:
+        self._last_id = self._last_id % (ERROR_BIT - 1) + 1
+        return self._last_id
+
+    def _send(self, frame: Frame) -> None:
+        if self.lost.done():
+            raise self.lost.result()
+        self._transport.write(frame.encode())
+
+    async def _ask(
+        self, request_id: int, op: str, members: dict[str, object], limit: float
+    ) -> dict[str, Any]:
+        try:
+            frame = json_frame(FrameKind.REQUEST, request_id, {"op": op, **members})
+            frame.encode()
+        except ValueError as error:
+            raise GuestError("bad_request", f"{op} does not fit into a frame") from error
+        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._replies[request_id] = reply
+        try:
+            self._send(frame)
+            async with asyncio.timeout(limit):
+                answer = await reply
+        except TimeoutError:
+            raise GuestTimeout(f"the guest did not answer {op} in {limit:g} s") from None
+        finally:
+            del self._replies[request_id]
+        failure = answer.get("failure")
+        if isinstance(failure, dict):
+            raise GuestError(text(failure, "code"), text(failure, "message"))
+        result = answer.get("result")
+        if not isinstance(result, dict):
+            raise GuestGone(f"the guest sent a malformed answer to {op}")
+        return result
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._parser.feed(data):
+                self._take(frame)
+            if self._greeted.done() and self._parser.violations:
+                raise ValueError("bad frame header")
+        except (ValueError, GuestGone) as error:
+            self._end(GuestGone(f"the guest broke the protocol: {error}"))
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(GuestGone("the connection to the guest agent ended"))
+
+    def _end(self, reason: GuestGone) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(reason)
+        self.logs.end()
+        if not self._greeted.done():
+            self._greeted.set_exception(reason)
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(reason)
+        for session in self._sessions.values():
+            session.fail(reason)
+
+    def _take(self, frame: Frame) -> None:
+        if not self._greeted.done():
+            self._take_greeting(frame)
+            return
+        match frame.kind:
+            case FrameKind.REPLY:
+                reply = self._replies.get(frame.stream)
+                # A late answer to a request that was given up is no error.
+                if reply is not None and not reply.done():
+                    reply.set_result(json_payload(frame))
+            case FrameKind.LOG if frame.stream in (STDOUT, STDERR):
+                self.logs.put(frame.stream, frame.payload)
+            case FrameKind.EVENT:
+                self._take_event(json_payload(frame))
+            case FrameKind.DATA | FrameKind.WINDOW | FrameKind.CLOSE:
+                self._take_exec(frame)
+            case FrameKind.HELLO_ACK if json_payload(frame).get("nonce") == self._nonce:
+                pass  # the answer to the HELLO that was repeated after RESYNC
+            case _:
+                raise ValueError(f"unexpected {frame.kind.name}")
+
+    def _take_event(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "exited" and not self.exited.done():
+            self.exited.set_result(Exit.of(event))
+
+    def _take_exec(self, frame: Frame) -> None:
+        # A stream that was forgotten may still send what was under way.
+        session = self._sessions.get(frame.stream & ~ERROR_BIT)
+        if session is None:
+            return
+        if frame.kind is FrameKind.CLOSE:
+            session.ended(Exit.of(json_payload(frame)))
+        else:
+            session.take(frame)
+
+    def _take_greeting(self, frame: Frame) -> None:
+        """Anything before our own nonce belongs to an older conversation."""
+        if frame.kind is not FrameKind.HELLO_ACK:
+            self._parser.search()
+            return
+        answer = json_payload(frame)
+        if answer.get("nonce") != self._nonce:
+            self._parser.search()
+            return
+        self.hello = Hello(
+            text(answer, "agent"), text(answer, "state"), exit_of(answer.get("exit"))
+        )
+        self._parser.violations = 0
+        self._greeted.set_result(None)
+
+
+def integer(value: dict[str, Any], name: str) -> int:
+    """A number that the guest must have sent."""
+    number = value.get(name)
+    if type(number) is not int:
+        raise GuestGone(f"the guest sent no number as {name}")
+    return number
+
+
+def text(value: dict[str, Any], name: str) -> str:
+    """A text that the guest must have sent."""
+    found = value.get(name)
+    if not isinstance(found, str):
+        raise GuestGone(f"the guest sent no text as {name}")
+    return found
+
+
+def exit_of(value: object) -> Exit | None:
+    """The end of a process that the guest may have sent."""
+    try:
+        return Exit.of(value) if isinstance(value, dict) else None
+    except ValueError as error:
+        raise GuestGone("the guest sent a malformed exit") from error
