@@ -1,0 +1,112 @@
+"""Commands on base images: what a FROM line can name on this machine without any registry."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from microvmd.build.bases import BaseStore, InvalidName, UnknownBase
+from microvmd.build.debian import DebianUnavailable
+from microvmd.cli import settings
+from microvmd.cli.failure import Failure, reported
+from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table, size
+from microvmd.vmm.process import ProcessFailed
+
+app = typer.Typer(no_args_is_help=True, help="Base images that FROM finds without a registry.")
+
+Name = Annotated[str, typer.Argument(help="Image name, as python:3.11-slim.")]
+Result = TypeVar("Result")
+
+
+def _store() -> BaseStore:
+    return BaseStore(settings.load().cache / "bases")
+
+
+def _done(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run one change of the store; its errors become a Failure."""
+    try:
+        return asyncio.run(work)
+    except UnknownBase as error:
+        raise Failure(str(error), "see what there is: microvmd base list") from error
+    except (InvalidName, DebianUnavailable, ProcessFailed) as error:
+        raise Failure(str(error)) from error
+    except PermissionError as error:
+        raise Failure(str(error), "base images belong to the service: run this as root") from error
+    except OSError as error:
+        raise Failure(str(error)) from error
+
+
+@app.command()
+def add(
+    name: Name,
+    source: Annotated[
+        Path, typer.Argument(exists=True, help="Root tarball, OCI layout or OCI archive.")
+    ],
+) -> None:
+    """Add a base image from a file."""
+    with reported():
+        print_raw(_done(_store().add(name, source.resolve())))
+
+
+@app.command()
+def alias(
+    name: Name,
+    target: Annotated[str, typer.Argument(help="A base image, as microvmd/python:3.")],
+) -> None:
+    """Let one name stand for another: base alias python:3.11-slim microvmd/python:3."""
+    with reported():
+        _done(_store().alias(name, target))
+        print_raw(name)
+
+
+@app.command()
+def debootstrap(
+    name: Name,
+    packages: Annotated[list[str] | None, typer.Argument(help="Debian packages to add.")] = None,
+    suite: Annotated[str, typer.Option(help="Debian release.")] = "trixie",
+) -> None:
+    """Make a base image from this machine's Debian mirror."""
+    with reported():
+        log = console.print if console.is_terminal else print_raw
+        print_raw(_done(_store().debootstrap(name, suite, tuple(packages or ()), log)))
+
+
+@app.command("list")
+def list_bases(as_json: JsonFlag = False) -> None:
+    """List base images, with those that are made on first use."""
+    with reported():
+        listed = _store().list()
+        if as_json:
+            print_json(
+                [
+                    {
+                        "name": one.name,
+                        "digest": one.digest,
+                        "aliasOf": one.target,
+                        "size": one.size,
+                    }
+                    for one in listed
+                ]
+            )
+            return
+        print_table(
+            ["BASE", "SIZE", "STANDS FOR"],
+            [[one.name, _size(one.size, one.target), one.target or ""] for one in listed],
+        )
+
+
+def _size(count: int | None, target: str | None) -> str:
+    if target is not None:
+        return ""
+    return "on first use" if count is None else size(count)
+
+
+@app.command()
+def remove(names: Annotated[list[str], typer.Argument(help="Names of base images.")]) -> None:
+    """Forget names; a base without a name is deleted."""
+    with reported():
+        for name in names:
+            _done(_store().remove(name))
+            print_raw(name)

@@ -1,0 +1,315 @@
+"""What this machine must have to run MicroVMs: one check each, with the reason and the remedy.
+
+A check looks and changes nothing. ``failed`` means that the service cannot do its work, ``warning``
+that it can, but less well or less fast than it might.
+"""
+
+import asyncio
+import ctypes
+import errno
+import os
+import pwd
+import re
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from microvmd.cli.extensions import PREFIX
+from microvmd.cli.settings import HTTPS, HTTPS_UNPRIVILEGED, Settings
+from microvmd.vmm.process import ProcessFailed, run
+
+SETUP = "./run setup installs it"
+COMMAND_SECONDS = 10.0
+OLDEST_QEMU = (10, 0)
+OLDEST_KERNEL = (6, 12)
+TOOLS = {
+    "haproxy": ("haproxy", "-v"),
+    "nftables": ("nft", "--version"),
+    "erofs-utils": ("mkfs.erofs", "--help"),
+    "e2fsprogs": ("mke2fs", "-V"),
+    "mmdebstrap": ("mmdebstrap", "--version"),
+}
+GIB = 1 << 30
+DISK_NEEDED = 2 * GIB
+DISK_WANTED = 10 * GIB
+MEMORY_NEEDED = GIB
+# bits of /proc/self/status CapEff, from linux/capability.h
+CAPABILITIES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "NET_ADMIN": 12,
+    "SYS_CHROOT": 18,
+    "SYS_PTRACE": 19,
+    "SYS_ADMIN": 21,
+}
+# adjtimex(2): the return value of a clock that nothing keeps right
+TIME_ERROR = 5
+TIMEX_BYTES = 208
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check; ``mend`` is empty when all is well."""
+
+    state: State
+    why: str
+    mend: str = ""
+
+
+Check = Callable[[Settings], Finding]
+
+
+def privileges(_: Settings) -> Finding:
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"CapEff:\s*([0-9a-f]+)", status)
+    held = int(found[1], 16) if found else 0
+    missing = [name for name, bit in CAPABILITIES.items() if not held >> bit & 1]
+    if os.geteuid() != 0:
+        return Finding("failed", f"this is uid {os.geteuid()}", "run it as root")
+    if missing:
+        return Finding(
+            "failed",
+            f"root without {', '.join(f'CAP_{name}' for name in missing)}",
+            "give the container or unit these capabilities",
+        )
+    return Finding("ok", "root with the capabilities that jails and networks need")
+
+
+def qemu(_: Settings) -> Finding:
+    text = _output("qemu-system-x86_64", "--version")
+    found = re.search(r"version (\d+)\.(\d+)(\.\d+)?", text or "")
+    if found is None:
+        return Finding("failed", "qemu-system-x86_64 does not run", SETUP)
+    version = (int(found[1]), int(found[2]))
+    if version < OLDEST_QEMU:
+        return Finding("failed", f"QEMU {found[0][8:]} is older than 10.0", SETUP)
+    return Finding("ok", f"QEMU {found[0][8:]}")
+
+
+def tools(_: Settings) -> Finding:
+    missing = [package for package, argv in TOOLS.items() if shutil.which(argv[0]) is None]
+    if missing:
+        return Finding("failed", f"not installed: {', '.join(missing)}", SETUP)
+    broken = [package for package, argv in TOOLS.items() if _output(*argv) is None]
+    if broken:
+        return Finding("failed", f"does not run: {', '.join(broken)}", "reinstall the package")
+    return Finding("ok", ", ".join(TOOLS))
+
+
+def assets(settings: Settings) -> Finding:
+    place = settings.assets
+    missing = [
+        name
+        for name in ("microvmd-agent", "microvmd-jailer")
+        if not os.access(place / name, os.X_OK)
+    ]
+    kernels = sorted(path.parent.name for path in place.glob("kernel/*/vmlinuz"))
+    if not kernels:
+        missing.append("kernel")
+    if missing:
+        return Finding(
+            "failed", f"{place} has no {', no '.join(missing)}", "./run setup makes them"
+        )
+    newest = kernels[-1]
+    found = re.match(r"(\d+)\.(\d+)", newest)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST_KERNEL:
+        return Finding("failed", f"guest kernel {newest} is older than 6.12", "./run setup --force")
+    return Finding("ok", f"guest kernel {newest}, guest agent, jailer")
+
+
+def cgroups(_: Settings) -> Finding:
+    where = {}
+    unified = Path("/sys/fs/cgroup/cgroup.controllers")
+    hybrid = Path("/sys/fs/cgroup/unified/cgroup.controllers")
+    for path in (unified, hybrid):
+        if path.is_file():
+            where.update(dict.fromkeys(path.read_text().split(), "v2"))
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for controller in line.split(":")[1].split(","):
+            where.setdefault(controller, "v1")
+    missing = [name for name in ("memory", "pids") if name not in where]
+    if missing:
+        return Finding(
+            "failed",
+            f"no {' and no '.join(missing)} controller: a MicroVM's limits cannot be set",
+            "boot with the cgroup controllers on (systemd does), or give the container its cgroup",
+        )
+    if not os.access("/sys/fs/cgroup", os.W_OK):
+        return Finding("failed", "/sys/fs/cgroup is read-only", "remount it writable")
+    return Finding("ok", f"memory ({where['memory']}), pids ({where['pids']})")
+
+
+def packet_filter(_: Settings) -> Finding:
+    if not Path("/dev/net/tun").exists():
+        return Finding("failed", "there is no /dev/net/tun", "modprobe tun")
+    if _output("nft", "list", "tables") is None:
+        return Finding(
+            "failed", "nft cannot list tables", "modprobe nf_tables; needs CAP_NET_ADMIN"
+        )
+    return Finding("ok", "/dev/net/tun and nf_tables")
+
+
+def forwarding(_: Settings) -> Finding:
+    on = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"
+    if on:
+        return Finding("ok", "IPv4 forwarding is on")
+    if os.access("/proc/sys/net/ipv4/ip_forward", os.W_OK):
+        return Finding("ok", "IPv4 forwarding is off; the service turns it on when it starts")
+    return Finding(
+        "failed",
+        "IPv4 forwarding is off and /proc/sys cannot be written",
+        "sysctl -w net.ipv4.ip_forward=1",
+    )
+
+
+def subnet(settings: Settings) -> Finding:
+    ours = settings.network.subnet
+    taken = [
+        f"{network} on {interface}"
+        for interface, network in _routes(Path("/proc/net/route").read_text())
+        if network.prefixlen > 0
+        and network.overlaps(ours)
+        and not interface.startswith(settings.network.prefix)
+    ]
+    if taken:
+        return Finding(
+            "failed",
+            f"{ours} is in use: {', '.join(taken)}",
+            "choose another one: network.subnet (MICROVMD_NETWORK_SUBNET)",
+        )
+    return Finding("ok", f"{ours} is free for MicroVMs")
+
+
+def user_ids(settings: Settings) -> Finding:
+    first, count = settings.vmm.uid_first, settings.vmm.uid_count
+    taken = [user.pw_name for user in pwd.getpwall() if first <= user.pw_uid < first + count]
+    if taken:
+        return Finding(
+            "failed",
+            f"users have ids of the range for VMMs: {', '.join(taken[:3])}",
+            "choose another one: vmm.uid_first (MICROVMD_VMM_UID_FIRST)",
+        )
+    return Finding("ok", f"{first} to {first + count - 1} are free for VMMs")
+
+
+def ports(settings: Settings) -> Finding:
+    if _serving(settings):
+        return Finding("ok", f"the service answers at {settings.api.url}")
+    wanted = [(settings.api.host, settings.api.port, "api.port (MICROVMD_API_PORT)")]
+    edge = settings.edge
+    if edge.port == "auto":
+        if _bindable(edge.host, HTTPS):
+            note = f"and {HTTPS} are free"
+        else:
+            note = f"and {HTTPS_UNPRIVILEGED} are free; {HTTPS} is taken, endpoints name the port"
+            wanted.append((edge.host, HTTPS_UNPRIVILEGED, "edge.port (MICROVMD_EDGE_PORT)"))
+    else:
+        note = f"and {edge.port} are free"
+        wanted.append((edge.host, edge.port, "edge.port (MICROVMD_EDGE_PORT)"))
+    for host, port, setting in wanted:
+        if not _bindable(host, port):
+            return Finding("failed", f"{host}:{port} is taken by another program", f"set {setting}")
+    return Finding("ok", f"ports {settings.api.port} {note}")
+
+
+def names(settings: Settings) -> Finding:
+    name = f"name-check.lambda-microvm.{settings.region}.{settings.edge.domain}"
+    try:
+        found = socket.getaddrinfo(name, HTTPS, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        mend = "apt-get install libnss-myhostname"
+        if not settings.edge.domain.endswith("localhost"):
+            mend = f"add a DNS wildcard *.lambda-microvm.{settings.region}.{settings.edge.domain}"
+        return Finding("failed", f"{name} does not resolve: {error.strerror}", mend)
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    return Finding("ok", f"*.{settings.edge.domain} is {', '.join(addresses)}")
+
+
+def disk(settings: Settings) -> Finding:
+    low = []
+    free_of = []
+    for place in (settings.root, settings.cache):
+        existing = next(path for path in (place, *place.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        free_of.append(f"{free / GIB:.0f} GiB for {place}")
+        if free < DISK_WANTED:
+            low.append(free)
+    why = ", ".join(free_of)
+    if not low:
+        return Finding("ok", why)
+    state: State = "failed" if min(low) < DISK_NEEDED else "warning"
+    return Finding(state, why, "make room, or set root and cache to a larger disk")
+
+
+def memory(_: Settings) -> Finding:
+    text = Path("/proc/meminfo").read_text()
+    found = re.search(r"MemAvailable:\s*(\d+) kB", text)
+    available = int(found[1]) * 1024 if found else 0
+    if available < MEMORY_NEEDED:
+        return Finding("warning", f"{available / GIB:.1f} GiB available", "add memory or swap")
+    return Finding("ok", f"{available / GIB:.1f} GiB available")
+
+
+def clock(_: Settings) -> Finding:
+    libc = ctypes.CDLL(None, use_errno=True)
+    state = libc.adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
+    if state == TIME_ERROR:
+        return Finding(
+            "warning",
+            "nothing keeps this machine's clock right; guests, tokens and certificates follow it",
+            "apt-get install systemd-timesyncd",
+        )
+    return Finding("ok", "synchronised")
+
+
+def _output(*argv: str) -> str | None:
+    try:
+        done = asyncio.run(run(argv, timeout=COMMAND_SECONDS, check=False))
+    except (ProcessFailed, OSError):
+        return None
+    return (done.stdout + done.stderr).decode(errors="replace")
+
+
+def _serving(settings: Settings) -> bool:
+    try:
+        answer = httpx.get(f"{settings.api.url}{PREFIX}/health", timeout=2, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return "checks" in answer.text
+
+
+def _bindable(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+                return False
+            raise
+    return True
+
+
+def _routes(table: str) -> list[tuple[str, IPv4Network]]:
+    """Interface and destination of each line of /proc/net/route (hexadecimal, host byte order)."""
+    routes = []
+    for line in table.splitlines()[1:]:
+        words = line.split()
+        if len(words) < 8:
+            continue
+        address = IPv4Address(int.from_bytes(bytes.fromhex(words[1]), "little"))
+        mask = IPv4Address(int.from_bytes(bytes.fromhex(words[7]), "little"))
+        routes.append((words[0], IPv4Network(f"{address}/{mask}", strict=False)))
+    return routes

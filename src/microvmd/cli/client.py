@@ -1,0 +1,187 @@
+"""The commands' way to the service: boto3 through the AWS profile, and signed calls beside it.
+
+Nothing here knows how the service works inside; a command can do no more than any AWS client.
+"""
+
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import httpx
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+
+from microvmd.cli.extensions import PREFIX, LogLine
+from microvmd.cli.failure import START, Failure
+from microvmd.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from types_boto3_lambda_microvms import LambdaMicroVMsClient
+    from types_boto3_lambda_microvms.type_defs import MicrovmItemTypeDef
+    from types_boto3_s3 import S3Client
+
+MANAGED_BASE = "al2023-1"
+LIVE = ("PENDING", "RUNNING", "SUSPENDING", "SUSPENDED")
+# A request to a SUSPENDED MicroVM is held while it resumes; nothing answers later than this.
+ENDPOINT_SECONDS = 90.0
+TOKEN_HEADER = "X-aws-proxy-auth"  # noqa: S105 - the name of a header
+PORT_HEADER = "X-aws-proxy-port"
+TOKEN_MINUTES = 60
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service, found through the settings' AWS profile."""
+
+    settings: Settings
+
+    @cached_property
+    def session(self) -> boto3.Session:
+        return boto3.Session(profile_name=self.settings.profile)
+
+    @cached_property
+    def microvms(self) -> "LambdaMicroVMsClient":
+        # A retried RunMicrovm waits in vain: the service is on this machine, it answers or is off.
+        config = Config(retries={"max_attempts": 1}, connect_timeout=5, read_timeout=120)
+        return self.session.client("lambda-microvms", config=config)
+
+    @cached_property
+    def s3(self) -> "S3Client":
+        return self.session.client("s3", config=Config(s3={"addressing_style": "path"}))
+
+    @property
+    def region(self) -> str:
+        return self.session.region_name or self.settings.region
+
+    @property
+    def endpoint_url(self) -> str:
+        return str(self.microvms.meta.endpoint_url)
+
+    @cached_property
+    def account(self) -> str:
+        return self.session.client("sts").get_caller_identity()["Account"]
+
+    def image_arn(self, name: str) -> str:
+        """Accepts an ARN as it is; a name is one of this account."""
+        if name.startswith("arn:"):
+            return name
+        return f"arn:aws:lambda:{self.region}:{self.account}:microvm-image:{name}"
+
+    @property
+    def base_image_arn(self) -> str:
+        return f"arn:aws:lambda:{self.region}:aws:microvm-image:{MANAGED_BASE}"
+
+    @property
+    def build_role_arn(self) -> str:
+        return f"arn:aws:iam::{self.account}:role/microvmd-build"
+
+    def list_microvms(self) -> "list[MicrovmItemTypeDef]":
+        """All of them, ended ones too."""
+        found: list[MicrovmItemTypeDef] = []
+        for page in self.microvms.get_paginator("list_microvms").paginate():
+            found.extend(page["items"])
+        return found
+
+    def find_microvm(self, text: str) -> str:
+        """The id that ``text`` is or begins, with or without ``microvm-``. Raises Failure."""
+        wanted = text if text.startswith("microvm-") else f"microvm-{text}"
+        if len(wanted) == len("microvm-") + 36:
+            return wanted
+        items = [item for item in self.list_microvms() if item["microvmId"].startswith(wanted)]
+        live = [item for item in items if item["state"] in LIVE]
+        matching = [item["microvmId"] for item in live or items]
+        if len(matching) == 1:
+            return matching[0]
+        if not matching:
+            raise Failure(f"no MicroVM begins with {wanted}", "see what there is: microvmd ps")
+        raise Failure(f"{wanted} begins {len(matching)} MicroVMs", "give more of the id")
+
+    def facts(self, microvm_id: str) -> dict[str, Any]:
+        """``extensions.MicrovmFacts`` as JSON: VMM, address, timings, where the log is."""
+        with self._open(f"/microvms/{microvm_id}", {}) as answer:
+            facts: dict[str, Any] = json.loads(answer.read())
+        return facts
+
+    def logs(
+        self, group: str, stream: str | None = None, *, since: float = 0, follow: bool = False
+    ) -> Iterator[LogLine]:
+        """Lines of a log as they come; with ``follow`` until the caller stops asking."""
+        query = {"group": group, "since": repr(since), "follow": "true" if follow else "false"}
+        if stream:
+            query["stream"] = stream
+        with self._open("/logs", query) as answer:
+            for line in answer.iter_lines():
+                yield LogLine(**json.loads(line))
+
+    @contextmanager
+    def _open(self, path: str, query: dict[str, str]) -> Iterator[httpx.Response]:
+        """A signed GET of one of our own endpoints; an answer other than 200 is a Failure."""
+        url = str(httpx.URL(f"{self.endpoint_url}{PREFIX}{path}", params=query))
+        request = AWSRequest("GET", url)
+        credentials = self.session.get_credentials()
+        if credentials is None:
+            raise Failure(f"profile {self.settings.profile} has no keys", START)
+        SigV4Auth(credentials.get_frozen_credentials(), "lambda", self.region).add_auth(request)
+        headers = dict(request.headers.items())
+        limits = httpx.Timeout(10, read=None)
+        with (
+            httpx.Client(timeout=limits, trust_env=False) as client,
+            client.stream("GET", url, headers=headers) as answer,
+        ):
+            if answer.status_code != 200:
+                answer.read()
+                raise Failure(_message(answer))
+            yield answer
+
+    def token(self, microvm_id: str, minutes: int = TOKEN_MINUTES) -> str:
+        """An auth token for all ports of a MicroVM."""
+        answer = self.microvms.create_microvm_auth_token(
+            microvmIdentifier=microvm_id,
+            expirationInMinutes=minutes,
+            allowedPorts=[{"allPorts": {}}],
+        )
+        return answer["authToken"][TOKEN_HEADER]
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate authority of this machine's endpoints."""
+        return self.settings.root / "ca" / "ca.pem"
+
+    def call(
+        self,
+        endpoint: str,
+        path: str,
+        *,
+        token: str,
+        method: str = "GET",
+        port: int | None = None,
+        content: bytes | None = None,
+    ) -> httpx.Response:
+        """One request to a MicroVM, over HTTPS with its certificate verified."""
+        headers = {TOKEN_HEADER: token}
+        if port is not None:
+            headers[PORT_HEADER] = str(port)
+        with self.endpoint_client() as client:
+            url = f"https://{endpoint}/{path.lstrip('/')}"
+            return client.request(method, url, headers=headers, content=content)
+
+    def endpoint_client(self) -> httpx.Client:
+        """Trusts the endpoints' certificate authority and no other."""
+        if not self.ca_file.is_file():
+            raise Failure(f"{self.ca_file} is not there or not readable", START)
+        trust = ssl.create_default_context(cafile=str(self.ca_file))
+        return httpx.Client(verify=trust, timeout=ENDPOINT_SECONDS, trust_env=False)
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.request.url.path} answered {answer.status_code}"

@@ -1,0 +1,245 @@
+"""Commands on images: build a directory, list, delete."""
+
+import hashlib
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+from botocore.exceptions import ClientError
+
+from microvmd.cli import settings
+from microvmd.cli.client import Service
+from microvmd.cli.context import write_zip
+from microvmd.cli.failure import Failure, reported
+from microvmd.cli.follow import follow_build
+from microvmd.cli.output import (
+    JsonFlag,
+    age,
+    console,
+    duration,
+    print_json,
+    print_raw,
+    print_table,
+    size,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_lambda_microvms.type_defs import (
+        CreateMicrovmImageRequestTypeDef,
+        HooksTypeDef,
+    )
+
+app = typer.Typer(no_args_is_help=True, help="Images: build, list, delete.")
+
+IMAGE_HOOKS = ("ready", "validate")
+MICROVM_HOOKS = ("run", "resume", "suspend", "terminate")
+HOOK_PORT = 9000
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What an image is made with, besides its context."""
+
+    name: str
+    memory: int | None = None
+    hooks: tuple[str, ...] = ()
+    hook_port: int = HOOK_PORT
+    environment: tuple[str, ...] = ()
+    all_capabilities: bool = False
+    description: str | None = None
+
+
+@app.command()
+def build(
+    directory: Annotated[Path, typer.Argument(help="Directory with a Dockerfile.")] = Path(),
+    name: Annotated[
+        str | None, typer.Option(help="Name of the image; that of the directory if not given.")
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="MiB at least: 512, 1024, 2048, 4096, 8192.")
+    ] = None,
+    hooks: Annotated[
+        str, typer.Option(help="Hooks that the application answers, as ready,run,suspend.")
+    ] = "",
+    hook_port: Annotated[int, typer.Option(help="Port where it answers them.")] = HOOK_PORT,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", "-e", help="NAME=VALUE for the application.")
+    ] = None,
+    all_capabilities: Annotated[
+        bool, typer.Option(help="Give the application every capability of its kernel.")
+    ] = False,
+    description: str | None = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No build log.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Zip a directory, upload it, build a new version of the image and follow the build."""
+    with reported():
+        directory = directory.resolve()
+        options = BuildOptions(
+            name=name or directory.name,
+            memory=memory,
+            hooks=tuple(hook for hook in hooks.split(",") if hook),
+            hook_port=hook_port,
+            environment=tuple(env or ()),
+            all_capabilities=all_capabilities,
+            description=description,
+        )
+        service = Service(settings.load())
+        began = time.monotonic()
+        image = build_image(service, directory, options, show_log=not quiet and not as_json)
+        if as_json:
+            print_json(image)
+            return
+        took = duration(time.monotonic() - began)
+        console.print(f"[green]{image['name']} {image['imageVersion']}[/] built in {took}")
+        print_raw(image["imageArn"])
+
+
+def build_image(
+    service: Service, directory: Path, options: BuildOptions, *, show_log: bool
+) -> dict[str, Any]:
+    """The whole way from a directory to an ACTIVE version. Raises Failure with the reason."""
+    with tempfile.TemporaryFile() as archive:
+        count = write_zip(directory, archive)
+        uri, sent = upload(service, options.name, archive)
+        if show_log:
+            console.print(
+                f"{count} files, {size(archive.tell())}: {uri}{'' if sent else ' (there)'}"
+            )
+    began = time.time()
+    answer = create_or_update(service, uri, options)
+    return follow_build(service, answer, since=began, show_log=show_log)
+
+
+def upload(service: Service, name: str, archive: IO[bytes]) -> tuple[str, bool]:
+    """Put the zip where its content says; True when it was not there yet."""
+    archive.seek(0)
+    digest = sha256_of(archive)
+    bucket = f"microvmd-artifacts-{service.account}-{service.region}"
+    key = f"{name}/{digest[:16]}.zip"
+    try:
+        service.s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("404", "NoSuchBucket", "NoSuchKey", "NotFound"):
+            raise
+    else:
+        return f"s3://{bucket}/{key}", False
+    _make_bucket(service, bucket)
+    archive.seek(0)
+    service.s3.put_object(Bucket=bucket, Key=key, Body=archive)
+    return f"s3://{bucket}/{key}", True
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _make_bucket(service: Service, bucket: str) -> None:
+    try:
+        # us-east-1 is the one region that must not be named.
+        if service.region == "us-east-1":
+            service.s3.create_bucket(Bucket=bucket)
+        else:
+            place: Any = {"LocationConstraint": service.region}
+            service.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=place)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
+            raise
+
+
+def create_or_update(service: Service, uri: str, options: BuildOptions) -> dict[str, Any]:
+    """CreateMicrovmImage, or UpdateMicrovmImage where the name is taken."""
+    request: CreateMicrovmImageRequestTypeDef = {
+        "name": options.name,
+        "baseImageArn": service.base_image_arn,
+        "buildRoleArn": service.build_role_arn,
+        "codeArtifact": {"uri": uri},
+    }
+    if options.memory is not None:
+        request["resources"] = [{"minimumMemoryInMiB": options.memory}]
+    if options.hooks:
+        request["hooks"] = hooks_request(options.hooks, options.hook_port)
+    if options.environment:
+        request["environmentVariables"] = environment(options.environment)
+    if options.all_capabilities:
+        request["additionalOsCapabilities"] = ["ALL"]
+    if options.description is not None:
+        request["description"] = options.description
+    arn = service.image_arn(options.name)
+    try:
+        service.microvms.get_microvm_image(imageIdentifier=arn)
+    except service.microvms.exceptions.ResourceNotFoundException:
+        return dict(service.microvms.create_microvm_image(**request))
+    update: Any = {key: value for key, value in request.items() if key != "name"}
+    return dict(service.microvms.update_microvm_image(imageIdentifier=arn, **update))
+
+
+def hooks_request(hooks: tuple[str, ...], port: int) -> "HooksTypeDef":
+    """The request's form of ``ready,run,...``. Raises Failure for a name that is no hook."""
+    unknown = set(hooks) - set(IMAGE_HOOKS) - set(MICROVM_HOOKS)
+    if unknown:
+        raise Failure(
+            f"no such hook: {', '.join(sorted(unknown))}",
+            f"hooks are {', '.join(IMAGE_HOOKS + MICROVM_HOOKS)}",
+        )
+    request: Any = {"port": port}
+    image = {hook: "ENABLED" for hook in IMAGE_HOOKS if hook in hooks}
+    microvm = {hook: "ENABLED" for hook in MICROVM_HOOKS if hook in hooks}
+    if image:
+        request["microvmImageHooks"] = image
+    if microvm:
+        request["microvmHooks"] = microvm
+    result: HooksTypeDef = request
+    return result
+
+
+def environment(pairs: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=VALUE`` pairs as a map. Raises Failure for one without ``=``."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise Failure(f"not NAME=VALUE: {pair}")
+        found[name] = value
+    return found
+
+
+@app.command("list")
+def list_images(as_json: JsonFlag = False) -> None:
+    """List images."""
+    with reported():
+        service = Service(settings.load())
+        items: list[Any] = []
+        for page in service.microvms.get_paginator("list_microvm_images").paginate():
+            items.extend(page["items"])
+        if as_json:
+            print_json(items)
+            return
+        print_table(
+            ["IMAGE", "STATE", "ACTIVE", "AGE"],
+            [
+                [
+                    item["name"],
+                    item["state"],
+                    item.get("latestActiveImageVersion") or "-",
+                    age(item["createdAt"]),
+                ]
+                for item in items
+            ],
+        )
+
+
+@app.command()
+def delete(images: Annotated[list[str], typer.Argument(help="Names or ARNs.")]) -> None:
+    """Delete images with all their versions."""
+    with reported():
+        service = Service(settings.load())
+        for image in images:
+            service.microvms.delete_microvm_image(imageIdentifier=service.image_arn(image))
+            print_raw(image)

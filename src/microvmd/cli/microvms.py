@@ -1,0 +1,187 @@
+"""Commands on MicroVMs: run, ps, suspend, resume, terminate, logs, curl."""
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microvmd.cli import settings
+from microvmd.cli.client import LIVE, PORT_HEADER, TOKEN_HEADER, Service
+from microvmd.cli.failure import Failure, reported
+from microvmd.cli.output import (
+    JsonFlag,
+    age,
+    console,
+    print_json,
+    print_raw,
+    print_table,
+    without_metadata,
+)
+from microvmd.cli.waiting import wait_for_microvm
+
+if TYPE_CHECKING:
+    from types_boto3_lambda_microvms.type_defs import IdlePolicyTypeDef, RunMicrovmRequestTypeDef
+
+Identifier = Annotated[str, typer.Argument(help="MicroVM id, or enough of its begin.")]
+Identifiers = Annotated[list[str], typer.Argument(help="MicroVM ids, or enough of their begin.")]
+
+
+def run(
+    image: Annotated[str, typer.Argument(help="Name or ARN of an image.")],
+    version: Annotated[str | None, typer.Option(help="Image version, as 1.0.")] = None,
+    idle: Annotated[
+        int | None, typer.Option(help="Suspend after this many seconds without traffic (>= 60).")
+    ] = None,
+    suspended: Annotated[
+        int, typer.Option(help="With --idle: terminate after this many seconds suspended.")
+    ] = 3600,
+    max_duration: Annotated[
+        int | None, typer.Option(help="Terminate after this many seconds whatever happens.")
+    ] = None,
+    payload: Annotated[str | None, typer.Option(help="Handed to the /run hook.")] = None,
+    execution_role: Annotated[str | None, typer.Option(help="Role ARN of the guest.")] = None,
+    wait: Annotated[bool, typer.Option(help="Return when it is RUNNING.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a MicroVM of an image and print its id and endpoint."""
+    with reported():
+        service = Service(settings.load())
+        request: RunMicrovmRequestTypeDef = {"imageIdentifier": service.image_arn(image)}
+        if version is not None:
+            request["imageVersion"] = version
+        if idle is not None:
+            policy: IdlePolicyTypeDef = {
+                "maxIdleDurationSeconds": idle,
+                "suspendedDurationSeconds": suspended,
+                "autoResumeEnabled": True,
+            }
+            request["idlePolicy"] = policy
+        if max_duration is not None:
+            request["maximumDurationInSeconds"] = max_duration
+        if payload is not None:
+            request["runHookPayload"] = payload
+        if execution_role is not None:
+            request["executionRoleArn"] = execution_role
+        answer = without_metadata(service.microvms.run_microvm(**request))
+        if wait:
+            answer = wait_for_microvm(service, answer["microvmId"], "RUNNING")
+        if as_json:
+            print_json(answer)
+            return
+        print_raw(answer["microvmId"])
+        console.print(f"[dim]https://{answer['endpoint']}/[/]", soft_wrap=True)
+        console.print(f"[dim]next: microvmd curl {answer['microvmId'][:16]} /[/]", soft_wrap=True)
+
+
+def ps(
+    everything: Annotated[bool, typer.Option("--all", help="Show ended ones too.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List MicroVMs, newest first."""
+    with reported():
+        service = Service(settings.load())
+        items = [item for item in service.list_microvms() if everything or item["state"] in LIVE]
+        if as_json:
+            print_json(items)
+            return
+        print_table(
+            ["MICROVM", "STATE", "IMAGE", "VERSION", "AGE"],
+            [
+                [
+                    item["microvmId"],
+                    item["state"],
+                    item["imageArn"].rpartition(":")[2],
+                    item["imageVersion"],
+                    age(item["startedAt"]),
+                ]
+                for item in items
+            ],
+        )
+
+
+def suspend(microvms: Identifiers, wait: bool = True) -> None:
+    """Write the memory to disk and end the virtual machine."""
+    _each(
+        microvms,
+        lambda service, name: service.microvms.suspend_microvm(microvmIdentifier=name),
+        "SUSPENDED" if wait else None,
+    )
+
+
+def resume(microvms: Identifiers, wait: bool = True) -> None:
+    """Go on where it was suspended. A request to its endpoint does the same."""
+    _each(
+        microvms,
+        lambda service, name: service.microvms.resume_microvm(microvmIdentifier=name),
+        "RUNNING" if wait else None,
+    )
+
+
+def terminate(microvms: Identifiers, wait: bool = True) -> None:
+    """End for good."""
+    _each(
+        microvms,
+        lambda service, name: service.microvms.terminate_microvm(microvmIdentifier=name),
+        "TERMINATED" if wait else None,
+    )
+
+
+def _each(microvms: list[str], act: Callable[[Service, str], Any], wanted: str | None) -> None:
+    with reported():
+        service = Service(settings.load())
+        names = [service.find_microvm(text) for text in microvms]
+        for name in names:
+            act(service, name)
+        for name in names:
+            if wanted is not None:
+                wait_for_microvm(service, name, wanted)
+            print_raw(name)
+
+
+def logs(
+    microvm: Identifier,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+) -> None:
+    """Print what the application wrote to stdout and stderr."""
+    with reported():
+        service = Service(settings.load())
+        facts = service.facts(service.find_microvm(microvm))
+        try:
+            for line in service.logs(facts["log_group"], facts["log_stream"], follow=follow):
+                print_raw(line.message)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def curl(
+    microvm: Identifier,
+    path: Annotated[str, typer.Argument(help="Path on the MicroVM's endpoint.")] = "/",
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Further arguments, for curl itself.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the application (8080).")] = None,
+) -> None:
+    """Call an endpoint with curl; the token is made for you."""
+    with reported():
+        service = Service(settings.load())
+        name = service.find_microvm(microvm)
+        endpoint = service.microvms.get_microvm(microvmIdentifier=name)["endpoint"]
+        argv = curl_command(service, endpoint, path, service.token(name), port, arguments or [])
+        program = shutil.which("curl")
+        if program is None:
+            raise Failure("curl is not installed", "apt-get install curl")
+        # Replaces this process: the terminal, the signals and the exit code are curl's.
+        os.execv(program, argv)  # noqa: S606 - an argv, no shell
+
+
+def curl_command(
+    service: Service, endpoint: str, path: str, token: str, port: int | None, arguments: list[str]
+) -> list[str]:
+    """The command line that a person would type."""
+    argv = ["curl", "--silent", "--show-error", "--cacert", str(service.ca_file)]
+    argv += ["--header", f"{TOKEN_HEADER}: {token}"]
+    if port is not None:
+        argv += ["--header", f"{PORT_HEADER}: {port}"]
+    return [*argv, *arguments, f"https://{endpoint}/{path.lstrip('/')}"]

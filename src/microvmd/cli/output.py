@@ -1,0 +1,101 @@
+"""How commands print: tables for people, JSON for programs, colours for states, short times."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+console = Console()
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+_COLOURS = {
+    "RUNNING": "green",
+    "SUCCESSFUL": "green",
+    "CREATED": "green",
+    "UPDATED": "green",
+    "ok": "green",
+    "SUSPENDED": "blue",
+    "PENDING": "yellow",
+    "SUSPENDING": "yellow",
+    "CREATING": "yellow",
+    "UPDATING": "yellow",
+    "warning": "yellow",
+    "TERMINATED": "dim",
+    "CREATE_FAILED": "red",
+    "UPDATE_FAILED": "red",
+    "FAILED": "red",
+    "failed": "red",
+}
+
+
+def coloured(state: str) -> str:
+    colour = _COLOURS.get(state)
+    return f"[{colour}]{state}[/]" if colour else state
+
+
+def print_json(value: object) -> None:
+    """As the AWS CLI does: indented, times in ISO form."""
+    print_raw(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))
+
+
+def print_raw(text: str) -> None:
+    """Text as it is: no colours, no wrapping, also into a pipe."""
+    typer.echo(text)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Cells are plain text; the one in a column named STATE is coloured."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        cells = [
+            coloured(cell) if column == "STATE" else escape(cell)
+            for column, cell in zip(columns, row, strict=True)
+        ]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def without_metadata(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
+
+
+def age(moment: datetime, now: datetime | None = None) -> str:
+    """``42 s``, ``7 min``, ``3 h``, ``2 d``."""
+    seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def duration(seconds: float) -> str:
+    """``3.2 ms``, ``140 ms``, ``2.31 s``, ``95 s``."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 60 else f"{seconds:.0f} s"
+
+
+def size(count: int) -> str:
+    """Bytes as ``512 B``, ``3.4 MiB``, ``12 GiB``."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("the loop ends at GiB")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is not JSON")
