@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKED_MARKERS = {"vm", "journey", "faults"}
+CHECKED_MARKERS = {"root", "vm", "journey", "faults"}
 # The kernel takes namespaces and veth pairs down behind our back; more than this is a leak.
 SETTLE_SECONDS = 10.0
 SETTLE_STEP = 0.05

@@ -48,7 +48,6 @@ CONNECTIONS = 8
 QUERIES_PER_CONNECTION = 64
 UDP_SIZE = 1232
 """Largest answer over UDP; what the DNS flag day of 2020 settled on."""
-_IP_FREEBIND = 15
 _BURST = 16
 _EMPTY = {dns.rdatatype.AAAA, dns.rdatatype.HTTPS, dns.rdatatype.SVCB}
 _NOT_FORWARDED = {dns.rdatatype.AXFR, dns.rdatatype.IXFR, dns.rdatatype.ANY}
@@ -98,14 +97,13 @@ class SystemResolvers:
 
 
 def bind(addresses: Iterable[str]) -> list[socket.socket]:
-    """UDP and TCP sockets on port 53 of addresses that the thread's namespace may not have yet."""
+    """UDP and TCP sockets on port 53 of addresses of the thread's namespace."""
     with contextlib.ExitStack() as stack:
         sockets = []
         for address in addresses:
             for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
                 made = stack.enter_context(socket.socket(socket.AF_INET, kind))
                 made.setblocking(False)
-                made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 made.bind((address, PORT))
                 if kind == socket.SOCK_STREAM:

@@ -136,7 +136,7 @@ def destroy(path: Path) -> None:
 
 
 def make_tap(name: str) -> int:
-    """Make a tap in the thread's namespace, which it then lives as long as.
+    """Make a tap in the thread's namespace; it is gone when the namespace is.
 
     Were it to vanish with its last descriptor, closing that would wait for the kernel (23 ms). The
     virtio header is on: it is part of what a guest negotiated when its snapshot was made.

@@ -119,7 +119,8 @@ class NetworkPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
+        # Not handed on: the task group would wrap the body's error in an ExceptionGroup.
+        await self._stack.aclose()
 
     @contextlib.asynccontextmanager
     async def network(self, egress: EgressPolicy = EgressPolicy.INTERNET) -> AsyncIterator[Network]:
@@ -138,8 +139,7 @@ class NetworkPool:
             raise NetworkError(f"no network {name} to adopt")
         network = self._describe(self._settings.slot(self._settings.index_of(name)), path)
         try:
-            await self._visitor.inside(path, lambda: _bind_stub(network))
-            self._serve(network)
+            await self._serve(network)
         except BaseException:
             _close(network)
             self._left[name] = path
@@ -203,11 +203,11 @@ class NetworkPool:
         network = self._describe(slot, self._settings.namespaces / egress / slot.name)
         try:
             await self._visitor.make(network.path, lambda: _prepare(network))
-            self._serve(network)
             ruleset = nftables.guest_ruleset(self._settings, slot, egress)
             await nft(ruleset, network.path)
             await ip(_root_commands(slot, network.path))
             await ip(_guest_commands(slot), network.path)
+            await self._serve(network)
         except BaseException:
             self._destroy_network(network)
             raise
@@ -216,7 +216,11 @@ class NetworkPool:
     def _describe(self, slot: Slot, path: Path) -> Network:
         return Network(slot.name, slot.edge_address, EgressPolicy(path.parent.name), path)
 
-    def _serve(self, network: Network) -> None:
+    async def _serve(self, network: Network) -> None:
+        """Give the guest its DNS stub, on addresses that are there by now."""
+        if network.egress is EgressPolicy.NONE:
+            return
+        await self._visitor.inside(network.path, lambda: _bind_stub(network))
         network._stub = dns.Stub(self._forwarder, network._sockets)
 
     def _end(self, network: Network) -> None:
@@ -259,18 +263,16 @@ def find_live(settings: NetworkSettings) -> dict[str, Path]:
 
 
 def _prepare(network: Network) -> None:
-    """Runs inside a new namespace: kernel settings, the tap, and the stub's sockets."""
+    """Runs inside a new namespace: kernel settings and the tap."""
     for name, value in _NAMESPACE_SETTINGS.items():
         path = Path("/proc/sys") / name
         if path.exists():  # a kernel without IPv6 has none of its settings
             path.write_text(value)
     network._tap = namespace.make_tap(nftables.TAP)
-    _bind_stub(network)
 
 
 def _bind_stub(network: Network) -> None:
-    if network.egress is not EgressPolicy.NONE:
-        network._sockets = dns.bind((nftables.GATEWAY, nftables.LINK_RESOLVER))
+    network._sockets = dns.bind((nftables.GATEWAY, nftables.LINK_RESOLVER))
 
 
 def _root_commands(slot: Slot, path: Path) -> list[str]:

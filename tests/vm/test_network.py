@@ -1,0 +1,485 @@
+"""What a guest can and cannot reach, and who can reach it. Every "cannot" is shown to succeed with
+the defence removed, so that these tests can fail."""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import dns.message
+import dns.query
+import dns.rcode
+import pytest
+
+from microvmd.node import namespace, nftables
+from microvmd.node.commands import ip, nft, query
+from microvmd.node.network import Network, NetworkPool
+from microvmd.node.slots import EgressPolicy, NetworkError, NetworkSettings
+from tests import netlab
+from tests.netlab import INTERNET, METADATA, PRIVATE, Place, disarm, disarm_host, echo, reaches
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+RECORDS = {"good.test.": INTERNET, "rebind.test.": "10.1.2.3", "meta.test.": METADATA}
+
+
+def settings(run: Path, ready: int = 0, resolvers: tuple[str, ...] = ()) -> NetworkSettings:
+    subnet = ipaddress.IPv4Network("10.213.0.0/24")
+    return NetworkSettings(run, "nt", subnet, ready=ready, connections=20, resolvers=resolvers)
+
+
+@dataclass(slots=True)
+class World:
+    """A pool with one network that has a guest, and the internet."""
+
+    settings: NetworkSettings
+    pool: NetworkPool
+    visitor: namespace.Visitor
+    network: Network
+    guest: Place
+    internet: Place
+
+    @property
+    def root_address(self) -> str:
+        return self.settings.slot(self.settings.index_of(self.network.name)).root_address
+
+
+@contextlib.asynccontextmanager
+async def world(
+    directory: Path, egress: EgressPolicy = EgressPolicy.INTERNET
+) -> AsyncIterator[World]:
+    async with contextlib.AsyncExitStack() as stack:
+        address = await stack.enter_async_context(netlab.resolver(RECORDS))
+        visitor = stack.enter_context(namespace.Visitor())
+        made = settings(directory, resolvers=(address,))
+        pool = await stack.enter_async_context(NetworkPool(made))
+        network = await stack.enter_async_context(pool.network(egress))
+        guest = await stack.enter_async_context(
+            netlab.plugged_guest(network, visitor, directory / "guest")
+        )
+        internet = await stack.enter_async_context(netlab.internet(visitor, directory / "inet"))
+        yield World(made, pool, visitor, network, guest, internet)
+
+
+def in_world(
+    directory: Path,
+    test: Callable[[World], Awaitable[None]],
+    egress: EgressPolicy = EgressPolicy.INTERNET,
+) -> None:
+    async def main() -> None:
+        async with world(directory, egress) as made:
+            await test(made)
+
+    asyncio.run(main())
+
+
+def test_the_edge_reaches_listeners_on_loopback_and_on_all_addresses(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        edge = world.network.edge_address
+        with (
+            echo(await world.guest.socket(), ("127.0.0.1", 8080)),
+            echo(await world.guest.socket(), ("0.0.0.0", 8081)),
+        ):
+            assert await reaches(client(), (edge, 8080))
+            assert await reaches(client(), (edge, 8081))
+        with client() as refused, pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(refused.connect, (edge, 8082))
+
+    in_world(tmp_path, test)
+
+
+def client(source: str | None = None) -> socket.socket:
+    """A socket of the root namespace, as the edge has."""
+    made = socket.socket()
+    made.settimeout(netlab.LIMIT)
+    if source is not None:
+        made.bind((source, 0))
+    return made
+
+
+def test_a_blocked_port_is_refused_also_on_an_open_connection(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        edge = world.network.edge_address
+        with echo(await world.guest.socket(), ("127.0.0.1", 9000)):
+            assert await reaches(client(), (edge, 9000))
+            await world.network.block_port(9000)
+            with client() as refused, pytest.raises(ConnectionRefusedError):
+                await asyncio.to_thread(refused.connect, (edge, 9000))
+
+    in_world(tmp_path, test)
+
+
+def test_only_the_veths_own_address_may_open_connections_to_the_guest(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        target = (world.network.edge_address, 8080)
+        with echo(await world.guest.socket(), ("127.0.0.1", 8080)):
+            assert not await reaches(client(netlab.HOST_PUBLIC), target)
+            assert not await reaches(await world.internet.socket(), target)
+            # The host forwards nothing new to a MicroVM, and its namespace wants one source.
+            await disarm_host(world.settings, "forwarded")
+            assert not await reaches(await world.internet.socket(), target)
+            rule = f"tcp dport 8080 dnat ip to {nftables.GUEST}"
+            await nft(f"add rule inet vm edge_in {rule}\n", world.network.path)
+            assert await reaches(client(netlab.HOST_PUBLIC), target)
+            assert await reaches(await world.internet.socket(), target)
+
+    in_world(tmp_path, test)
+
+
+def test_the_guest_reaches_the_internet_over_tcp(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        with echo(await world.internet.socket(), (INTERNET, 80)):
+            assert await reaches(await world.guest.socket(), (INTERNET, 80))
+
+    in_world(tmp_path, test)
+
+
+Layer = Callable[[World], Awaitable[None]]
+
+
+async def namespace_forward(world: World) -> None:
+    await disarm(world.network.path, "forwarded")
+
+
+async def namespace_local(world: World) -> None:
+    await disarm(world.network.path, "local")
+
+
+async def host_input(world: World) -> None:
+    await disarm_host(world.settings, "to_host")
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """A server somewhere, and the defences that must all go before the guest reaches it."""
+
+    target: Callable[[World], str]
+    server: Callable[[World], Place | None]
+    layers: tuple[Layer, ...]
+    kind: int = socket.SOCK_STREAM
+
+
+def network_place(world: World) -> Place:
+    return Place(world.network.path, world.visitor)
+
+
+ATTACKS = {
+    "gateway": Attack(lambda _: nftables.GATEWAY, network_place, (namespace_local,)),
+    "veth of the namespace": Attack(
+        lambda world: world.network.edge_address, network_place, (namespace_local,)
+    ),
+    "veth of the host": Attack(
+        lambda world: world.root_address, lambda _: None, (host_input, namespace_forward)
+    ),
+    "public address of the host": Attack(
+        lambda _: netlab.HOST_PUBLIC, lambda _: None, (host_input,)
+    ),
+    "private range": Attack(lambda _: PRIVATE, lambda world: world.internet, (namespace_forward,)),
+    "metadata": Attack(lambda _: METADATA, lambda world: world.internet, (namespace_forward,)),
+    "UDP": Attack(
+        lambda _: INTERNET,
+        lambda world: world.internet,
+        (namespace_forward,),
+        socket.SOCK_DGRAM,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_guest_cannot_reach(name: str, tmp_path: Path) -> None:
+    attack = ATTACKS[name]
+
+    async def test(world: World) -> None:
+        server = attack.server(world)
+        listener = socket.socket(type=attack.kind) if server is None else None
+        if server is not None:
+            listener = await server.socket(attack.kind)
+        assert listener is not None
+        target = (attack.target(world), 7777)
+        with echo(listener, target):
+            for layer in attack.layers:
+                assert not await reaches(await world.guest.socket(attack.kind), target), layer
+                await layer(world)
+            assert await reaches(await world.guest.socket(attack.kind), target), "no counterpart"
+
+    in_world(tmp_path, test)
+
+
+def test_the_guest_cannot_reach_another_microvm(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        async with world.pool.network() as other:
+            there = Place(other.path, world.visitor)
+            await disarm(other.path, "local")
+            target = (other.edge_address, 8080)
+            with echo(await there.socket(), target):
+                assert not await reaches(await world.guest.socket(), target)
+                await namespace_forward(world)
+                assert not await reaches(await world.guest.socket(), target)
+                await disarm_host(world.settings, "forwarded")
+                assert await reaches(await world.guest.socket(), target)
+
+    in_world(tmp_path, test)
+
+
+def test_without_egress_the_guest_reaches_nothing_but_is_reached(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        with echo(await world.internet.socket(), (INTERNET, 80)):
+            assert not await reaches(await world.guest.socket(), (INTERNET, 80))
+            with pytest.raises(OSError, match=r"timed out|No route|prohibited|refused"):
+                await ask(world.guest, "good.test", tcp=True)
+            await namespace_forward(world)
+            assert await reaches(await world.guest.socket(), (INTERNET, 80))
+        with echo(await world.guest.socket(), ("127.0.0.1", 8080)):
+            assert await reaches(client(), (world.network.edge_address, 8080))
+
+    in_world(tmp_path, test, EgressPolicy.NONE)
+
+
+def test_ipv6_leads_nowhere(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        there = network_place(world)
+        await there.write("ipv6/conf/all/disable_ipv6", "0")
+        await there.write("ipv6/conf/tap0/disable_ipv6", "0")
+        # Known neighbours: the packets that are refused here are those of the connection.
+        await ip(
+            [
+                "address add fd00:77::1/64 dev tap0 nodad",
+                f"neighbour add fd00:77::2 lladdr {nftables.GUEST_MAC} dev tap0",
+            ],
+            world.network.path,
+        )
+        await ip(
+            [
+                "address add fd00:77::2/64 dev eth0 nodad",
+                f"neighbour add fd00:77::1 lladdr {nftables.GATEWAY_MAC} dev eth0",
+            ],
+            world.guest.path,
+        )
+        target = ("fd00:77::1", 7777)
+        with echo(await there.socket(family=socket.AF_INET6), target):
+            assert not await reaches(await world.guest.socket(family=socket.AF_INET6), target)
+            await disarm(world.network.path, "from_guest")
+            assert not await reaches(await world.guest.socket(family=socket.AF_INET6), target)
+            await namespace_local(world)
+            assert await reaches(await world.guest.socket(family=socket.AF_INET6), target)
+
+    in_world(tmp_path, test)
+
+
+def test_spoofed_sources_are_dropped(tmp_path: Path) -> None:
+    async def arrived(world: World) -> int:
+        """SYNs of the guest that the internet has seen after one more with a false source."""
+        spoofing = await world.guest.socket()
+        spoofing.bind(("203.0.113.9", 0))
+        assert not await reaches(spoofing, (INTERNET, 4444))
+        listing = await query(
+            "nsenter",
+            f"--net={world.internet.path}",
+            "nft",
+            "list",
+            "counter",
+            "inet",
+            "seen",
+            "syn",
+        )
+        return int(listing.split(b"packets ")[1].split()[0])
+
+    async def test(world: World) -> None:
+        await ip(["address add 203.0.113.9/32 dev eth0"], world.guest.path)
+        await nft(
+            "table inet seen {\n counter syn { }\n chain c {\n"
+            "type filter hook prerouting priority 0\ntcp dport 4444 counter name syn\n}\n}\n",
+            world.internet.path,
+        )
+        assert await arrived(world) == 0
+        await disarm(world.network.path, "from_guest")
+        assert await arrived(world) == 0  # the kernel's reverse path filter
+        for interface in ("all", "default", "tap0"):
+            await network_place(world).write(f"ipv4/conf/{interface}/rp_filter", "0")
+        assert await arrived(world) > 0
+
+    in_world(tmp_path, test)
+
+
+def test_connections_of_one_guest_are_bounded(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        limit = world.settings.connections
+        with echo(await world.internet.socket(), (INTERNET, 80)), contextlib.ExitStack() as stack:
+            for _ in range(limit):
+                held = stack.enter_context(await world.guest.socket())
+                await asyncio.to_thread(held.connect, (INTERNET, 80))
+            assert not await reaches(await world.guest.socket(), (INTERNET, 80))
+            await namespace_forward(world)
+            assert await reaches(await world.guest.socket(), (INTERNET, 80))
+
+    in_world(tmp_path, test)
+
+
+async def ask(
+    guest: Place, name: str, *, tcp: bool = False, kind: str = "A", server: str = nftables.GATEWAY
+) -> dns.message.Message:
+    """What the stub answers to the guest."""
+    question = dns.message.make_query(name, kind)
+    used = await guest.socket(socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
+    with used:
+        if not tcp:
+            used.setblocking(False)
+            return await asyncio.to_thread(dns.query.udp, question, server, 2, sock=used)
+        await asyncio.to_thread(used.connect, (server, 53))
+        used.setblocking(False)
+        return await asyncio.to_thread(dns.query.tcp, question, server, 2, sock=used)
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+@pytest.mark.parametrize("server", [nftables.GATEWAY, nftables.LINK_RESOLVER])
+def test_names_are_resolved_by_the_stub(server: str, tcp: bool, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        good = await ask(world.guest, "good.test", tcp=tcp, server=server)
+        assert [item.to_text() for item in good.answer] == [f"good.test. 60 IN A {INTERNET}"]
+        for name in ("rebind.test", "meta.test"):
+            refused = await ask(world.guest, name, tcp=tcp, server=server)
+            assert refused.rcode() == dns.rcode.REFUSED
+            assert not refused.answer
+        missing = await ask(world.guest, "missing.test", tcp=tcp, server=server)
+        assert missing.rcode() == dns.rcode.NXDOMAIN
+        empty = await ask(world.guest, "good.test", tcp=tcp, server=server, kind="AAAA")
+        assert (empty.rcode(), empty.answer) == (dns.rcode.NOERROR, [])
+
+    in_world(tmp_path, test)
+
+
+def test_the_pool_is_refilled_and_names_are_not_reused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with NetworkPool(settings(tmp_path, ready=2)) as pool:
+            names = []
+            for _ in range(5):
+                await pool.wait_ready()
+                async with pool.network() as network:
+                    names.append(network.name)
+                assert not network.path.exists()
+            assert names == [f"nt{index}" for index in range(5)]
+
+    asyncio.run(main())
+
+
+def test_an_empty_pool_makes_one_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            NetworkPool(settings(tmp_path)) as pool,
+            pool.network() as one,
+            pool.network() as two,
+        ):
+            assert one.name != two.name
+
+    asyncio.run(main())
+
+
+def test_the_tap_is_the_networks_and_its_descriptor_the_callers(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with NetworkPool(settings(tmp_path)) as pool:
+            async with pool.network() as network:
+                descriptor = network.open_tap()
+            assert os.read(descriptor, 0) == b""
+            os.close(descriptor)
+            with pytest.raises(NetworkError):
+                network.open_tap()
+
+    asyncio.run(main())
+
+
+def test_a_detached_network_outlives_the_pool_and_is_adopted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            address = await stack.enter_async_context(netlab.resolver(RECORDS))
+            visitor = stack.enter_context(namespace.Visitor())
+            made = settings(tmp_path, resolvers=(address,))
+            async with NetworkPool(made) as pool, pool.network() as network:
+                network.detach()
+            guest = await stack.enter_async_context(
+                netlab.plugged_guest(network, visitor, tmp_path / "guest")
+            )
+            with echo(await guest.socket(), ("127.0.0.1", 8080)):
+                assert await reaches(client(), (network.edge_address, 8080))
+                pool = await stack.enter_async_context(NetworkPool(made))
+                async with pool.adopt(network.name) as adopted, pool.network() as fresh:
+                    assert adopted.edge_address == network.edge_address
+                    assert fresh.name != adopted.name
+                    assert await pool.sweep(keep=frozenset()) == frozenset()
+                    assert await reaches(client(), (network.edge_address, 8080))
+                    assert (await ask(guest, "good.test")).answer
+                    with pytest.raises(NetworkError):
+                        adopted.open_tap()
+                    with pytest.raises(NetworkError):
+                        await stack.enter_async_context(pool.adopt(network.name))
+            assert not network.path.exists()
+
+    asyncio.run(main())
+
+
+def test_sweep_destroys_what_nobody_adopted_and_keeps_what_it_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        made = settings(tmp_path)
+        async with NetworkPool(made) as pool, pool.network() as kept, pool.network() as lost:
+            kept.detach()
+            lost.detach()
+            tap = lost.open_tap()  # as a VMM that is still there would
+        (made.namespaces / "internet" / "nt7").touch()
+        async with NetworkPool(made) as pool:
+            assert await pool.sweep(keep={kept.name}) == {lost.name}
+            assert kept.path.exists()
+            assert not lost.path.exists()
+            assert not namespace.exists(lost.name)
+            assert not (made.namespaces / "internet" / "nt7").exists()
+            assert await pool.sweep(keep=frozenset()) == {kept.name}
+        os.close(tap)
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_creation_leaves_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with NetworkPool(settings(tmp_path)) as pool:
+            for step in range(12):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(step * 0.003), pool.network():
+                        pass
+        assert not list((tmp_path / "netns" / "internet").iterdir())
+
+    asyncio.run(main())
+
+
+def test_the_host_is_as_before(tmp_path: Path) -> None:
+    def forward() -> str:
+        return Path("/proc/sys/net/ipv4/ip_forward").read_text()
+
+    async def main() -> None:
+        before = forward()
+        async with NetworkPool(settings(tmp_path)) as pool:
+            assert forward() == "1\n"
+            async with pool.network() as network:
+                network.detach()
+        assert forward() == "1\n"
+        async with NetworkPool(settings(tmp_path)) as pool:
+            await pool.sweep(keep=frozenset())
+        assert not (tmp_path / "ip_forward").exists()
+        tables = await query("nft", "list", "tables")
+        assert b"microvmd_nt" not in tables
+        if b"microvmd_" not in tables:  # another instance runs here otherwise
+            assert forward() == before
+        assert b"10.213." not in await query("ip", "route")
+
+    asyncio.run(main())
+
+
+def test_a_subnet_in_use_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        loopback = NetworkSettings(tmp_path, "nt", ipaddress.IPv4Network("127.0.0.0/24"))
+        with pytest.raises(NetworkError, match="in use: lo has"):
+            async with NetworkPool(loopback):
+                pass
+
+    asyncio.run(main())
