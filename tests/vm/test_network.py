@@ -17,6 +17,7 @@ import pytest
 
 from microvmd.node import namespace, nftables
 from microvmd.node.commands import ip, nft, query
+from microvmd.node.dns import IN_FLIGHT
 from microvmd.node.network import Network, NetworkPool
 from microvmd.node.slots import EgressPolicy, NetworkError, NetworkSettings
 from tests import netlab
@@ -350,6 +351,37 @@ def test_names_are_resolved_by_the_stub(server: str, tcp: bool, tmp_path: Path) 
         assert (empty.rcode(), empty.answer) == (dns.rcode.NOERROR, [])
 
     in_world(tmp_path, test)
+
+
+def test_queries_in_flight_are_bounded(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            silent = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            silent.bind(("127.0.0.1", 0))
+            silent.settimeout(0.5)
+            made = settings(tmp_path, resolvers=(f"127.0.0.1:{silent.getsockname()[1]}",))
+            visitor = stack.enter_context(namespace.Visitor())
+            pool = await stack.enter_async_context(NetworkPool(made))
+            network = await stack.enter_async_context(pool.network())
+            guest = await stack.enter_async_context(
+                netlab.plugged_guest(network, visitor, tmp_path / "guest")
+            )
+            asking = stack.enter_context(await guest.socket(socket.SOCK_DGRAM))
+            for number in range(IN_FLIGHT + 30):
+                wire = dns.message.make_query(f"n{number}.test", "A").to_wire()
+                asking.sendto(wire, (nftables.GATEWAY, 53))
+            assert await asyncio.to_thread(count_datagrams, silent) == IN_FLIGHT
+
+    asyncio.run(main())
+
+
+def count_datagrams(listener: socket.socket) -> int:
+    """How many come until none came for a while."""
+    count = 0
+    with contextlib.suppress(TimeoutError):
+        while listener.recv(1000):
+            count += 1
+    return count
 
 
 def test_the_pool_is_refilled_and_names_are_not_reused(tmp_path: Path) -> None:

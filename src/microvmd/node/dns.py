@@ -13,6 +13,7 @@ bounded per guest, and its packet filter bounds the rate.
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -53,6 +54,10 @@ _EMPTY = {dns.rdatatype.AAAA, dns.rdatatype.HTTPS, dns.rdatatype.SVCB}
 _NOT_FORWARDED = {dns.rdatatype.AXFR, dns.rdatatype.IXFR, dns.rdatatype.ANY}
 _HEADER_SIZE = 12
 
+_UPSTREAM = re.compile(
+    r"(\[(?P<bracketed>[^\[\]]+)\]|(?P<four>[0-9.]+))(:(?P<port>[0-9]{1,5}))?|[0-9a-fA-F:.]+"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
@@ -64,15 +69,14 @@ class Upstream:
     @classmethod
     def parse(cls, text: str) -> "Upstream":
         """From `192.0.2.1`, `192.0.2.1:5353`, `2001:db8::1` or `[2001:db8::1]:5353`."""
-        address, port = text, str(PORT)
-        if text.startswith("["):
-            address, _, rest = text[1:].partition("]")
-            port = rest.removeprefix(":") or port
-        elif text.count(":") == 1:
-            address, _, port = text.partition(":")
-        if not port.isdigit():
+        found = _UPSTREAM.fullmatch(text)
+        if found is None:
+            raise ValueError(f"resolver {text!r}: wanted ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT")
+        address = found["bracketed"] or found["four"] or text
+        port = int(found["port"] or PORT)
+        if not 0 < port < 1 << 16:
             raise ValueError(f"resolver {text!r}: no such port")
-        return cls(str(ipaddress.ip_address(address)), int(port))
+        return cls(str(ipaddress.ip_address(address)), port)
 
 
 class SystemResolvers:

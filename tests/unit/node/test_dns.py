@@ -1,0 +1,215 @@
+"""The stub's decisions: hostile bytes, what is not forwarded, what is hidden of an answer."""
+
+import asyncio
+import ipaddress
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.opcode
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microvmd.node.dns import (
+    Forwarder,
+    SystemResolvers,
+    Upstream,
+    answer_locally,
+    encode,
+    parse_query,
+    screen,
+    upstream_query,
+)
+
+
+def refused(address: ipaddress.IPv4Address) -> bool:
+    return address.is_private
+
+
+def make(
+    name: str = "example.org", kind: str = "A", payload: int | None = None
+) -> dns.message.Message:
+    return dns.message.make_query(name, kind, use_edns=payload is not None, payload=payload)
+
+
+def answer(query: dns.message.Message, *records: str) -> dns.message.Message:
+    """Records as `A 8.8.8.8`, all for the name that is asked."""
+    reply = dns.message.make_response(query)
+    for record in records:
+        kind, _, data = record.partition(" ")
+        reply.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", kind, data))
+    return reply
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes_are_parsed_or_ignored(wire: bytes) -> None:
+    query = parse_query(wire)
+    if query is not None:
+        local = answer_locally(query)
+        if local is not None:
+            encode(query, local, udp=True)
+            encode(query, local, udp=False)
+
+
+@given(st.binary(max_size=400), st.integers(0, 0xFFFF), st.integers(0, 3))
+def test_bytes_behind_a_valid_header_are_parsed_or_ignored(
+    body: bytes, flags: int, questions: int
+) -> None:
+    wire = struct.pack("!HHHHHH", 7, flags & ~dns.flags.QR, questions, 0, 0, 1) + body
+    query = parse_query(wire)
+    if query is None:
+        return
+    local = answer_locally(query)
+    reply = local or screen(query, answer(query, "A 8.8.8.8"), refused)
+    assert dns.message.from_wire(encode(query, reply, udp=False)).id == 7
+
+
+@given(st.binary(min_size=12, max_size=300), st.integers(0, 299), st.integers(1, 255))
+def test_a_damaged_query_never_breaks_the_stub(tail: bytes, place: int, change: int) -> None:
+    wire = bytearray(make("a.example.org", payload=1232).to_wire() + tail)
+    wire[place % len(wire)] ^= change
+    query = parse_query(bytes(wire))
+    if query is not None and answer_locally(query) is None:
+        upstream_query(query).to_wire()
+
+
+def test_an_answer_is_not_a_query() -> None:
+    assert parse_query(answer(make()).to_wire()) is None
+
+
+def test_a_query_for_an_ipv4_address_is_forwarded() -> None:
+    assert answer_locally(make()) is None
+
+
+@pytest.mark.parametrize("kind", ["AAAA", "HTTPS", "SVCB"])
+def test_what_could_hold_ipv6_is_empty(kind: str) -> None:
+    reply = answer_locally(make(kind=kind))
+
+    assert reply is not None
+    assert (reply.rcode(), reply.answer) == (dns.rcode.NOERROR, [])
+
+
+@pytest.mark.parametrize("kind", ["AXFR", "IXFR", "ANY"])
+def test_transfers_and_any_are_refused(kind: str) -> None:
+    reply = answer_locally(make(kind=kind))
+
+    assert reply is not None
+    assert reply.rcode() == dns.rcode.REFUSED
+
+
+def test_other_classes_and_opcodes_are_not_served() -> None:
+    chaos = answer_locally(dns.message.make_query("version.bind", "TXT", "CH"))
+    assert chaos is not None
+    assert chaos.rcode() == dns.rcode.REFUSED
+    status = make()
+    status.set_opcode(dns.opcode.STATUS)
+    local = answer_locally(status)
+    assert local is not None
+    assert local.rcode() == dns.rcode.NOTIMP
+
+
+def test_only_the_question_goes_out() -> None:
+    query = make(payload=4096)
+    query.additional.append(dns.rrset.from_text("secret.", 1, "IN", "TXT", "data"))
+
+    fresh = upstream_query(query)
+
+    assert fresh.question == query.question
+    assert not fresh.additional
+
+
+@pytest.mark.parametrize("record", ["A 10.0.0.1", "A 127.0.0.1", "A 169.254.169.254"])
+def test_an_answer_into_a_denied_range_is_refused_as_a_whole(record: str) -> None:
+    query = make()
+    reply = screen(query, answer(query, "A 8.8.8.8", record), refused)
+
+    assert reply.rcode() == dns.rcode.REFUSED
+    assert not reply.answer
+
+
+def test_an_alias_to_a_denied_address_is_refused() -> None:
+    query = make()
+    reply = answer(query, "CNAME inner.example.org.")
+    reply.answer.append(dns.rrset.from_text("inner.example.org.", 60, "IN", "A", "192.168.0.1"))
+
+    assert screen(query, reply, refused).rcode() == dns.rcode.REFUSED
+
+
+def test_other_records_and_codes_pass() -> None:
+    query = make(kind="TXT")
+    reply = answer(query, "TXT hello", "AAAA ::1")
+    reply.flags |= dns.flags.TC
+
+    screened = screen(query, reply, refused)
+
+    assert [item.rdtype for item in screened.answer] == [dns.rdatatype.TXT]
+    assert screened.flags & dns.flags.TC
+    assert screened.id == query.id
+
+
+@pytest.mark.parametrize(("payload", "size"), [(None, 512), (100, 512), (9000, 1232)])
+def test_a_long_answer_over_udp_is_cut(payload: int | None, size: int) -> None:
+    query = make(kind="TXT", payload=payload)
+    long = answer(query, *(f'TXT "{number}{"x" * 200}"' for number in range(20)))
+
+    wire = encode(query, screen(query, long, refused), udp=True)
+
+    assert len(wire) <= size
+    assert dns.message.from_wire(wire).flags & dns.flags.TC
+    assert len(encode(query, screen(query, long, refused), udp=False)) > 4000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("192.0.2.1", Upstream("192.0.2.1", 53)),
+        ("192.0.2.1:5353", Upstream("192.0.2.1", 5353)),
+        ("2001:db8::1", Upstream("2001:db8::1", 53)),
+        ("[2001:db8::1]:5353", Upstream("2001:db8::1", 5353)),
+        ("[2001:db8::1]", Upstream("2001:db8::1", 53)),
+    ],
+)
+def test_resolvers_are_written_with_or_without_port(text: str, expected: Upstream) -> None:
+    assert Upstream.parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "resolver.test", "192.0.2.1:x", "[::1", "192.0.2.1:70000"])
+def test_other_texts_are_no_resolver(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        Upstream.parse(text)
+
+
+def test_the_hosts_resolvers_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text("search x\nnameserver 192.0.2.1\n")
+    resolvers = SystemResolvers(path)
+    assert resolvers() == (Upstream("192.0.2.1"),)
+
+    (tmp_path / "new").write_text("nameserver 192.0.2.2\nnameserver 2001:db8::1\n")
+    (tmp_path / "new").rename(path)
+    assert resolvers() == (Upstream("192.0.2.2"), Upstream("2001:db8::1"))
+
+    path.unlink()
+    assert resolvers() == (Upstream("192.0.2.2"), Upstream("2001:db8::1"))
+
+
+def forwarded(upstreams: Sequence[Upstream], *, udp: bool) -> dns.message.Message:
+    async def main() -> bytes | None:
+        async with asyncio.TaskGroup() as tasks:
+            forwarder = Forwarder(tasks, lambda: upstreams, refused)
+            return await forwarder.answer(make().to_wire(), udp=udp)
+
+    wire = asyncio.run(main())
+    assert wire is not None
+    return dns.message.from_wire(wire)
+
+
+def test_without_a_resolver_the_guest_is_told() -> None:
+    assert forwarded([], udp=True).rcode() == dns.rcode.SERVFAIL
