@@ -189,10 +189,12 @@ async def _checked(chunks: AsyncIterator[bytes], claim: Signature) -> AsyncItera
     digest = sha256()
     held = b""
     async for chunk in bounded(chunks, OBJECT_LIMIT):
+        if not chunk:
+            continue
         digest.update(chunk)
         if held:
             yield held
-        held = chunk or held
+        held = chunk
     check_body(claim, digest.hexdigest())
     yield held
 

@@ -165,6 +165,10 @@ class _Service:
             return await self._operate(signed, context, body)
         except ApiError as error:
             return _refused(error)
+        except ClientDisconnect:
+            raise
+        except Exception:  # the request border: the log holds the cause, the caller gets an id
+            return _failed(request_id)
 
     async def _operate(self, signed: SignedRequest, context: RequestContext, body: bytes) -> Answer:
         match = self._router.match(signed.method, signed.path)
@@ -176,21 +180,25 @@ class _Service:
             return Answer(_response(serialize_response(operation, result)), operation.name)
         except ApiError as error:
             return _refused(error, operation)
-        except Exception:  # the request border: the log holds the cause, the caller gets an id
-            _log.exception(
-                "internal error", operation=operation.name, request_id=context.request_id
-            )
-            hidden = InternalError(
-                f"An internal error occurred. The log of microvmd names it under the request id "
-                f"{context.request_id}."
-            )
-            return _refused(hidden, operation)
+        except Exception:  # as above, with the names that this operation has for it
+            return _failed(context.request_id, operation)
 
 
 def _refused(error: ApiError, operation: Operation | None = None) -> Answer:
     wire = wire_error(error, operation)
     name = "-" if operation is None else operation.name
     return Answer(_response(serialize_error(wire)), name, error=wire.code)
+
+
+def _failed(request_id: str, operation: Operation | None = None) -> Answer:
+    """Called while an exception is handled."""
+    name = None if operation is None else operation.name
+    _log.exception("internal error", operation=name, request_id=request_id)
+    hidden = InternalError(
+        "An internal error occurred. The log of microvmd names it under the request id "
+        f"{request_id}."
+    )
+    return _refused(hidden, operation)
 
 
 def _response(wire: WireResponse) -> Response:

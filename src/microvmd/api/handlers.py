@@ -1,0 +1,23 @@
+"""All handlers of the API, on the objects of the control plane."""
+
+from microvmd.api.connectors import ConnectorHandlers, RuntimeHandlers
+from microvmd.api.images import ImageHandlers
+from microvmd.api.microvms import EndpointName, MicrovmHandlers
+from microvmd.api.tags import TagHandlers
+from microvmd.api.tokens import Issuer, TokenHandlers
+from microvmd.control.images import Images
+from microvmd.control.microvms import MicroVms
+
+
+def control_handlers(
+    images: Images, microvms: MicroVms, issuer: Issuer, *, region: str, endpoint_name: EndpointName
+) -> list[object]:
+    """What ``create_app`` needs: together they have a method for every operation."""
+    return [
+        ImageHandlers(images, region),
+        MicrovmHandlers(microvms, endpoint_name),
+        TagHandlers(images),
+        TokenHandlers(microvms, issuer),
+        ConnectorHandlers(),
+        RuntimeHandlers(),
+    ]

@@ -1,0 +1,146 @@
+"""The local AWS server (moto) of local mode: S3, STS, IAM, logs and KMS for one machine.
+
+It is a process of its own and outlives `microvmd serve`, because what clients uploaded is in its
+memory; a later serve adopts it by pid and start time. It listens on a UNIX socket that we bind, so
+neither a guest nor another user can reach it but through the API, which checks signatures.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from microvmd.vmm.process import Process, ProcessGone, ProcessIdentity, owned, spawn
+
+SOCKET = "local-aws.sock"
+RECORD = "local-aws.json"
+RESTART_PAUSE = 1.0
+
+_log = structlog.get_logger("microvmd.local_aws")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAws:
+    """Where the server listens and which process it is."""
+
+    socket: Path
+    identity: ProcessIdentity
+
+
+@contextlib.asynccontextmanager
+async def local_aws(
+    run: Path, log_file: Path, account: str, *, keep: bool = True
+) -> AsyncIterator[LocalAws]:
+    """Adopt the running server or start one, and start it again when it ends.
+
+    ``account`` is the one whose resources it holds. With ``keep`` it goes on when we leave.
+    """
+    ready: asyncio.Future[LocalAws] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(_supervise(run, log_file, account, keep=keep, ready=ready))
+        try:
+            yield await ready
+        finally:
+            task.cancel()
+
+
+async def _supervise(
+    run: Path, log_file: Path, account: str, *, keep: bool, ready: asyncio.Future[LocalAws]
+) -> None:
+    while True:
+        async with contextlib.AsyncExitStack() as stack:
+            process = await _adopt_or_start(stack, run, log_file, account)
+            if keep:
+                process.detach()
+            if not ready.done():
+                ready.set_result(LocalAws(run / SOCKET, process.identity))
+            ended = await process.wait()
+        _log.error("local AWS ended: its buckets and logs are lost", how=str(ended))
+        await asyncio.sleep(RESTART_PAUSE)
+
+
+async def _adopt_or_start(
+    stack: contextlib.AsyncExitStack, run: Path, log_file: Path, account: str
+) -> Process:
+    try:
+        process = Process.adopt(_recorded(run))
+    except ProcessGone:
+        return await _start(stack, run, log_file, account)
+    return await stack.enter_async_context(owned(process))
+
+
+async def _start(
+    stack: contextlib.AsyncExitStack, run: Path, log_file: Path, account: str
+) -> Process:
+    with _listen(run / SOCKET) as listener, log_file.open("ab") as output:
+        process = await stack.enter_async_context(
+            spawn(
+                [sys.executable, "-m", __spec__.name, f"--fd={listener.fileno()}"],
+                stdout=output,
+                stderr=output,
+                fds=[listener.fileno()],
+                env={**os.environ, "MOTO_ACCOUNT_ID": account, "PYTHONUNBUFFERED": "1"},
+            )
+        )
+    _record(run, process.identity)
+    _log.info("local AWS started", pid=process.pid)
+    return process
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(128)
+    return listener
+
+
+def _recorded(run: Path) -> ProcessIdentity:
+    try:
+        found = json.loads((run / RECORD).read_text())
+        return ProcessIdentity(int(found["pid"]), int(found["start_time"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProcessGone("no local AWS server is recorded") from error
+
+
+def _record(run: Path, identity: ProcessIdentity) -> None:
+    temporary = run / f"{RECORD}.new"
+    temporary.write_text(json.dumps({"pid": identity.pid, "start_time": identity.start_time}))
+    temporary.rename(run / RECORD)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve moto on a listening socket that was passed in. Runs in the spawned process."""
+    # Imported here: moto costs a second and is of no use to the process that supervises it.
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    parser = argparse.ArgumentParser(prog="microvmd-local-aws")
+    parser.add_argument("--fd", type=int, required=True)
+    options = parser.parse_args(argv)
+    server = make_server(
+        "unix://local-aws",
+        0,
+        DomainDispatcherApplication(create_backend_app),
+        threaded=True,
+        request_handler=MotoRequestHandler,
+        fd=options.fd,
+    )
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""A running API for client tests: the real application under uvicorn, real control and store.
+
+Only the node is in memory: it does at once what it is told and reports it, as a node does.
+"""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import uvicorn
+from botocore.config import Config
+
+from microvmd.api.credentials import Identity, KeyRing
+from microvmd.api.handlers import control_handlers
+from microvmd.api.relay import Relay
+from microvmd.api.service import create_app
+from microvmd.cli.local_aws import local_aws
+from microvmd.control.images import Images
+from microvmd.control.microvms import MicroVms
+from microvmd.control.paging import Cursors
+from microvmd.control.store import Store
+from microvmd.messages import node as messages
+from microvmd.model.identifiers import endpoint_name
+from microvmd.model.image import SnapshotSizes
+
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+KEY = Identity("AKIAMICROVMD", "secret/+key", ACCOUNT)
+CONFIG: Any = Config(
+    retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, parameter_validation=False
+)
+FAIL = "s3://bucket/fails.zip"
+"""An artifact whose build fails, as its Dockerfile would make it."""
+
+
+@dataclass
+class MemoryNode:
+    """Carries commands out in memory; SUSPEND, RESUME and the rest succeed."""
+
+    commands: "asyncio.Queue[messages.Command]" = field(default_factory=asyncio.Queue)
+
+    async def send(self, command: messages.Command) -> None:
+        await self.commands.put(command)
+
+    async def work(self, images: Images, microvms: MicroVms) -> None:
+        """Report the outcome of every command, in order."""
+        while True:
+            for report in _outcome(await self.commands.get()):
+                match report:
+                    case messages.VersionDeleted():
+                        await images.report_deleted(report)
+                    case (
+                        messages.BuildStarted() | messages.BuildSucceeded() | messages.BuildFailed()
+                    ):
+                        await images.report(report)
+                    case _:
+                        await microvms.report(report)
+
+
+def _outcome(command: messages.Command) -> list[Any]:
+    match command:
+        case messages.BuildVersion(version=version, build_id=build_id, config=config):
+            started = messages.BuildStarted(version, build_id)
+            if config.code_artifact_uri == FAIL:
+                reason = "The container image build failed."
+                return [started, messages.BuildFailed(version, build_id, reason)]
+            sizes = SnapshotSizes(609_087_488, 186_400_768, 25_600_000)
+            return [started, messages.BuildSucceeded(version, build_id, sizes)]
+        case messages.DeleteVersion(version=version):
+            return [messages.VersionDeleted(version)]
+        case messages.StartMicrovm(spec=spec) | messages.ResumeMicrovm(spec=spec):
+            return [messages.Started(spec.microvm_id, spec.generation, "10.0.0.2", {})]
+        case messages.SuspendMicrovm(microvm_id=microvm_id, generation=generation):
+            return [messages.Suspended(microvm_id, generation, {})]
+        case messages.TerminateMicrovm(microvm_id=microvm_id, generation=generation):
+            return [messages.Terminated(microvm_id, generation)]
+    raise AssertionError(f"unknown command {command}")
+
+
+class PlainIssuer:
+    """Readable tokens: what the handler asks for is what a test sees."""
+
+    def issue(self, endpoint_id: str, ports: Any, expires_at: Any) -> str:
+        return f"{endpoint_id} {list(ports)} {expires_at:%M}"
+
+    def issue_shell(self, endpoint_id: str, expires_at: Any) -> str:
+        return f"{endpoint_id} shell {expires_at:%M}"
+
+
+@dataclass(frozen=True)
+class LiveApi:
+    """Where it listens; ``keys`` knows who may sign."""
+
+    url: str
+    keys: KeyRing
+
+    def client(self, service: str, **options: Any) -> Any:
+        """An unmodified boto3 client."""
+        settings: dict[str, Any] = {
+            "region_name": REGION,
+            "endpoint_url": self.url,
+            "aws_access_key_id": KEY.access_key,
+            "aws_secret_access_key": KEY.secret_key,
+            "config": CONFIG,
+        }
+        return boto3.client(service, **(settings | options))  # type: ignore[call-overload]
+
+
+@contextlib.contextmanager
+def live_api(directory: Path) -> Iterator[LiveApi]:
+    """Serve in a thread of its own until the block ends."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    up, down = threading.Event(), threading.Event()
+    failure: list[BaseException] = []
+    keys = KeyRing([KEY])
+
+    def serve() -> None:
+        try:
+            asyncio.run(_serve(directory, listener, keys, up, down))
+        except BaseException as error:  # shown in the test's thread
+            failure.append(error)
+        finally:
+            up.set()
+
+    thread = threading.Thread(target=serve, name="live api")
+    thread.start()
+    try:
+        assert up.wait(60)
+        assert not failure, failure
+        yield LiveApi(url, keys)
+    finally:
+        down.set()
+        thread.join(60)
+        listener.close()
+    assert not failure, failure
+
+
+async def _serve(
+    directory: Path,
+    listener: socket.socket,
+    keys: KeyRing,
+    up: threading.Event,
+    down: threading.Event,
+) -> None:
+    async with (
+        Store.at(directory / "state.db") as store,
+        local_aws(directory, directory / "local-aws.log", ACCOUNT, keep=False) as aws,
+        _control(store) as (images, microvms),
+    ):
+        handlers = control_handlers(
+            images,
+            microvms,
+            PlainIssuer(),
+            region=REGION,
+            endpoint_name=lambda endpoint: endpoint_name(endpoint, REGION, "microvm.localhost"),
+        )
+        app = create_app(handlers, keys, Relay(aws.socket, keys), region=REGION)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(server.serve(sockets=[listener]))
+            up.set()
+            await asyncio.to_thread(down.wait)
+            server.should_exit = True
+            await serving
+
+
+@contextlib.asynccontextmanager
+async def _control(store: Store) -> AsyncIterator[tuple[Images, MicroVms]]:
+    import time
+
+    cursors, node = Cursors(b"k" * 32), MemoryNode()
+    routes = _Routes()
+    async with MicroVms(store, node, routes, cursors, time.time, REGION) as microvms:
+        images = Images(store, node, cursors, time.time, REGION)
+        async with asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(node.work(images, microvms))
+            yield images, microvms
+            working.cancel()
+
+
+@dataclass
+class _Routes:
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    async def add(self, endpoint_id: str, address: str) -> None:
+        self.addresses[endpoint_id] = address
+
+    async def remove(self, endpoint_id: str) -> None:
+        self.addresses.pop(endpoint_id, None)
