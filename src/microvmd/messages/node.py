@@ -118,7 +118,7 @@ Command = (
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Runs (or was adopted) and may take requests at ``edge_address``. ``timings`` in ms, by step."""
+    """Runs (or was adopted) and takes requests at ``edge_address``; ``timings`` in ms by step."""
 
     microvm_id: str
     generation: int

@@ -1,0 +1,59 @@
+"""The log of one build: lines from anywhere in it, in order, into the log store."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from microvmd.messages.node import LogTarget
+from microvmd.node.guest import GuestClient
+from microvmd.node.logs import LineSplitter, LogStore, printable
+
+LINE_SHOWN = 4096
+"""Characters of one line; what a Dockerfile prints is hostile."""
+
+
+class BuildLog:
+    """Call it with a line. Made by ``build_log``."""
+
+    def __init__(self) -> None:
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def __call__(self, line: str) -> None:
+        self._lines.put_nowait(printable(line[:LINE_SHOWN]))
+
+    async def follow(self, guest: GuestClient) -> None:
+        """Log what the application of a build prints, until its guest is gone."""
+        splitters = {1: LineSplitter(), 2: LineSplitter()}
+        async for stream, data in guest.logs:
+            for line in splitters[stream].feed(data):
+                self(line)
+        for splitter in splitters.values():
+            for line in splitter.end():
+                self(line)
+
+    async def write(self, store: LogStore, target: LogTarget) -> None:
+        """Until ``end``: everything that was logged so far goes as one piece."""
+        while True:
+            lines = [await self._lines.get()]
+            while not self._lines.empty():
+                lines.append(self._lines.get_nowait())
+            await store.append(
+                target.group, target.stream, [line for line in lines if line is not None]
+            )
+            if None in lines:
+                return
+
+    def end(self) -> None:
+        self._lines.put_nowait(None)
+
+
+@asynccontextmanager
+async def build_log(store: LogStore, target: LogTarget) -> AsyncIterator[BuildLog]:
+    """A log whose lines are all in the store when the context ends."""
+    log = BuildLog()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(log.write(store, target))
+        try:
+            yield log
+        finally:
+            log.end()

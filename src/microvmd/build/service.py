@@ -1,0 +1,86 @@
+"""Builds image versions: artifact, root file system, snapshot; and says why when it cannot.
+
+Implements ``node.agent.Builder``.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from microvmd.build.builder import BuildOptions, build_rootfs
+from microvmd.build.capture import Capture
+from microvmd.build.failure import BuildFailed
+from microvmd.build.log import BuildLog, build_log
+from microvmd.build.source import SourceSettings, fetch
+from microvmd.messages.node import BuildVersion
+from microvmd.model.image import SnapshotSizes
+from microvmd.node.agent import BuildRefused
+from microvmd.node.bring_up import Equipment
+from microvmd.node.paths import remove
+from microvmd.node.snapshot import ImageFiles
+
+log = structlog.get_logger(__name__)
+
+
+class ImageBuilder:
+    """``options`` gives what the operator decided for builds of an account."""
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        source: SourceSettings,
+        options: Callable[[str], BuildOptions],
+    ) -> None:
+        self._equipment = equipment
+        self._source = source
+        self._options = options
+
+    async def build(self, command: BuildVersion) -> SnapshotSizes:
+        """Raise BuildRefused with the reason that the caller reads."""
+        async with build_log(self._equipment.logs, command.log) as lines:
+            try:
+                return await self._build(command, lines)
+            except BuildFailed as failure:
+                lines(f"error: {failure.reason}")
+                raise BuildRefused(failure.reason) from failure
+            except BaseExceptionGroup as group:
+                raise _only(group) from group
+
+    async def _build(self, command: BuildVersion, lines: BuildLog) -> SnapshotSizes:
+        tmp = self._equipment.paths.tmp
+        final = self._equipment.paths.image(command.version).directory
+        with tempfile.TemporaryDirectory(prefix="build-", dir=tmp) as folder:
+            work = Path(folder)
+            image = ImageFiles(work / "image")
+            image.directory.mkdir()
+            lines(f"fetching {command.config.code_artifact_uri}")
+            archive = await fetch(
+                command.config.code_artifact_uri,
+                command.config.build_role_arn,
+                work / "artifact.zip",
+                self._source,
+            )
+            rootfs = await build_rootfs(
+                archive,
+                output_dir=image.directory,
+                log=lines,
+                options=self._options(command.version.account),
+            )
+            try:
+                capture = Capture(self._equipment, command, rootfs, image, work, lines)
+                manifest = await capture.run()
+            except BaseException:
+                # A version that was not finished must leave nothing behind.
+                await asyncio.to_thread(remove, final)
+                raise
+        sizes = manifest.sizes
+        lines("done")
+        return SnapshotSizes(sizes.memory, sizes.code, sizes.disk)
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _only(first) if isinstance(first, BaseExceptionGroup) else first

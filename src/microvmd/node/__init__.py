@@ -1,0 +1,1 @@
+"""Privileged, on each machine: owns the real resources of MicroVMs."""

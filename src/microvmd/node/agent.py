@@ -1,0 +1,200 @@
+"""The node agent: takes commands, owns one task for each MicroVM and each build, sends reports.
+
+It decides nothing. A command whose MicroVM or generation it does not hold is answered by a report
+of what is, or dropped.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import structlog
+
+from microvmd.messages.node import (
+    AdoptMicrovm,
+    BuildFailed,
+    BuildStarted,
+    BuildSucceeded,
+    BuildVersion,
+    Command,
+    DeleteVersion,
+    Died,
+    Inventory,
+    Report,
+    ResumeMicrovm,
+    StartMicrovm,
+    SuspendMicrovm,
+    Terminated,
+    TerminateMicrovm,
+    VersionDeleted,
+)
+from microvmd.model.image import SnapshotSizes
+from microvmd.node.bring_up import Equipment
+from microvmd.node.microvm import Begin, MicrovmTask
+from microvmd.node.paths import remove
+
+log = structlog.get_logger(__name__)
+
+
+class BuildRefused(Exception):
+    """A build that failed; the text is the build's stateReason."""
+
+    def __init__(self, reason: str, *, code_bytes: int | None = None) -> None:
+        """``code_bytes`` is the size of the root file system, if the build came that far."""
+        super().__init__(reason)
+        self.reason = reason
+        self.sizes = None if code_bytes is None else SnapshotSizes(code=code_bytes)
+
+
+class Builder(Protocol):
+    """Makes image versions; ``build/`` implements it, ``cli/`` hands it in."""
+
+    async def build(self, command: BuildVersion) -> SnapshotSizes:
+        """Raise BuildRefused with the reason that the caller reads."""
+        ...
+
+
+class NodeAgent:
+    """Serves ``messages.node``. ``report`` is where reports go."""
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        builder: Builder,
+        report: Callable[[Report], Awaitable[None]],
+        *,
+        concurrent_builds: int = 2,
+    ) -> None:
+        self._equipment = equipment
+        self._builder = builder
+        self._report = report
+        self._builds = asyncio.Semaphore(concurrent_builds)
+        self._microvms: dict[str, MicrovmTask] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._running: set[asyncio.Task[None]] = set()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._tasks)
+        # Last in, first out: the tasks are cancelled before the group waits for them.
+        self._stack.callback(self._cancel)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def sweep(self, kept: Inventory) -> None:
+        """Before the first command: remove files, VMMs and networks that no record owns."""
+        paths = self._equipment.paths
+        removed = await asyncio.to_thread(paths.sweep, kept.microvms, kept.versions)
+        if removed:
+            log.info("node.swept", paths=[str(path) for path in removed])
+        await self._equipment.sweep(kept.microvms)
+
+    async def send(self, command: Command) -> None:
+        """Hand over a command; its outcome comes as a report."""
+        match command:
+            case StartMicrovm() | ResumeMicrovm() | AdoptMicrovm():
+                self._begin(command)
+            case SuspendMicrovm() | TerminateMicrovm():
+                self._order(command)
+            case BuildVersion():
+                self._own(self._build(command), f"build {command.version}")
+            case DeleteVersion():
+                self._own(self._delete(command), f"delete {command.version}")
+
+    def task_of(self, microvm_id: str) -> MicrovmTask | None:
+        """The task of a MicroVM that is on the node now."""
+        return self._microvms.get(microvm_id)
+
+    def _begin(self, command: Begin) -> None:
+        task = MicrovmTask(self._equipment, command, self._report)
+        before = self._microvms.get(command.spec.microvm_id)
+        self._microvms[command.spec.microvm_id] = task
+        self._own(self._live(task, before), command.spec.microvm_id)
+
+    async def _live(self, task: MicrovmTask, before: MicrovmTask | None) -> None:
+        microvm_id = task.spec.microvm_id
+        try:
+            if before is not None:
+                # SUSPENDED is reported before the network is down; the next generation waits.
+                await before.left.wait()
+            await task.run()
+        finally:
+            if self._microvms.get(microvm_id) is task:
+                del self._microvms[microvm_id]
+
+    def _order(self, command: SuspendMicrovm | TerminateMicrovm) -> None:
+        task = self._microvms.get(command.microvm_id)
+        if task is not None and task.spec.generation == command.generation and not task.over:
+            task.orders.put_nowait(command)
+        elif isinstance(command, TerminateMicrovm):
+            self._own(self._forget(command, task), command.microvm_id)
+        else:
+            gone = Died(command.microvm_id, command.generation, "The MicroVM is not on its node.")
+            self._own(self._said(gone), command.microvm_id)
+
+    async def _forget(self, command: TerminateMicrovm, task: MicrovmTask | None) -> None:
+        """Terminate what has no VMM: only files are left."""
+        if task is not None:
+            await task.left.wait()
+        files = self._equipment.paths.microvm(command.microvm_id)
+        await self._equipment.end_vmm(files, command.microvm_id)
+        await asyncio.to_thread(remove, files.directory)
+        await self._report(Terminated(command.microvm_id, command.generation))
+
+    async def _said(self, report: Report) -> None:
+        await self._report(report)
+
+    async def _build(self, command: BuildVersion) -> None:
+        async with self._builds:
+            await self._report(BuildStarted(command.version, command.build_id))
+            try:
+                sizes = await self._builder.build(command)
+            except BuildRefused as refused:
+                outcome: Report = BuildFailed(
+                    command.version, command.build_id, refused.reason, refused.sizes
+                )
+            except Exception:
+                log.exception("build.crashed", version=str(command.version))
+                outcome = BuildFailed(
+                    command.version,
+                    command.build_id,
+                    "INTERNAL_PLATFORM_ERROR: The build failed for a reason of the platform; "
+                    "the service's log has it.",
+                )
+            else:
+                outcome = BuildSucceeded(command.version, command.build_id, sizes)
+            await self._report(outcome)
+
+    async def _delete(self, command: DeleteVersion) -> None:
+        directory = self._equipment.paths.image(command.version).directory
+        try:
+            await asyncio.to_thread(remove, directory)
+        except OSError as error:
+            await self._report(VersionDeleted(command.version, str(error)))
+        else:
+            await self._report(VersionDeleted(command.version))
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._tasks.create_task(self._guarded(work, name), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """One MicroVM's fault must not end the others, which share the task group."""
+        try:
+            await work
+        except Exception:
+            log.exception("node.task_crashed", task=name)
+
+    def _cancel(self) -> None:
+        for task in self._running:
+            task.cancel()

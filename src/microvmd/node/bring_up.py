@@ -1,0 +1,251 @@
+"""From files to a MicroVM that answers: network, jail, VMM, guest agent, in this order.
+
+``Equipment`` is what a node shares between its MicroVMs; ``Running`` is what one of them holds. The
+image build (``build/capture.py``) brings its machines up the same way.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Set
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from microvmd.messages.node import LogTarget, MicrovmSpec
+from microvmd.node.guest import GuestClient, GuestGone, connect
+from microvmd.node.jail import Jail, Jails, limits_for
+from microvmd.node.kernel import GuestKernel
+from microvmd.node.logs import LineSplitter, LogStore
+from microvmd.node.network import Network, NetworkPool
+from microvmd.node.paths import MicrovmFiles, NodePaths
+from microvmd.node.snapshot import ImageFiles, Manifest, Stamp, load
+from microvmd.node.timings import Timings
+from microvmd.vmm.machine import (
+    Accelerator,
+    Drive,
+    EndReason,
+    FromImage,
+    FromSuspend,
+    MachineFiles,
+    MachineSpec,
+    Status,
+)
+from microvmd.vmm.process import Process, ProcessGone, ProcessIdentity, owned
+from microvmd.vmm.qemu import QemuMachine, launch
+from microvmd.vmm.qemu import adopt as adopt_machine
+
+log = structlog.get_logger(__name__)
+
+KERNEL = "vmlinux"
+INITRD = "initrd"
+# In the image's own directory: a later kernel of the node must not meet an older snapshot.
+AGENT_LIMIT = 30.0
+"""Seconds for a restored guest to answer; far beyond what a loaded node needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmmRecord:
+    """What the next run of the node must know to adopt a VMM."""
+
+    identity: ProcessIdentity
+    network: str
+
+    def write(self, path: Path) -> None:
+        fields = {
+            "pid": self.identity.pid,
+            "start_time": self.identity.start_time,
+            "network": self.network,
+        }
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(fields))
+        fresh.rename(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "VmmRecord | None":
+        try:
+            fields = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        return cls(ProcessIdentity(fields["pid"], fields["start_time"]), fields["network"])
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a node shares between its MicroVMs. ``host_cpus`` caps virtual processors."""
+
+    paths: NodePaths
+    kernel: GuestKernel
+    accelerator: Accelerator
+    networks: NetworkPool
+    jails: Jails
+    logs: LogStore
+    stamp: Stamp
+    host_cpus: int
+
+    def clone_spec(self, image: ImageFiles, manifest: Manifest, overlay: Path) -> MachineSpec:
+        """The machine of a clone: the image's memory, its rootfs, and an overlay on its disk."""
+        return self.machine_spec(
+            image,
+            manifest.memory_mib,
+            manifest.vcpus,
+            Drive("disk", overlay, backing=image.disk),
+        )
+
+    def machine_spec(
+        self, image: ImageFiles, memory_mib: int, vcpus: int, disk: Drive
+    ) -> MachineSpec:
+        """What a boot and all restores of one image have in common."""
+        return MachineSpec(
+            memory_mib=memory_mib,
+            vcpus=vcpus,
+            memory_file=image.memory,
+            kernel=image.directory / KERNEL,
+            initrd=image.directory / INITRD,
+            accelerator=self.accelerator,
+            drives=(Drive("rootfs", image.rootfs, read_only=True), disk),
+        )
+
+    def vmm_of(self, files: MicrovmFiles) -> VmmRecord | None:
+        """The VMM that an earlier run of the node left for this MicroVM, if it is alive."""
+        record = VmmRecord.read(files.identity)
+        return record if record is not None and record.identity.alive() else None
+
+    async def end_vmm(self, files: MicrovmFiles, microvm_id: str) -> None:
+        """Kill the VMM that an earlier run of the node left, if there is one, with all it holds."""
+        record = self.vmm_of(files)
+        if record is None:
+            return
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.networks.adopt(record.network))
+            await stack.enter_async_context(self.jails.adopt(microvm_id, record.identity))
+            process = await stack.enter_async_context(owned(Process.adopt(record.identity)))
+            await process.kill()
+
+    async def sweep(self, kept: Set[str]) -> None:
+        """End VMMs, networks and jails that no MicroVM of ``kept`` owns."""
+        records = {microvm_id: self.vmm_of(self.paths.microvm(microvm_id)) for microvm_id in kept}
+        networks = {record.network for record in records.values() if record is not None}
+        self.jails.sweep({name for name, record in records.items() if record is not None})
+        await self.networks.sweep(keep=networks)
+
+
+@dataclass(slots=True)
+class Running:
+    """One MicroVM that has a VMM."""
+
+    network: Network
+    jail: Jail
+    machine: QemuMachine
+    guest: GuestClient
+
+    def detach(self) -> None:
+        """Leave VMM and network alive when their contexts end."""
+        self.machine.detach()
+        self.network.detach()
+
+    async def end(self) -> str:
+        """Wait until the application or the VMM ends by itself; why, as a stateReason."""
+        try:
+            ended = await self.guest.exited()
+        except GuestGone:
+            machine = await self.machine.wait()
+            if self.jail.out_of_memory():
+                return "The MicroVM was ended because it ran out of memory."
+            if machine.reason is EndReason.CRASH:
+                return f"The VMM ended unexpectedly ({machine.exit})."
+            return f"The guest ended ({machine.reason.value})."
+        how = f"code {ended.code}" if ended.code is not None else f"signal {ended.signal}"
+        return f"Main process exited with {how}."
+
+    async def pump_logs(self, equipment: Equipment, target: LogTarget) -> None:
+        """Write the application's output to the log store until the guest is gone."""
+        lines = {1: LineSplitter(), 2: LineSplitter()}
+        async for stream, data in self.guest.logs:
+            await equipment.logs.append(target.group, target.stream, lines[stream].feed(data))
+        for splitter in lines.values():
+            await equipment.logs.append(target.group, target.stream, splitter.end())
+
+
+def clone_spec(equipment: Equipment, spec: MicrovmSpec, files: MicrovmFiles) -> MachineSpec:
+    """Raise SnapshotBroken or SnapshotForeign when the image cannot be restored here."""
+    image = equipment.paths.image(spec.version)
+    manifest = load(image.directory, stamp=equipment.stamp)
+    return equipment.clone_spec(image, manifest, files.suspend.overlay)
+
+
+def identity_of(microvm_id: str) -> tuple[str, str]:
+    """Host name and machine-id of a MicroVM: its own, and the same after every resume."""
+    return microvm_id, microvm_id.removeprefix("microvm-").replace("-", "")
+
+
+async def bring_up(
+    stack: AsyncExitStack,
+    equipment: Equipment,
+    spec: MicrovmSpec,
+    start: FromImage | FromSuspend,
+    timings: Timings,
+    *,
+    before_cont: Callable[[], None] | None = None,
+) -> Running:
+    """Restore a MicroVM and make it itself. All that it holds is on ``stack``."""
+    files = equipment.paths.microvm(spec.microvm_id)
+    machine_spec = clone_spec(equipment, spec, files)
+    with timings.step("network"):
+        network = await stack.enter_async_context(equipment.networks.network())
+    jail = await stack.enter_async_context(
+        equipment.jails.jail(
+            spec.microvm_id,
+            limits_for(machine_spec.memory_mib, machine_spec.vcpus),
+            equipment.accelerator.kind,
+        )
+    )
+    async with asyncio.TaskGroup() as tasks:
+        if spec.hooks.any_enabled:
+            # Beside the start of the VMM: it takes a process, and must be done before requests.
+            tasks.create_task(network.block_port(spec.hooks.effective_port))
+        with timings.step("vmm"):
+            tap = network.open_tap()
+            try:
+                machine = await stack.enter_async_context(
+                    launch(machine_spec, MachineFiles(files.directory), jail, start, tap=tap)
+                )
+            finally:
+                os.close(tap)
+    VmmRecord(machine.identity, network.name).write(files.identity)
+    if before_cont is not None:
+        before_cont()
+    await machine.cont()
+    with timings.step("guest.restored"):
+        guest = await _identified(stack, files, spec.microvm_id)
+    return Running(network, jail, machine, guest)
+
+
+async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) -> Running:
+    """Take over the VMM that an earlier run of the node left. Raises ProcessGone."""
+    files = equipment.paths.microvm(spec.microvm_id)
+    record = equipment.vmm_of(files)
+    if record is None:
+        raise ProcessGone(f"{spec.microvm_id} has no VMM")
+    machine_spec = clone_spec(equipment, spec, files)
+    network = await stack.enter_async_context(equipment.networks.adopt(record.network))
+    jail = await stack.enter_async_context(equipment.jails.adopt(spec.microvm_id, record.identity))
+    machine = await stack.enter_async_context(
+        adopt_machine(machine_spec, MachineFiles(files.directory), record.identity)
+    )
+    if await machine.status() is Status.PAUSED:
+        await machine.cont()
+    guest = await _identified(stack, files, spec.microvm_id)
+    return Running(network, jail, machine, guest)
+
+
+async def _identified(stack: AsyncExitStack, files: MicrovmFiles, microvm_id: str) -> GuestClient:
+    agent = MachineFiles(files.directory).agent
+    guest = await stack.enter_async_context(connect(agent, timeout=AGENT_LIMIT))
+    hostname, machine_id = identity_of(microvm_id)
+    found = await guest.restored(hostname, machine_id)
+    if (found.hostname, found.machine_id) != (hostname, machine_id):
+        raise GuestGone(f"the guest says it is {found.hostname}, not {hostname}")
+    return guest

@@ -1,0 +1,343 @@
+"""The life of one MicroVM on this node: one task, one AsyncExitStack.
+
+Everything that a MicroVM holds (network, jail, VMM, guest connection) is entered into the stack of
+its task, and leaving the stack is the only way anything is freed. When the service ends, the stack
+is left with everything detached: the MicroVM goes on, and the next run of the node adopts it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import structlog
+
+from microvmd.messages.node import (
+    AdoptMicrovm,
+    Died,
+    MicrovmSpec,
+    Report,
+    ResumeFailed,
+    ResumeMicrovm,
+    Started,
+    StartMicrovm,
+    Suspended,
+    SuspendFailed,
+    SuspendMicrovm,
+    Terminated,
+    TerminateMicrovm,
+)
+from microvmd.model.hooks import HookAnswer, HookName, failure_reason, run_body
+from microvmd.model.microvm import Phase
+from microvmd.node.bring_up import Equipment, Running, adopt, bring_up
+from microvmd.node.disk import create_overlay
+from microvmd.node.guest import GuestFailed
+from microvmd.node.jail import JailFailed, JailsExhausted
+from microvmd.node.paths import MicrovmFiles, remove
+from microvmd.node.slots import NetworkError
+from microvmd.node.snapshot import (
+    SnapshotBroken,
+    SnapshotForeign,
+    commit_suspend,
+    load,
+    read,
+    retire,
+)
+from microvmd.node.timings import Timings
+from microvmd.vmm.machine import MachineFailed
+from microvmd.vmm.process import ProcessFailed, ProcessGone
+
+log = structlog.get_logger(__name__)
+
+Reporter = Callable[[Report], Awaitable[None]]
+Begin = StartMicrovm | ResumeMicrovm | AdoptMicrovm
+Order = SuspendMicrovm | TerminateMicrovm
+
+FAILURES = (
+    MachineFailed,
+    GuestFailed,
+    SnapshotBroken,
+    SnapshotForeign,
+    JailFailed,
+    JailsExhausted,
+    NetworkError,
+    ProcessFailed,
+    ProcessGone,
+    OSError,
+    TimeoutError,
+)
+
+
+class Ended(Exception):
+    """The MicroVM cannot go on; the text is its stateReason."""
+
+
+@dataclass(slots=True)
+class MicrovmTask:
+    """One generation of one MicroVM. ``orders`` is how the agent talks to it."""
+
+    equipment: Equipment
+    begin: Begin
+    report: Reporter
+    orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
+    over: bool = False
+    """The last report is out: orders come too late."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Nothing of this generation is held any more."""
+
+    @property
+    def spec(self) -> MicrovmSpec:
+        return self.begin.spec
+
+    @property
+    def files(self) -> MicrovmFiles:
+        return self.equipment.paths.microvm(self.spec.microvm_id)
+
+    async def run(self) -> None:
+        """Until the MicroVM is suspended or gone. Every way out sends exactly one last report."""
+        try:
+            await self._to_the_end()
+        finally:
+            self.over = True
+            self.left.set()
+
+    async def _to_the_end(self) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                last = await self._live(stack)
+        except Ended as end:
+            last = self._died(str(end))
+        except FAILURES as error:
+            log.exception("microvm.failed", id=self.spec.microvm_id)
+            last = self._died(f"The MicroVM failed: {_first_line(error)}")
+        if isinstance(last, Died | Terminated):
+            await asyncio.to_thread(remove, self.files.directory)
+        if not isinstance(last, Suspended):
+            await self.report(last)
+
+    async def _live(self, stack: AsyncExitStack) -> Report:
+        match self.begin:
+            case StartMicrovm():
+                begun: Running | Report = await self._start(stack)
+            case ResumeMicrovm():
+                begun = await self._resume_or_not(stack)
+            case AdoptMicrovm(phase=phase):
+                begun = await self._adopt(stack, phase)
+        return await self._watch(begun) if isinstance(begun, Running) else begun
+
+    async def _resume_or_not(self, stack: AsyncExitStack) -> Running | ResumeFailed:
+        try:
+            return await self._resume(stack)
+        except FAILURES as error:
+            if not self.files.suspended:
+                raise
+            log.exception("microvm.resume_failed", id=self.spec.microvm_id)
+            return self._resume_failed(f"Resume failed: {_first_line(error)}")
+
+    async def _adopt(self, stack: AsyncExitStack, phase: Phase) -> Running | Report:
+        settled = await self._settled(phase)
+        if settled is not None:
+            return settled
+        running = await adopt(stack, self.equipment, self.spec)
+        if phase is Phase.RESUMING:
+            failed = await self._finish_resume(running)
+            if failed is not None:
+                return failed
+        await self.report(self._adopted(phase, running))
+        return running
+
+    async def _start(self, stack: AsyncExitStack) -> Running:
+        timings = Timings()
+        image = self.equipment.paths.image(self.spec.version)
+        with timings.step("disk"):
+            self.files.directory.mkdir(mode=0o700)
+            create_overlay(self.files.suspend.overlay, image.disk)
+        running = await bring_up(stack, self.equipment, self.spec, image.start, timings)
+        if self.spec.hooks.enabled(HookName.RUN):
+            body = run_body(self.spec.microvm_id, self.spec.run_hook_payload)
+            with timings.step("guest.run_hook"):
+                answer = await self._hook(running, HookName.RUN, body)
+            if not answer.ok:
+                raise Ended(failure_reason(HookName.RUN, answer))
+        await self.report(self._started(running, timings))
+        return running
+
+    async def _resume(self, stack: AsyncExitStack) -> Running | ResumeFailed:
+        timings = Timings()
+        with timings.step("snapshot"):
+            manifest = load(self.files.directory, stamp=self.equipment.stamp)
+        running = await bring_up(
+            stack,
+            self.equipment,
+            self.spec,
+            self.files.suspend.start(manifest),
+            timings,
+            # From here on the disk runs ahead of the snapshot, which must never be used again.
+            before_cont=lambda: retire(self.files.suspend),
+        )
+        if self.spec.hooks.enabled(HookName.RESUME):
+            with timings.step("guest.resume_hook"):
+                answer = await self._hook(running, HookName.RESUME)
+            if not answer.ok:
+                await self._store(running, Timings())
+                return self._resume_failed(failure_reason(HookName.RESUME, answer))
+        await self.report(self._started(running, timings))
+        return running
+
+    async def _watch(self, running: Running) -> Report:
+        """Serve orders until one ends the MicroVM, or it ends by itself."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                pump = tasks.create_task(running.pump_logs(self.equipment, self.spec.log))
+                last = await self._serve(running)
+                pump.cancel()
+                return last
+        except asyncio.CancelledError:
+            running.detach()
+            raise
+        except BaseExceptionGroup as group:
+            raise _first_of(group) from group
+
+    async def _serve(self, running: Running) -> Report:
+        while True:
+            order = await self._next_order(running)
+            if order.generation != self.spec.generation:
+                continue
+            if isinstance(order, TerminateMicrovm):
+                await self._say_goodbye(running)
+                await running.machine.kill()
+                return Terminated(self.spec.microvm_id, self.spec.generation)
+            last = await self._suspend(running)
+            if last is not None:
+                return last
+
+    async def _next_order(self, running: Running) -> Order:
+        """The next order; raise Ended when the application or the VMM ends first."""
+        async with asyncio.TaskGroup() as tasks:
+            order = tasks.create_task(self.orders.get())
+            ended = tasks.create_task(running.end())
+            await asyncio.wait({order, ended}, return_when=asyncio.FIRST_COMPLETED)
+            order.cancel()
+            ended.cancel()
+        if order.cancelled():
+            raise Ended(ended.result())
+        return order.result()
+
+    async def _suspend(self, running: Running) -> Suspended | None:
+        """None when it failed and was taken back."""
+        timings = Timings()
+        if self.spec.hooks.enabled(HookName.SUSPEND):
+            with timings.step("guest.suspend_hook"):
+                answer = await self._hook(running, HookName.SUSPEND)
+            if not answer.ok:
+                # Recorded: a failed /suspend terminates the MicroVM.
+                raise Ended(failure_reason(HookName.SUSPEND, answer))
+        try:
+            await self._store(running, timings)
+        except (MachineFailed, SnapshotBroken, OSError) as error:
+            retire(self.files.suspend)
+            await running.machine.cont()
+            log.exception("microvm.suspend_failed", id=self.spec.microvm_id)
+            await self.report(
+                SuspendFailed(
+                    self.spec.microvm_id,
+                    self.spec.generation,
+                    f"Suspend failed: {_first_line(error)}",
+                    running.network.edge_address,
+                )
+            )
+            return None
+        suspended = Suspended(self.spec.microvm_id, self.spec.generation, timings.ended())
+        # Before the stack is left: SUSPENDED is true when the snapshot is durable and the VMM is
+        # gone; taking the network down may come later.
+        self.over = True
+        await self.report(suspended)
+        return suspended
+
+    async def _store(self, running: Running, timings: Timings) -> None:
+        """The suspend snapshot, durable; then the VMM ends."""
+        files = self.files.suspend
+        with timings.step("save"):
+            stats = await running.machine.suspend(files.device, files.diff)
+        with timings.step("manifest"):
+            image = self.equipment.paths.image(self.spec.version)
+            manifest = read(image.directory)
+            await commit_suspend(files, stats, image=manifest, stamp=self.equipment.stamp)
+        with timings.step("kill"):
+            await running.machine.kill()
+
+    async def _hook(self, running: Running, name: HookName, body: str | None = None) -> HookAnswer:
+        hooks = self.spec.hooks
+        return await running.guest.hook(
+            name, hooks.effective_port, timeout_s=hooks.timeout_s(name), body=body
+        )
+
+    async def _say_goodbye(self, running: Running) -> None:
+        if not self.spec.hooks.enabled(HookName.TERMINATE):
+            return
+        try:
+            answer = await self._hook(running, HookName.TERMINATE)
+        except (GuestFailed, TimeoutError) as error:
+            log.warning("microvm.terminate_hook", id=self.spec.microvm_id, error=str(error))
+            return
+        if not answer.ok:
+            log.warning("microvm.terminate_hook", id=self.spec.microvm_id, answer=answer)
+
+    async def _settled(self, phase: Phase) -> Report | None:
+        """What an interrupted change left, where there is no VMM to adopt."""
+        intact = self.files.suspended
+        if phase is Phase.PENDING or (phase is Phase.RESUMING and intact):
+            # Its vCPUs may never have run, or /run may not have been called: no use in it.
+            await self.equipment.end_vmm(self.files, self.spec.microvm_id)
+        if self.equipment.vmm_of(self.files) is not None:
+            return None
+        if phase is Phase.SUSPENDING and intact:
+            suspended = Suspended(self.spec.microvm_id, self.spec.generation)
+            await self.report(suspended)
+            return suspended
+        if phase is Phase.RESUMING and intact:
+            return self._resume_failed("The resume was interrupted by a restart.")
+        raise Ended("The MicroVM was lost: its VMM ended while the service was down.")
+
+    async def _finish_resume(self, running: Running) -> ResumeFailed | None:
+        """A restart came between the first vCPU cycle of a resume and its end."""
+        if self.spec.hooks.enabled(HookName.RESUME):
+            answer = await self._hook(running, HookName.RESUME)
+            if not answer.ok:
+                await self._store(running, Timings())
+                return self._resume_failed(failure_reason(HookName.RESUME, answer))
+        return None
+
+    def _adopted(self, phase: Phase, running: Running) -> Report:
+        if phase is Phase.SUSPENDING:
+            return SuspendFailed(
+                self.spec.microvm_id,
+                self.spec.generation,
+                "The suspend was interrupted by a restart.",
+                running.network.edge_address,
+            )
+        return Started(self.spec.microvm_id, self.spec.generation, running.network.edge_address)
+
+    def _started(self, running: Running, timings: Timings) -> Started:
+        return Started(
+            self.spec.microvm_id,
+            self.spec.generation,
+            running.network.edge_address,
+            timings.ended(),
+        )
+
+    def _died(self, reason: str) -> Died:
+        return Died(self.spec.microvm_id, self.spec.generation, reason)
+
+    def _resume_failed(self, reason: str) -> ResumeFailed:
+        return ResumeFailed(self.spec.microvm_id, self.spec.generation, reason)
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error behind a group: one cause ends a MicroVM."""
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:500]

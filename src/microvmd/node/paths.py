@@ -1,0 +1,88 @@
+"""What lives where under the node's root directory.
+
+Anything half-written lives under ``tmp`` and is renamed into place after fsync; a suspend snapshot
+counts from its manifest on, which is written last.
+"""
+
+import shutil
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from microvmd.messages.node import VersionKey
+from microvmd.node.snapshot import MANIFEST, ImageFiles, SuspendFiles
+
+
+@dataclass(frozen=True, slots=True)
+class MicrovmFiles:
+    """Files of one MicroVM; sockets and logs of its VMM lie beside them (``MachineFiles``)."""
+
+    directory: Path
+
+    @property
+    def suspend(self) -> SuspendFiles:
+        return SuspendFiles(self.directory)
+
+    @property
+    def suspended(self) -> bool:
+        """A suspend snapshot counts (``node/snapshot.py``)."""
+        return (self.directory / MANIFEST).exists()
+
+    @property
+    def identity(self) -> Path:
+        """Which VMM, network and jail belong to this MicroVM, for the next run of the node."""
+        return self.directory / "vmm.json"
+
+
+@dataclass(frozen=True, slots=True)
+class NodePaths:
+    """The node's directories."""
+
+    root: Path
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def microvms(self) -> Path:
+        return self.root / "microvms"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def image(self, version: VersionKey) -> ImageFiles:
+        return ImageFiles(self.images / version.account / version.image_name / version.number)
+
+    def microvm(self, microvm_id: str) -> MicrovmFiles:
+        return MicrovmFiles(self.microvms / microvm_id)
+
+    def make(self) -> None:
+        """All of them, readable by root only: snapshots hold the memory of applications."""
+        for path in (self.root, self.images, self.microvms, self.tmp, self.logs):
+            path.mkdir(parents=True, exist_ok=True)
+        for path in (self.images, self.microvms, self.tmp):
+            path.chmod(0o700)
+
+    def sweep(self, microvms: Set[str], versions: Set[VersionKey]) -> list[Path]:
+        """Remove what no record owns; returns what was removed. Before anything runs."""
+        doomed = list(self.tmp.iterdir())
+        doomed += [path for path in self.microvms.iterdir() if path.name not in microvms]
+        owned = {self.image(version).directory for version in versions}
+        doomed += [path for path in self.images.glob("*/*/*") if path not in owned]
+        for path in doomed:
+            remove(path)
+        return doomed
+
+
+def remove(path: Path) -> None:
+    """A file or a whole directory; nothing happens when it is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
