@@ -154,7 +154,7 @@ def _channels(files: OpenFiles) -> tuple[str, ...]:
         "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=agent,fd={files.agent},server=on,wait=off",
         "-device", "virtio-serial-device",
-        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
+        "-device", f"virtserialport,id=agent-port,chardev=agent,name={AGENT_PORT}",
     )
     # fmt: on
 

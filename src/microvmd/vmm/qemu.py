@@ -52,7 +52,7 @@ from microvmd.vmm.process import (
     owned,
     spawn,
 )
-from microvmd.vmm.qmp import Qmp, QmpFailed
+from microvmd.vmm.qmp import Qmp, QmpFailed, port_opened
 from microvmd.vmm.shield import shielded
 
 log = structlog.get_logger(__name__)
@@ -104,6 +104,12 @@ class QemuMachine:
 
     async def cont(self) -> None:
         await self._execute("cont")
+
+    async def cont_until_agent(self) -> None:
+        """Let the vCPUs run and wait until the guest opens the agent's port."""
+        with self._qmp.events("VSERPORT_CHANGE") as listener:
+            await self.cont()
+            await port_opened(listener)
 
     async def status(self) -> Status:
         answer = await self._execute("query-status")

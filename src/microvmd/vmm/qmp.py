@@ -125,3 +125,10 @@ class Qmp:
             if isinstance(result, dict):
                 return str(result.get("error-desc", "no reason given"))
         return "no reason given"
+
+
+async def port_opened(listener: EventListener) -> None:
+    """Wait for the VSERPORT_CHANGE that tells of a guest opening a port."""
+    async for event in listener:
+        if cast("dict[str, Any]", event["data"])["open"]:
+            return

@@ -1,0 +1,360 @@
+"""Snapshots on disk: which files they are, what made them, and when they count.
+
+A snapshot is a directory whose `manifest.json` names its files with sizes and digests. The manifest
+is written last, after everything else was synced, and put in place by a rename: no manifest, no
+snapshot. An image snapshot is made under `tmp/` and renamed into place as a whole. A suspend
+snapshot lies beside the MicroVM's overlay; `retire` removes its manifest before the vCPUs run on,
+because the overlay no longer fits the saved memory from then on.
+
+Device state is only understood by what wrote it. The stamp (accelerator, VMM version, CPU model) is
+compared at every restore.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from microvmd.vmm.machine import (
+    Accelerator,
+    FromImage,
+    FromSuspend,
+    SuspendMethod,
+    SuspendStats,
+)
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+BLOCK = 64 << 10
+ZERO_BLOCK = bytes(BLOCK)
+
+
+class SnapshotKind(StrEnum):
+    IMAGE = "image"
+    SUSPEND = "suspend"
+
+
+class SnapshotBroken(Exception):
+    """Files are missing, changed or not readable as a snapshot."""
+
+
+class SnapshotForeign(Exception):
+    """The snapshot is whole, but this node cannot restore it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What made a snapshot; only the same can restore it."""
+
+    accelerator: str
+    vmm_version: str
+    cpu_model: str
+
+    @classmethod
+    def of(cls, accelerator: Accelerator, vmm_version: str) -> "Stamp":
+        return cls(accelerator.kind.value, vmm_version, accelerator.cpu_model)
+
+    def __str__(self) -> str:
+        return f"{self.accelerator}, QEMU {self.vmm_version}, CPU model {self.cpu_model}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """`allocated` counts what the file takes on disk. `sha256` is `digest` of it, or None for a
+    file that is not hashed."""
+
+    size: int
+    allocated: int
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes on disk, as the API reports them."""
+
+    memory: int
+    code: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    kind: SnapshotKind
+    stamp: Stamp
+    memory_mib: int
+    vcpus: int
+    method: SuspendMethod | None
+    base: str | None
+    """Suspend snapshot: digest of the image's memory file, which its diff is against."""
+    files: dict[str, FileRecord]
+
+    @property
+    def sizes(self) -> Sizes:
+        def of(*names: str) -> int:
+            return sum(self.files[name].allocated for name in names if name in self.files)
+
+        return Sizes(
+            memory=of("memory", "memory.diff", "device"),
+            code=of("rootfs.erofs"),
+            disk=of("disk.raw", "overlay.qcow2"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Names in the directory of an image version."""
+
+    directory: Path
+
+    @property
+    def rootfs(self) -> Path:
+        return self.directory / "rootfs.erofs"
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config.json"
+
+    @property
+    def disk(self) -> Path:
+        return self.directory / "disk.raw"
+
+    @property
+    def memory(self) -> Path:
+        return self.directory / "memory"
+
+    @property
+    def device(self) -> Path:
+        return self.directory / "device"
+
+    @property
+    def start(self) -> FromImage:
+        return FromImage(self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendFiles:
+    """Names in the directory of a MicroVM."""
+
+    directory: Path
+
+    @property
+    def overlay(self) -> Path:
+        return self.directory / "overlay.qcow2"
+
+    @property
+    def device(self) -> Path:
+        return self.directory / "device"
+
+    @property
+    def diff(self) -> Path:
+        return self.directory / "memory.diff"
+
+    def start(self, manifest: Manifest) -> FromSuspend:
+        full = manifest.method is SuspendMethod.FULL
+        return FromSuspend(self.device, None if full else self.diff)
+
+
+async def seal_image(
+    directory: Path, final: Path, *, stamp: Stamp, memory_mib: int, vcpus: int
+) -> Manifest:
+    """Make the files of a finished image snapshot last, then move the directory to `final`.
+
+    Everything in it becomes read-only: all MicroVMs of the version read these files.
+    """
+
+    def work() -> Manifest:
+        records = {}
+        for path in sorted(directory.iterdir()):
+            if path.name == MANIFEST or not path.is_file() or path.is_symlink():
+                continue
+            os.chown(path, 0, 0)
+            path.chmod(0o444)
+            records[path.name] = _record(path, digest(path))
+            _sync(path)
+        for name in ("memory", "device", "disk.raw", "rootfs.erofs"):
+            if name not in records:
+                raise SnapshotBroken(f"the image snapshot has no file {name}")
+        manifest = Manifest(SnapshotKind.IMAGE, stamp, memory_mib, vcpus, None, None, records)
+        _write_manifest(directory, manifest)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        directory.rename(final)
+        _sync(final.parent)
+        return manifest
+
+    return await asyncio.to_thread(work)
+
+
+async def commit_suspend(
+    files: SuspendFiles, stats: SuspendStats, *, image: Manifest, stamp: Stamp
+) -> Manifest:
+    """Make a suspend snapshot count. Its files were synced by `Machine.suspend`.
+
+    The overlay is recorded without a digest: it can be as large as the whole disk.
+    """
+
+    def work() -> Manifest:
+        records = {
+            "device": _record(files.device, digest(files.device)),
+            "overlay.qcow2": _record(files.overlay, None),
+        }
+        if stats.method is SuspendMethod.DIFF:
+            records["memory.diff"] = _record(files.diff, stats.diff_sha256)
+        manifest = Manifest(
+            kind=SnapshotKind.SUSPEND,
+            stamp=stamp,
+            memory_mib=image.memory_mib,
+            vcpus=image.vcpus,
+            method=stats.method,
+            base=image.files["memory"].sha256,
+            files=records,
+        )
+        _write_manifest(files.directory, manifest)
+        return manifest
+
+    return await asyncio.to_thread(work)
+
+
+def retire(files: SuspendFiles) -> None:
+    """Forget a suspend snapshot: call it between the restore and `cont`."""
+    for path in (files.directory / MANIFEST, files.device, files.diff):
+        path.unlink(missing_ok=True)
+
+
+def load(directory: Path, *, stamp: Stamp) -> Manifest:
+    """Read a snapshot that is about to be restored: quick checks only.
+
+    Raises SnapshotBroken, SnapshotForeign.
+    """
+    manifest = read(directory)
+    if manifest.stamp != stamp:
+        raise SnapshotForeign(
+            f"the snapshot was made under {manifest.stamp}; this node has {stamp}: rebuild it"
+        )
+    return manifest
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest, with the sizes of all files checked. Raises SnapshotBroken."""
+    try:
+        manifest = decode((directory / MANIFEST).read_bytes())
+    except OSError as error:
+        raise SnapshotBroken(f"no snapshot in {directory}: {error}") from error
+    for name, record in manifest.files.items():
+        try:
+            size = (directory / name).stat().st_size
+        except OSError as error:
+            raise SnapshotBroken(f"{name} of the snapshot is missing: {error}") from error
+        if record.sha256 and size != record.size:
+            raise SnapshotBroken(f"{name} has {size} bytes, not {record.size}")
+    return manifest
+
+
+async def verify(directory: Path) -> Manifest:
+    """`read`, and compare all digests. Raises SnapshotBroken."""
+
+    def work() -> Manifest:
+        manifest = read(directory)
+        for name, record in manifest.files.items():
+            plain = name == "memory.diff"
+            found = (_plain_digest if plain else digest)(directory / name)
+            if record.sha256 and found != record.sha256:
+                raise SnapshotBroken(f"{name} of the snapshot was changed")
+        return manifest
+
+    return await asyncio.to_thread(work)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over the size and all blocks that are not zero, each with its number.
+
+    Reads only what is allocated, and does not depend on where a copy happens to have holes.
+    """
+    result = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        result.update(size.to_bytes(8, "little"))
+        for begin, end in _extents(file.fileno(), size):
+            for offset in range(begin - begin % BLOCK, end, BLOCK):
+                block = os.pread(file.fileno(), BLOCK, offset)
+                if block != ZERO_BLOCK[: len(block)]:
+                    result.update(offset.to_bytes(8, "little"))
+                    result.update(block)
+    return result.hexdigest()
+
+
+def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Allocated parts, cut so that no block of BLOCK bytes is in two of them."""
+    position = 0
+    while position < size:
+        try:
+            begin = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        end = os.lseek(fd, begin, os.SEEK_HOLE)
+        begin = max(begin - begin % BLOCK, position)
+        end = min(end + -end % BLOCK, size)
+        yield begin, end
+        position = end
+
+
+def encode(manifest: Manifest) -> bytes:
+    return json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode()
+
+
+def decode(raw: bytes) -> Manifest:
+    """Raises SnapshotBroken unless `encode` could have written it."""
+    try:
+        fields: dict[str, Any] = json.loads(raw)
+        if fields.pop("format") != FORMAT:
+            raise SnapshotBroken("the manifest is of another version of microvmd")
+        method = fields["method"]
+        return Manifest(
+            kind=SnapshotKind(fields["kind"]),
+            stamp=Stamp(**fields["stamp"]),
+            memory_mib=int(fields["memory_mib"]),
+            vcpus=int(fields["vcpus"]),
+            method=None if method is None else SuspendMethod(method),
+            base=fields["base"],
+            files={_name(name): FileRecord(**entry) for name, entry in fields["files"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SnapshotBroken(f"the manifest cannot be read: {error!r}") from error
+
+
+def _name(name: str) -> str:
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is no file of a snapshot")
+    return name
+
+
+def _record(path: Path, sha256: str | None) -> FileRecord:
+    stat = path.stat()
+    return FileRecord(stat.st_size, stat.st_blocks * 512, sha256)
+
+
+def _plain_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_manifest(directory: Path, manifest: Manifest) -> None:
+    half = directory / (MANIFEST + ".new")
+    with half.open("wb") as file:
+        file.write(encode(manifest))
+        file.flush()
+        os.fsync(file.fileno())
+    half.rename(directory / MANIFEST)
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
