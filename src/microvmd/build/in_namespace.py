@@ -13,11 +13,8 @@ from microvmd.build.enclosure import Bind, Enclosure
 from microvmd.build.job import EXIT_FAILED, Job
 from microvmd.build.lines import LineLog
 from microvmd.build.toolchain import INSIDE, PYTHON, ImageStore
-from microvmd.build.workshop import DiskFull, Log, Order, OutOfTime
+from microvmd.build.workshop import Log, Order, OutOfTime, watch_space
 from microvmd.vmm.process import ProcessFailed, run
-
-_FREE_FLOOR = 1 << 30
-_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +45,20 @@ class NamespaceWorkshop:
             network=self.network,
         )
         lines = LineLog(log)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + order.time_limit
+        argv = enclosure.argv([PYTHON, "-I", INSIDE])
         try:
-            return await _run_watched(enclosure.argv([PYTHON, "-I", INSIDE]), order, lines, log)
-        except BaseExceptionGroup as errors:
-            for kind in (DiskFull, OutOfTime):
-                if errors.subgroup(kind):
-                    raise kind from errors
-            raise
+            async with watch_space(order.output):
+                done = await run(argv, timeout=order.time_limit, listener=lines.feed, check=False)
+        except ProcessFailed as error:
+            if loop.time() >= deadline:
+                raise OutOfTime from error
+            log("error: the build was ended because it printed too much")
+            return EXIT_FAILED
         finally:
             lines.close()
+        return done.code
 
     def forget_layers(self, order: Order) -> bool:
         layers = order.layers / "namespace"
@@ -73,32 +75,6 @@ class NamespaceWorkshop:
         layers.mkdir(parents=True, exist_ok=True)
         layers.chmod(0o700)
         return layers
-
-
-async def _run_watched(argv: list[str], order: Order, lines: LineLog, log: Log) -> int:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + order.time_limit
-    async with asyncio.TaskGroup() as group:
-        watch = group.create_task(_watch_space(order.output))
-        try:
-            done = await run(argv, timeout=order.time_limit, listener=lines.feed, check=False)
-        except ProcessFailed as error:
-            if loop.time() >= deadline:
-                raise OutOfTime from error
-            log("error: the build was ended because it printed too much")
-            return EXIT_FAILED
-        finally:
-            watch.cancel()
-    return done.code
-
-
-async def _watch_space(path: Path) -> None:
-    """End the build before the node itself suffers: an overlay store has no quota of its own."""
-    while True:
-        usage = await asyncio.to_thread(shutil.disk_usage, path)
-        if usage.free < _FREE_FLOOR:
-            raise DiskFull
-        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _resolv_conf(network: str | None) -> str:

@@ -189,6 +189,7 @@ def pack(job: dict[str, Any], image: dict[str, Any]) -> None:
     try:
         root = Path(call([*BUILDAH, "mount", container], quiet=True).strip())
         finish(root, image)
+        say("packing the root file system")
         argv = ["mkfs.erofs", "-zlz4", "--quiet", "--all-time", "-T", str(job["timestamp"])]
         argv += ["-U", job["uuid"], job["output"], str(root)]
         call(argv)

@@ -4,7 +4,10 @@ A workshop takes a prepared job to where the Dockerfile runs and brings back an 
 files of the order are its inputs and outputs. There are two: ``in_namespace`` and ``in_microvm``.
 """
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +16,8 @@ from microvmd.build.job import Job
 from microvmd.build.toolchain import ImageStore, Toolchain
 
 Log = Callable[[str], None]
+_FREE_FLOOR = 1 << 30
+_LOOK_SECONDS = 1.0
 
 
 class DiskFull(Exception):
@@ -39,6 +44,30 @@ class Order:
     stores: tuple[ImageStore, ...]
     toolchain: Toolchain
     time_limit: float
+
+
+@contextlib.asynccontextmanager
+async def watch_space(path: Path) -> AsyncIterator[None]:
+    """Cancel the block, and raise DiskFull, before the node itself suffers from a build.
+
+    Sparse disks and overlay stores grow on the node's own file system, which has no quota.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(_until_full(path))
+            yield
+            watch.cancel()
+    except BaseExceptionGroup as errors:
+        # One at most is ours; the other is the cancellation that it caused.
+        raise (errors.subgroup(DiskFull) or errors).exceptions[0] from errors
+
+
+async def _until_full(path: Path) -> None:
+    while True:
+        usage = await asyncio.to_thread(shutil.disk_usage, path)
+        if usage.free < _FREE_FLOOR:
+            raise DiskFull
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 class Workshop(Protocol):
