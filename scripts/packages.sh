@@ -4,7 +4,7 @@
 
 readonly backports_list=/etc/apt/sources.list.d/microvmd-backports.sources
 readonly oldest_qemu=1:10.0
-readonly oldest_kernel=6.12
+readonly kernel_series=6.12
 export DEBIAN_FRONTEND=noninteractive
 
 readonly packages=(
@@ -20,14 +20,15 @@ readonly packages=(
     ca-certificates curl git procps python3 python3-venv
 )
 
-newest_offered() {
-    apt-cache madison "$1" | awk -F '|' '{gsub(/ /, "", $2); print $2}' | sort --version-sort | tail -n 1
+qemu_offered() {
+    local newest
+    newest=$(apt-cache madison qemu-system-x86 | awk -F '|' '{gsub(/ /, "", $2); print $2}' |
+        sort --version-sort | tail -n 1)
+    [[ -n $newest ]] && dpkg --compare-versions "$newest" ge "$oldest_qemu"
 }
 
-offered() {
-    local newest
-    newest=$(newest_offered "$1")
-    [[ -n $newest ]] && dpkg --compare-versions "$newest" ge "$2"
+kernel_offered() {
+    apt-cache pkgnames "linux-image-$kernel_series." | grep -- '-cloud-amd64$' > /dev/null
 }
 
 installed_version() {
@@ -95,7 +96,7 @@ sources_present() {
 }
 
 sources_suffice() {
-    offered qemu-system-x86 "$oldest_qemu" && offered linux-image-cloud-amd64 "$oldest_kernel"
+    qemu_offered && kernel_offered
 }
 
 add_sources() {
@@ -113,7 +114,7 @@ add_sources() {
         return 1
     fi
     {
-        echo "# Written by microvmd's ./run setup: QEMU $oldest_qemu and Linux $oldest_kernel or newer."
+        echo "# Written by microvmd's ./run setup: QEMU $oldest_qemu or newer, Linux $kernel_series."
         echo "Types: deb"
         echo "URIs: $uri"
         echo "Suites: $VERSION_CODENAME-backports"

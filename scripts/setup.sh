@@ -37,7 +37,7 @@ kernel_present() {
 }
 
 fetch_kernel() {
-    guest/fetch-kernel.sh "$assets"
+    guest/fetch-kernel.sh "$assets/kernel"
 }
 
 guest_inputs() {
@@ -78,7 +78,7 @@ step "Package sources" sources_inputs sources_present add_sources \
 step "Debian packages" packages_inputs packages_present install_packages \
     "try by hand: apt-get update && apt-get install haproxy qemu-system-x86"
 step "Guest kernel" kernel_inputs kernel_present fetch_kernel \
-    "check that the mirror offers linux-image-cloud-amd64 6.12 or newer: apt-cache madison linux-image-cloud-amd64"
+    "check that the mirror offers a cloud kernel: apt-cache pkgnames linux-image-6.12."
 step "Guest agent" guest_inputs agent_present build_agent \
     "the compiler's message is above; the guest agent lives in guest/"
 step "Jailer" jailer_inputs jailer_present build_jailer \

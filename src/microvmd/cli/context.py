@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 DOCKERFILE = "Dockerfile"
 IGNORE_FILE = ".dockerignore"
@@ -108,7 +108,7 @@ def _class_body(body: str) -> str:
     )
 
 
-def write_zip(directory: Path, out: BinaryIO) -> int:
+def write_zip(directory: Path, out: IO[bytes]) -> int:
     """Write the context's zip and give the number of files. Raises ContextError."""
     if not (directory / DOCKERFILE).is_file():
         raise ContextError(f"{directory} has no {DOCKERFILE}: an image is built from one")
