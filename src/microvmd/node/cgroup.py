@@ -7,6 +7,9 @@ own name, not in the group of the service: a stop of the service must not end th
 
 import contextlib
 import os
+import select
+import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +92,32 @@ class Cgroup:
                 with contextlib.suppress(FileNotFoundError):
                     return _counter((directory / name).read_text(), "oom_kill")
         return 0
+
+    def kill(self, limit: float) -> bool:
+        """SIGKILL all processes of the group, and wait at most `limit` seconds for their end."""
+        ends = select.poll()
+        with contextlib.ExitStack() as opened:
+            waiting = set()
+            for pid in self._pids():
+                with contextlib.suppress(ProcessLookupError):
+                    pidfd = os.pidfd_open(pid)
+                    opened.callback(os.close, pidfd)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    ends.register(pidfd, select.POLLIN)
+                    waiting.add(pidfd)
+            deadline = time.monotonic() + limit
+            while waiting and (left := deadline - time.monotonic()) > 0:
+                for pidfd, _ in ends.poll(left * 1000):
+                    ends.unregister(pidfd)
+                    waiting.discard(pidfd)
+            return not waiting
+
+    def _pids(self) -> set[int]:
+        pids: set[int] = set()
+        for procs in self.procs_files:
+            with contextlib.suppress(FileNotFoundError):
+                pids |= {int(line) for line in procs.read_text().split()}
+        return pids
 
     def remove(self) -> None:
         """Remove the group. One that still has processes (a detached VMM) stays as it is."""

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 REPORT_LIMIT = 30.0
 """Seconds for the jailer to report the pid."""
+SWEEP_LIMIT = 10.0
 DEVICES = {"null": (1, 3), "urandom": (1, 9)}
 KVM_DEVICE = (10, 232)
 OVERHEAD_BYTES = 512 << 20
@@ -107,10 +108,16 @@ class Jails:
                 group.remove()
 
     def sweep(self, keep: set[str]) -> None:
-        """Remove the empty cgroups that no VM of `keep` owns."""
+        """End every VMM that no name in `keep` owns, and remove its cgroup.
+
+        This finds also one whose node died before it wrote down that there is a VMM.
+        """
         for name in names(self._tree, self._settings.group) - keep:
             log.info("jail.sweep", name=name)
-            Cgroup(self._tree, self._settings.group, name).remove()
+            group = Cgroup(self._tree, self._settings.group, name)
+            if not group.kill(SWEEP_LIMIT):
+                log.error("jail.vmm_survives", name=name)
+            group.remove()
 
     @contextlib.contextmanager
     def _slot(self, wanted: int | None) -> Iterator[int]:
