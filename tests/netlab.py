@@ -96,6 +96,8 @@ async def plugged_guest(network: Network, visitor: Visitor, path: Path) -> Async
             path,
         )
         await guest.write("ipv4/conf/eth0/route_localnet", "1")
+        await settle(socket.socket(), network.edge_address)
+        await settle(await guest.socket(), nftables.GATEWAY)
         yield guest
 
 
@@ -128,9 +130,25 @@ async def internet(visitor: Visitor, path: Path) -> AsyncIterator[Place]:
                     f"route add {METADATA}/32 via {INTERNET}",
                 ]
             )
+            await settle(socket.socket(), INTERNET)
             yield made
         finally:
             await ip(["link delete inet0"])
+
+
+async def settle(prober: socket.socket, address: str) -> None:
+    """Until a new link carries packets both ways: the kernel starts one end a little later.
+
+    Any answer will do, a refusal too; the kernel asks again until there is one.
+    """
+    with prober:
+        prober.settimeout(10)
+        try:
+            await asyncio.to_thread(prober.connect, (address, 53))
+        except TimeoutError:
+            raise
+        except OSError:
+            return
 
 
 @contextlib.contextmanager

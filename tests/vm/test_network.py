@@ -104,12 +104,25 @@ def client(source: str | None = None) -> socket.socket:
 
 def test_a_blocked_port_is_refused_also_on_an_open_connection(tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        edge = world.network.edge_address
-        with echo(await world.guest.socket(), ("127.0.0.1", 9000)):
-            assert await reaches(client(), (edge, 9000))
+        target = (world.network.edge_address, 9000)
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(await world.guest.socket())
+            listener.bind(("127.0.0.1", 9000))
+            listener.listen()
+            before = stack.enter_context(client())
+            await asyncio.to_thread(before.connect, target)
+            served = stack.enter_context((await asyncio.to_thread(listener.accept))[0])
+            before.send(b"open")
+            assert await asyncio.to_thread(served.recv, 10) == b"open"
+
             await world.network.block_port(9000)
-            with client() as refused, pytest.raises(ConnectionRefusedError):
-                await asyncio.to_thread(refused.connect, (edge, 9000))
+
+            refused = stack.enter_context(client())
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.to_thread(refused.connect, target)
+            before.send(b"late")
+            with pytest.raises(ConnectionResetError):
+                await asyncio.to_thread(before.recv, 10)
 
     in_world(tmp_path, test)
 

@@ -5,7 +5,7 @@ The edge dials `Network.edge_address`, which the namespace translates to the gue
 serves one MicroVM and is then destroyed, never cleaned: connection tracking and counters are a
 tenant's state.
 
-Making one takes three processes and some 10 ms, so a few stand ready. The directory of mounts
+Making one takes three processes and 10 to 25 ms, so a few stand ready. The directory of mounts
 under `run` is the only record of what exists; after a crash of ours the pool finds live networks
 there, to be adopted or swept.
 """
@@ -27,7 +27,7 @@ from microvmd.node import dns, namespace, nftables
 from microvmd.node.commands import ip, nft
 from microvmd.node.host import Host
 from microvmd.node.slots import EgressPolicy, NetworkError, NetworkSettings, Slot, Slots
-from microvmd.vmm.process import ProcessFailed
+from microvmd.vmm.process import ProcessFailed, ProcessStuck
 
 log = structlog.get_logger(__name__)
 
@@ -190,7 +190,7 @@ class NetworkPool:
             try:
                 while len(self._ready) < self._settings.ready:
                     self._ready.append(await self._make(EgressPolicy.INTERNET))
-            except (OSError, NetworkError, ProcessFailed) as error:
+            except (OSError, NetworkError, ProcessFailed, ProcessStuck) as error:
                 log.error("network.refill_failed", error=str(error))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wanted.wait(), RETRY_AFTER)
