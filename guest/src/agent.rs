@@ -39,6 +39,8 @@ fn token(source: Source, id: u32) -> u64 {
 struct Starting {
     pid: i32,
     status: File,
+    /// `None` when the node that asked is gone: its answer would be taken for another's.
+    request_id: Option<u32>,
     /// The exec session, or `None` for the application.
     session: Option<u32>,
 }
@@ -65,6 +67,7 @@ pub struct Agent {
     pub(crate) sessions: BTreeMap<u32, Session>,
     hooks: Vec<Hook>,
     starting: BTreeMap<u32, Starting>,
+    last_start: u32,
     pub(crate) environment: Vec<String>,
     pub(crate) shutdown: Option<Shutdown>,
 }
@@ -98,6 +101,7 @@ impl Agent {
             sessions: BTreeMap::new(),
             hooks: Vec::new(),
             starting: BTreeMap::new(),
+            last_start: 0,
             environment: Vec::new(),
             shutdown: None,
         })
@@ -191,6 +195,9 @@ impl Agent {
         for hook in self.hooks.drain(..) {
             self.epoll.remove(hook.fd());
         }
+        for starting in self.starting.values_mut() {
+            starting.request_id = None;
+        }
         self.shutdown = None;
         let (state, exit) = self.application.describe();
         let answer = object([
@@ -231,10 +238,12 @@ impl Agent {
         started: spawn::Started,
         session: Option<u32>,
     ) {
-        let fd = started.status.as_raw_fd();
-        let _ = self.epoll.add(fd, token(Source::Status, request_id), libc::EPOLLIN);
-        let starting = Starting { pid: started.pid, status: started.status, session };
-        self.starting.insert(request_id, starting);
+        self.last_start = self.last_start.wrapping_add(1);
+        let token = token(Source::Status, self.last_start);
+        let _ = self.epoll.add(started.status.as_raw_fd(), token, libc::EPOLLIN);
+        let (pid, status) = (started.pid, started.status);
+        let starting = Starting { pid, status, request_id: Some(request_id), session };
+        self.starting.insert(self.last_start, starting);
     }
 
     pub(crate) fn watch_logs(&mut self) {
@@ -255,30 +264,27 @@ impl Agent {
     }
 
     /// A status pipe has spoken: the process runs, or says why not.
-    fn started(&mut self, request_id: u32) {
-        let starting = match self.starting.remove(&request_id) {
+    fn started(&mut self, serial: u32) {
+        let starting = match self.starting.remove(&serial) {
             Some(starting) => starting,
             None => return,
         };
         self.epoll.remove(starting.status.as_raw_fd());
         let failure = app::failure(&starting.status);
-        match (failure, starting.session) {
-            (Some(reason), session) => {
-                if let Some(id) = session {
-                    self.sessions.remove(&id);
-                }
-                self.refuse(request_id, "start_failed", &reason);
-            }
+        match (&failure, starting.session) {
+            (Some(_), Some(id)) => self.forget_session(id),
+            (Some(_), None) => {}
             (None, Some(id)) => {
-                self.reply(request_id, object([("pid", starting.pid.into())]));
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.watch_outputs(&self.epoll);
                 }
             }
-            (None, None) => {
-                self.application.confirm();
-                self.reply(request_id, object([("pid", starting.pid.into())]));
-            }
+            (None, None) => self.application.confirm(),
+        }
+        match (starting.request_id, failure) {
+            (Some(id), Some(reason)) => self.refuse(id, "start_failed", &reason),
+            (Some(id), None) => self.reply(id, object([("pid", starting.pid.into())])),
+            (None, _) => {}
         }
     }
 
@@ -296,9 +302,9 @@ impl Agent {
     }
 
     fn process_ended(&mut self, pid: i32, exit: Exit) {
-        let starting = self.starting.iter().find(|(_, s)| s.pid == pid).map(|(id, _)| *id);
-        if let Some(request_id) = starting {
-            self.started(request_id);
+        let starting = self.starting.iter().find(|(_, s)| s.pid == pid).map(|(serial, _)| *serial);
+        if let Some(serial) = starting {
+            self.started(serial);
         }
         if pid == self.application.pid {
             self.application_ended(exit);
@@ -384,7 +390,7 @@ impl Agent {
         });
         if session.finished() {
             let exit = session.exit.unwrap_or((None, None));
-            self.sessions.remove(&id);
+            self.forget_session(id);
             let end = object([("code", exit.0.into()), ("signal", exit.1.into())]);
             self.control(Kind::Close, id, &end.encode());
         }
@@ -392,8 +398,16 @@ impl Agent {
 
     /// Ends a session whose node does not want it any more.
     fn close_session(&mut self, id: u32) {
-        if let Some(session) = self.sessions.remove(&id) {
+        if let Some(session) = self.sessions.get(&id) {
             session.hang_up();
+            self.forget_session(id);
+        }
+    }
+
+    fn forget_session(&mut self, id: u32) {
+        if let Some(mut session) = self.sessions.remove(&id) {
+            // Not left to close(2): a child that has not run exec yet shares the descriptors.
+            session.unwatch(&self.epoll);
         }
     }
 

@@ -101,6 +101,13 @@ impl Session {
         }
     }
 
+    pub fn unwatch(&mut self, epoll: &Epoll) {
+        let outputs = self.outputs.iter_mut().map(|output| &mut output.watched);
+        for watched in outputs.chain(self.input.iter_mut()) {
+            watched.watch(epoll, false);
+        }
+    }
+
     pub fn terminal(&self) -> Option<RawFd> {
         self.outputs.first().filter(|_| self.tty).map(|output| output.watched.file.as_raw_fd())
     }
@@ -189,6 +196,8 @@ impl Session {
         if self.pid > 0 && self.exit.is_none() {
             let _ = sys::kill(-self.pid, libc::SIGHUP);
             let _ = sys::kill(-self.pid, libc::SIGKILL);
+            // It may not have become the leader of its session yet.
+            let _ = sys::kill(self.pid, libc::SIGKILL);
         }
     }
 }

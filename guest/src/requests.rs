@@ -66,6 +66,8 @@ impl Agent {
 
     fn configure(&mut self, request: &Value) -> Result<Value, Failure> {
         self.environment = request.texts("env").ok_or_else(|| bad("env is no list of texts"))?;
+        let nanos = request.integer("unixNanos").ok_or_else(|| bad("unixNanos is missing"))?;
+        identity::set_clock(nanos).map_err(failed)?;
         self.assume_identity(request)?;
         Ok(object([]))
     }
@@ -206,6 +208,7 @@ impl Agent {
             ("agent", VERSION.into()),
             ("kernel", read("/proc/sys/kernel/osrelease").into()),
             ("uptimeSeconds", uptime.into()),
+            ("agentCpuMicros", cpu_micros().into()),
             ("processors", Value::Integer(processors)),
             ("memoryTotalKiB", kib("MemTotal:")),
             ("memoryAvailableKiB", kib("MemAvailable:")),
@@ -250,6 +253,12 @@ impl Agent {
             unsafe { libc::reboot(libc::RB_AUTOBOOT) };
         }
     }
+}
+
+/// Processor time that the agent itself has used.
+fn cpu_micros() -> i64 {
+    let (seconds, nanos) = sys::seconds_and_nanos(libc::CLOCK_PROCESS_CPUTIME_ID);
+    seconds * 1_000_000 + nanos / 1000
 }
 
 fn size(request: &Value) -> (u16, u16) {

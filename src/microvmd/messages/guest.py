@@ -40,7 +40,7 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 
 | op        | members                                                 | result                  |
 |-----------|---------------------------------------------------------|-------------------------|
-| configure | hostname, machineId, env ["K=V"] for start and exec     | {}                      |
+| configure | unixNanos, hostname, machineId, env (list of "K=V")     | {}                      |
 | start     | argv, env, cwd, user, capabilities "default" or "all"   | {pid}                   |
 | restored  | unixNanos, seed, hostname, machineId                    | the same, and bootId    |
 | hook      | name, port, timeoutMs, body (text or null)              | {status} or {error}     |
@@ -53,9 +53,10 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 | shutdown  | graceMs, powerOff                                       | {exit, forced}          |
 | info      |                                                         | {agent, kernel, ...}    |
 
-`seed` is base64 of 32 to 512 bytes and is not sent back; the other members of `restored` are read
-back in the guest. `error` of a hook is refused, timeout or reset. `start` and `exec` resolve `user`
-("uid", "uid:gid", "name", "name:group") in the image's own tables.
+`env` of configure goes to every process that start and exec make. `seed` is base64 of 32 to 512
+bytes and is not sent back; the other members of `restored` are read back in the guest. `error` of a
+hook is refused, timeout or reset. `start` and `exec` resolve `user` ("uid", "uid:gid", "name",
+"name:group") in the image's own tables.
 
 A new machine id in `restored` or `configure` also draws a new boot id; a resume of the same
 MicroVM keeps both. The Rust side is guest/src/frames.rs; a test feeds both the same bytes.
@@ -64,6 +65,7 @@ MicroVM keeps both. The Rust side is guest/src/frames.rs; a test feeds both the 
 import enum
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,33 +147,31 @@ class FrameParser:
         self._lost = lost
         self.violations = 0
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that `data` completes; iterate to the end before feeding more."""
         self._buffer += data
-        frames: list[Frame] = []
-        position = 0
-        while len(self._buffer) - position >= HEADER_SIZE:
-            header = self._header(position)
+        while len(self._buffer) >= HEADER_SIZE:
+            header = self._header()
             if header is None or (self._lost and header[0] is not self._anchor):
                 self.violations += not self._lost
                 self._lost = True
-                position += 1
+                del self._buffer[0]
                 continue
             kind, stream, length = header
-            end = position + HEADER_SIZE + length
+            end = HEADER_SIZE + length
             if end > len(self._buffer):
                 break
             self._lost = False
-            frames.append(Frame(kind, stream, bytes(self._buffer[position + HEADER_SIZE : end])))
-            position = end
-        del self._buffer[:position]
-        return frames
+            frame = Frame(kind, stream, bytes(self._buffer[HEADER_SIZE:end]))
+            del self._buffer[:end]
+            yield frame
 
     def search(self) -> None:
         """Drop what follows until the next anchor: the last one was not the awaited one."""
         self._lost = True
 
-    def _header(self, position: int) -> tuple[FrameKind, int, int] | None:
-        magic, version, number, stream, length = _HEADER.unpack_from(self._buffer, position)
+    def _header(self) -> tuple[FrameKind, int, int] | None:
+        magic, version, number, stream, length = _HEADER.unpack_from(self._buffer)
         if magic != MAGIC or version != VERSION or not 1 <= number <= FrameKind.CLOSE:
             return None
         kind = FrameKind(number)

@@ -137,8 +137,14 @@ class GuestClient:
         return await self._connection.request(op, members, limit=limit)
 
     async def configure(self, hostname: str, machine_id: str, env: Sequence[str] = ()) -> None:
-        """Identity and environment ("K=V") of all processes, on a first boot."""
-        await self.request("configure", hostname=hostname, machineId=machine_id, env=list(env))
+        """Clock, identity and environment ("K=V") of all processes, on a first boot."""
+        await self.request(
+            "configure",
+            unixNanos=time.time_ns(),
+            hostname=hostname,
+            machineId=machine_id,
+            env=list(env),
+        )
 
     async def start(self, argv: Sequence[str], **options: Unpack[ProcessOptions]) -> int:
         """Start the application; returns its pid."""

@@ -27,9 +27,10 @@ from microvmd.node.guest_streams import (
 
 REQUEST_LIMIT = 30.0
 """Seconds for a request whose work in the guest is short."""
-RESYNC_AFTER = 5.0
-"""Seconds without HELLO_ACK after which a half-read frame is suspected. A booting guest also takes
-that long; it then reads the zeros, which costs it nothing but time."""
+RESYNC_AFTER = 2.0
+"""Seconds without HELLO_ACK after which a half-read frame is suspected: a node died while it sent,
+and the agent did not see the port close. A booting guest takes that long, too, and then reads the
+zeros in a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,17 @@ class GuestConnection(asyncio.Protocol):
         self._last_id = 0
 
     async def greet(self) -> None:
+        """Say HELLO until the agent has answered it. Raises GuestGone."""
         hello = json_frame(FrameKind.HELLO, 0, {"nonce": self._nonce}).encode()
         self._transport.write(hello)
-        done, _ = await asyncio.wait({self._greeted}, timeout=RESYNC_AFTER)
+        waiting: set[asyncio.Future[Any]] = {self._greeted, self.lost}
+        first = asyncio.FIRST_COMPLETED
+        done, _ = await asyncio.wait(waiting, timeout=RESYNC_AFTER, return_when=first)
         if not done:
             self._transport.write(RESYNC + hello)
-        await self._greeted
+            await asyncio.wait(waiting, return_when=first)
+        if not self._greeted.done():
+            raise self.lost.result()
 
     async def request(
         self, op: str, members: dict[str, object], *, limit: float = REQUEST_LIMIT
@@ -147,8 +153,6 @@ class GuestConnection(asyncio.Protocol):
             return
         self.lost.set_result(reason)
         self.logs.end()
-        if not self._greeted.done():
-            self._greeted.set_exception(reason)
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(reason)
@@ -192,16 +196,15 @@ class GuestConnection(asyncio.Protocol):
 
     def _take_greeting(self, frame: Frame) -> None:
         """Anything before our own nonce belongs to an older conversation."""
-        if frame.kind is not FrameKind.HELLO_ACK:
+        try:
+            answer = json_payload(frame)
+        except ValueError:
+            answer = {}
+        if frame.kind is not FrameKind.HELLO_ACK or answer.get("nonce") != self._nonce:
             self._parser.search()
             return
-        answer = json_payload(frame)
-        if answer.get("nonce") != self._nonce:
-            self._parser.search()
-            return
-        self.hello = Hello(
-            text(answer, "agent"), text(answer, "state"), exit_of(answer.get("exit"))
-        )
+        ended = exit_of(answer.get("exit"))
+        self.hello = Hello(text(answer, "agent"), text(answer, "state"), ended)
         self._parser.violations = 0
         self._greeted.set_result(None)
 

@@ -1,6 +1,6 @@
 """The guest kernel and its initramfs, made once from Debian's package and our agent.
 
-`guest/fetch-kernel.sh ASSETS/kernel` unpacks the package (as it does for `./run setup`) and
+`guest/fetch-kernel.sh ASSETS` unpacks the package (as it does for `./run setup`) and
 `guest/build.sh ASSETS` builds the agent. The layout read here is
 
     ASSETS/kernel/<release>/vmlinuz          as in the package's /boot
@@ -78,7 +78,7 @@ def _newest(kernels: Path) -> Path:
 
     found = [path for path in kernels.glob("[0-9]*") if (path / "vmlinuz").is_file()]
     if not found:
-        raise KernelError(f"no kernel in {kernels}: run guest/fetch-kernel.sh {kernels}")
+        raise KernelError(f"no kernel in {kernels}: run guest/fetch-kernel.sh {kernels.parent}")
     return max(found, key=version)
 
 
