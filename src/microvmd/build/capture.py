@@ -16,13 +16,13 @@ from microvmd.build.log import BuildLog
 from microvmd.messages.node import BuildVersion
 from microvmd.model.hooks import HookName, build_failure_reason
 from microvmd.node.agent import BuildRefused
-from microvmd.node.bring_up import INITRD, KERNEL, Equipment, identity_of
+from microvmd.node.bring_up import INITRD, KERNEL, Equipment, identity_of, launched
 from microvmd.node.disk import create_disk, create_overlay
 from microvmd.node.guest import GuestClient, GuestGone, connect
 from microvmd.node.jail import limits_for
 from microvmd.node.snapshot import ImageFiles, Manifest, seal_image
 from microvmd.vmm.machine import Boot, Drive, MachineFiles, MachineSpec, Start
-from microvmd.vmm.qemu import QemuMachine, launch
+from microvmd.vmm.qemu import QemuMachine
 
 BOOT_LIMIT = 120.0
 """Seconds from power-on to the guest agent."""
@@ -176,11 +176,7 @@ class Capture:
             jail = await stack.enter_async_context(
                 self.equipment.jails.jail(f"{name}-{self.command.build_id}", limits, kind)
             )
-            tap = network.open_tap()
-            try:
-                machine = await stack.enter_async_context(launch(spec, files, jail, start, tap=tap))
-            finally:
-                os.close(tap)
+            machine = await launched(stack, spec, files, jail, network, start)
             await machine.cont()
             guest = await stack.enter_async_context(connect(files.agent, timeout=BOOT_LIMIT))
             async with asyncio.TaskGroup() as tasks:

@@ -21,6 +21,7 @@ from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import Equipment
 from microvmd.node.paths import remove
 from microvmd.node.snapshot import ImageFiles
+from microvmd.vmm.causes import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +48,7 @@ class ImageBuilder:
                 lines(f"error: {failure.reason}")
                 raise BuildRefused(failure.reason) from failure
             except BaseExceptionGroup as group:
-                raise _only(group) from group
+                raise cause_of(group) from group
 
     async def _build(self, command: BuildVersion, lines: BuildLog) -> SnapshotSizes:
         tmp = self._equipment.paths.tmp
@@ -79,8 +80,3 @@ class ImageBuilder:
         sizes = manifest.sizes
         lines("done")
         return SnapshotSizes(sizes.memory, sizes.code, sizes.disk)
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _only(first) if isinstance(first, BaseExceptionGroup) else first

@@ -23,6 +23,7 @@ from microvmd.node.network import Network, NetworkPool
 from microvmd.node.paths import MicrovmFiles, NodePaths
 from microvmd.node.snapshot import ImageFiles, Manifest, Stamp, load
 from microvmd.node.timings import Timings
+from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.machine import (
     Accelerator,
     Drive,
@@ -31,6 +32,7 @@ from microvmd.vmm.machine import (
     FromSuspend,
     MachineFiles,
     MachineSpec,
+    Start,
     Status,
 )
 from microvmd.vmm.process import Process, ProcessGone, ProcessIdentity, owned
@@ -202,18 +204,14 @@ async def bring_up(
             equipment.accelerator.kind,
         )
     )
-    async with asyncio.TaskGroup() as tasks:
-        if spec.hooks.any_enabled:
-            # Beside the start of the VMM: it takes a process, and must be done before requests.
-            tasks.create_task(network.block_port(spec.hooks.effective_port))
-        with timings.step("vmm"):
-            tap = network.open_tap()
-            try:
-                machine = await stack.enter_async_context(
-                    launch(machine_spec, MachineFiles(files.directory), jail, start, tap=tap)
-                )
-            finally:
-                os.close(tap)
+    sockets = MachineFiles(files.directory)
+    with ungrouped():
+        async with asyncio.TaskGroup() as tasks:
+            if spec.hooks.any_enabled:
+                # Beside the start of the VMM: takes a process, and must be done before requests.
+                tasks.create_task(network.block_port(spec.hooks.effective_port))
+            with timings.step("vmm"):
+                machine = await launched(stack, machine_spec, sockets, jail, network, start)
     VmmRecord(machine.identity, network.name).write(files.identity)
     if before_cont is not None:
         before_cont()
@@ -221,6 +219,22 @@ async def bring_up(
     with timings.step("guest.restored"):
         guest = await _identified(stack, files, spec.microvm_id)
     return Running(network, jail, machine, guest)
+
+
+async def launched(
+    stack: AsyncExitStack,
+    spec: MachineSpec,
+    files: MachineFiles,
+    jail: Jail,
+    network: Network,
+    start: Start,
+) -> QemuMachine:
+    """A machine on ``stack`` with the network's tap, of which only the VMM keeps a descriptor."""
+    tap = network.open_tap()
+    try:
+        return await stack.enter_async_context(launch(spec, files, jail, start, tap=tap))
+    finally:
+        os.close(tap)
 
 
 async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) -> Running:

@@ -44,6 +44,7 @@ from microvmd.node.snapshot import (
     retire,
 )
 from microvmd.node.timings import Timings
+from microvmd.vmm.causes import cause_of
 from microvmd.vmm.machine import MachineFailed
 from microvmd.vmm.process import ProcessFailed, ProcessGone
 
@@ -196,7 +197,7 @@ class MicrovmTask:
             running.detach()
             raise
         except BaseExceptionGroup as group:
-            raise _first_of(group) from group
+            raise cause_of(group) from group
 
     async def _serve(self, running: Running) -> Report:
         while True:
@@ -331,12 +332,6 @@ class MicrovmTask:
 
     def _resume_failed(self, reason: str) -> ResumeFailed:
         return ResumeFailed(self.spec.microvm_id, self.spec.generation, reason)
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error behind a group: one cause ends a MicroVM."""
-    first = group.exceptions[0]
-    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _first_line(error: BaseException) -> str:

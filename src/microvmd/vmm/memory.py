@@ -131,8 +131,9 @@ def _scan_runs(pagemap: int, mapping: Mapping) -> Iterator[Run]:
         for index in range(0, 3 * filled, 3):
             begin = (regions[index] - mapping.start) // PAGE
             length = (regions[index + 1] - regions[index]) // PAGE
-            if count and begin == first + count:
-                count += length
+            if count and begin <= first + count:
+                # Linux 6.18 gives the regions after the 512th twice: those begin earlier.
+                count = max(count, begin + length - first) if begin >= first else count
                 continue
             if count:
                 yield first, count

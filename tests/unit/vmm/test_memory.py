@@ -1,0 +1,169 @@
+"""Private pages of a mapping: found, written, put back; and a damaged diff file is refused."""
+
+import mmap
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microvmd.vmm import memory
+from microvmd.vmm.memory import (
+    PAGE,
+    DiffBroken,
+    DiffRun,
+    DiffTable,
+    Mapping,
+    MemoryDumpAborted,
+    decode_table,
+    dump,
+    encode_table,
+    find_mapping,
+    load,
+    private_runs,
+)
+
+PAGES = 4096
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A memory file whose first half holds data and whose second half is a hole."""
+    path = tmp_path / "memory"
+    with path.open("wb") as file:
+        file.write(random.randbytes(PAGES // 2 * PAGE))
+        file.truncate(PAGES * PAGE)
+    return path
+
+
+@pytest.fixture
+def clone(image: Path) -> Iterator[mmap.mmap]:
+    with _cloned(image) as mapped:
+        yield mapped
+
+
+def _cloned(image: Path) -> mmap.mmap:
+    fd = os.open(image, os.O_RDONLY)
+    try:
+        return mmap.mmap(fd, PAGES * PAGE, flags=mmap.MAP_PRIVATE)
+    finally:
+        os.close(fd)
+
+
+def _change(clone: mmap.mmap, pages: list[int]) -> None:
+    for page in pages:
+        clone[page * PAGE : (page + 1) * PAGE] = random.randbytes(PAGE)
+
+
+def test_finds_the_changed_pages_only(image: Path, clone: mmap.mmap) -> None:
+    mapping = find_mapping(os.getpid(), image)
+    assert mapping.length == PAGES * PAGE
+    assert clone[0:PAGE] != bytes(PAGE)  # reading makes no page private
+    assert private_runs(mapping) == []
+    _change(clone, [0, 7, 8, 9, PAGES - 1])
+    assert private_runs(mapping) == [(0, 1), (7, 3), (PAGES - 1, 1)]
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        runs = list(memory._pagemap_runs(pagemap.fileno(), mapping))
+    assert runs == [(0, 1), (7, 3), (PAGES - 1, 1)]
+
+
+@pytest.mark.parametrize("number", [1, 511, 512, 513, 537, 1100])
+def test_both_ways_agree_on_many_runs_in_a_large_mapping(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 2 << 30, mmap.MAP_PRIVATE) as large:
+        pages = sorted(random.sample(range((2 << 30) // PAGE), number))
+        for page in pages:
+            large[page * PAGE] = 1
+        mapping = find_mapping(os.getpid(), path)
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            by_reading = list(memory._pagemap_runs(pagemap.fileno(), mapping))
+        assert private_runs(mapping) == by_reading
+        assert sum(count for _, count in by_reading) == number
+
+
+def test_round_trip(image: Path, clone: mmap.mmap, tmp_path: Path) -> None:
+    _change(clone, random.sample(range(PAGES), 1500))
+    clone[5 * PAGE : 8 * PAGE] = bytes(3 * PAGE)  # zero where the image is not
+    with (tmp_path / "diff").open("w+b") as diff:
+        result = dump(find_mapping(os.getpid(), image), diff.fileno())
+        assert result.zero_pages >= 3
+        assert result.file_bytes == os.fstat(diff.fileno()).st_size
+        wanted = clone[:]
+        clone.close()
+        with _cloned(image) as fresh:
+            assert fresh[:] != wanted
+            load(find_mapping(os.getpid(), image), diff.fileno())
+            assert fresh[:] == wanted
+
+
+def test_an_empty_diff_is_a_diff(image: Path, clone: mmap.mmap, tmp_path: Path) -> None:
+    mapping = find_mapping(os.getpid(), image)
+    with (tmp_path / "diff").open("w+b") as diff:
+        assert dump(mapping, diff.fileno()).data_pages == 0
+        load(mapping, diff.fileno())
+    assert private_runs(mapping) == []
+
+
+def test_can_be_given_up(image: Path, clone: mmap.mmap, tmp_path: Path) -> None:
+    _change(clone, [1])
+    with (tmp_path / "diff").open("w+b") as diff, pytest.raises(MemoryDumpAborted):
+        dump(find_mapping(os.getpid(), image), diff.fileno(), aborted=lambda: True)
+
+
+def test_refuses_another_memory_size(image: Path, clone: mmap.mmap, tmp_path: Path) -> None:
+    mapping = find_mapping(os.getpid(), image)
+    with (tmp_path / "diff").open("w+b") as diff:
+        dump(mapping, diff.fileno())
+        with pytest.raises(DiffBroken, match="bytes of memory"):
+            load(Mapping(mapping.pid, mapping.start, mapping.length // 2), diff.fileno())
+
+
+def test_says_when_a_process_does_not_map_the_file(tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(bytes(PAGE))
+    with pytest.raises(ProcessLookupError):
+        find_mapping(os.getpid(), tmp_path / "other")
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> DiffTable:
+    runs: list[DiffRun] = []
+    page = 0
+    for _ in range(draw(st.integers(0, 8))):
+        page += draw(st.integers(0, 5))
+        count = draw(st.integers(1, 4))
+        runs.append(DiffRun(page, count, draw(st.booleans())))
+        page += count
+    return DiffTable((page + draw(st.integers(0, 5))) * PAGE, tuple(runs))
+
+
+@given(tables())
+def test_table_round_trip(table: DiffTable) -> None:
+    pages = sum(run.count for run in table.runs if not run.zero)
+    content = bytes(pages * PAGE) + encode_table(table)
+    assert decode_table(content) == table
+    with pytest.raises(DiffBroken):
+        decode_table(content + b"x")
+    with pytest.raises(DiffBroken):
+        decode_table(bytes(PAGE) + content)
+
+
+@given(tables(), st.binary(max_size=64), st.integers(0, 200))
+def test_hostile_tables_are_refused_or_harmless(table: DiffTable, noise: bytes, at: int) -> None:
+    pages = sum(run.count for run in table.runs if not run.zero)
+    content = bytearray(bytes(pages * PAGE) + encode_table(table))
+    at = max(len(content) - at, 0)
+    content[at : at + len(noise)] = noise
+    try:
+        found = decode_table(bytes(content))
+    except DiffBroken:
+        return
+    position = 0
+    for run in found.runs:
+        assert run.first >= position
+        position = run.first + run.count
+    assert position * PAGE <= found.memory_bytes
