@@ -26,7 +26,7 @@ _LOCK_TIMEOUT = 3600.0
 _ALIAS_DEPTH = 8
 _REFERENCE = re.compile(
     r"(?:(?P<domain>localhost|[\w-]+(?:\.[\w-]+)+(?::\d+)?|[\w-]+:\d+|localhost:\d+)/)?"
-    r"(?P<path>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
+    r"(?P<path>[a-z0-9]+(?:(?:[._/]|__|-+)[a-z0-9]+)*)"
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

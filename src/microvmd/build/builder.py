@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from microvmd.build import dockerfile, image_config, job, toolchain
+from microvmd.build import dockerfile, image_config, job, layers, toolchain
 from microvmd.build.archive import Archive
 from microvmd.build.bases import BaseStore, InvalidName, normalise
 from microvmd.build.debian import EPOCH, oci_architecture
@@ -76,7 +76,7 @@ async def build_rootfs(
     local = _local_images(found, store, options.registries)
     tools = await toolchain.prepare(options.cache, log)
     layouts = {name: await store.ensure(name, log) for name in local}
-    unique = {layout.digest: layout for layout in layouts.values()}.values()
+    unique = list({layout.digest: layout for layout in layouts.values()}.values())
     stores = tuple(
         [await toolchain.image_store(tools, layout, options.cache, log) for layout in unique]
     )
@@ -86,7 +86,7 @@ async def build_rootfs(
             extras=scratch / "extras",
             output=scratch / "rootfs.erofs",
             result=scratch / "result",
-            layers=options.cache / "layers" / options.account,
+            layers=layers.place(options.cache, options.account, (one.digest for one in unique)),
             stores=stores,
             toolchain=tools,
             time_limit=options.time_limit,
@@ -170,12 +170,14 @@ def _write_job(order: Order, work: Job) -> None:
 async def _run(order: Order, options: BuildOptions, log: Log) -> None:
     """Run with the layer store held; a full store of an earlier build is dropped and tried anew."""
     waiting = "waiting for another build of this account, which holds the layer cache"
-    lock = order.layers.with_name(order.layers.name + ".lock")
+    lock = layers.lock_of(order.layers)
     async with exclusive(lock, timeout_seconds=_LOCK_TIMEOUT, on_wait=lambda: log(waiting)):
+        layers.mark_used(order.layers)
         code = await _run_once(order, options.workshop, log)
         if code == job.EXIT_FULL and options.workshop.forget_layers(order):
             log("the layer cache is full: dropped it, building again from the start")
             code = await _run_once(order, options.workshop, log)
+    await asyncio.to_thread(layers.prune, order.layers.parent)
     match code:
         case 0:
             return

@@ -33,7 +33,7 @@ class Order:
     """One build as a workshop sees it.
 
     ``extras`` is a folder of small files for the builder; ``output`` and ``result`` exist and are
-    written by it. ``layers`` is the account's own folder for its layer store.
+    written by it. ``layers`` is the folder of the layer store (see ``layers``).
     """
 
     archive: Path

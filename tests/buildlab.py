@@ -1,0 +1,80 @@
+"""What the build tests share: contexts, a tiny base with a shell, a look inside erofs.
+
+The builder root and the bases made from Debian are costly and never changed by a build, so they
+come from the machine's cache; layers and test bases are each test's own.
+"""
+
+import os
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from microvmd.build.archive import Archive, ArchiveLimits, inspect
+
+CACHE = Path(os.environ.get("MICROVMD_CACHE", "/var/cache/microvmd"))
+TOOLS = ("dash", "cat", "id", "sleep", "ln", "mkdir", "rm")
+STATIC_PROGRAM = '#include <unistd.h>\nint main(void) { return write(1, "hello\\n", 6) != 6; }\n'
+
+
+def cache(directory: Path, *, shared: tuple[str, ...] = ("builder",)) -> Path:
+    """A cache below ``directory``, in which the named parts are the machine's own."""
+    made = directory / "cache"
+    made.mkdir()
+    for part in shared:
+        (CACHE / part).mkdir(parents=True, exist_ok=True)
+        (made / part).symlink_to(CACHE / part)
+    return made
+
+
+def context(directory: Path, files: Mapping[str, str | bytes]) -> Archive:
+    """A checked code artifact with these files."""
+    path = directory / "context.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return inspect(path, ArchiveLimits())
+
+
+def static_program(directory: Path) -> bytes:
+    """An executable that needs nothing but the kernel and says hello."""
+    (directory / "hello.c").write_text(STATIC_PROGRAM)
+    argv = ["gcc", "-static", "-Os", "-s", "-o", f"{directory}/hello", f"{directory}/hello.c"]
+    subprocess.run(argv, check=True)
+    return (directory / "hello").read_bytes()
+
+
+def tiny_base(directory: Path) -> Path:
+    """A tarball with a shell, a few tools and their libraries, of this machine; about 4 MB."""
+    path = directory / "tiny.tar"
+    with tarfile.open(path, "w", dereference=True) as tar:
+        for place in ("tmp", "etc", "usr", "var"):
+            folder = tarfile.TarInfo(place)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+        for name in sorted(_closure()):
+            tar.add(name, arcname=name.lstrip("/"))
+        shell = tarfile.TarInfo("bin/sh")
+        shell.type, shell.linkname = tarfile.SYMTYPE, "dash"
+        tar.addfile(shell)
+    return path
+
+
+def _closure() -> set[str]:
+    files: set[str] = set()
+    for tool in TOOLS:
+        program = f"/bin/{tool}"
+        listed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True)
+        words = listed.stdout.split()
+        files |= {program, *(word for word in words if word.startswith("/"))}
+    return files
+
+
+def unpacked(erofs: Path, directory: Path) -> Path:
+    """The files of an image. For tests alone: the product never does this on the node."""
+    target = directory / "unpacked"
+    shutil.rmtree(target, ignore_errors=True)
+    subprocess.run(["fsck.erofs", f"--extract={target}", os.fspath(erofs)], check=True)
+    return target

@@ -1,0 +1,111 @@
+"""A build in a throw-away microVM: jail, network, disks in and out, and nothing left behind."""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from microvmd.build.bases import BaseStore
+from microvmd.build.builder import BuildOptions, build_rootfs
+from microvmd.build.failure import BuildFailed
+from microvmd.build.in_microvm import MicrovmWorkshop
+from microvmd.node import kernel
+from microvmd.node.jail import Jails, JailSettings
+from microvmd.node.network import NetworkPool
+from microvmd.node.slots import NetworkSettings
+from microvmd.vmm.accelerator import ProbeGuest, detect
+from tests import buildlab
+
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
+
+CHECKOUT = Path(__file__).parents[2]
+ASSETS = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets"))
+
+
+@contextlib.asynccontextmanager
+async def workshop(directory: Path, cache: Path) -> AsyncIterator[MicrovmWorkshop]:
+    guest = await asyncio.to_thread(kernel.prepare, ASSETS, buildlab.CACHE)
+    probe = ProbeGuest(guest.vmlinux, guest.initrd)
+    accelerator = await detect("auto", probe, buildlab.CACHE / "accelerator.json")
+    jailer = ASSETS / "microvmd-jailer"
+    jails = await Jails.open(
+        JailSettings(jailer, buildlab.CACHE, "microvmd-bt", first_uid=910_000, slots=16)
+    )
+    subnet = ipaddress.IPv4Network("10.214.0.0/24")
+    run = directory / "run"
+    run.mkdir()
+    async with NetworkPool(NetworkSettings(run, "bt", subnet, ready=0)) as networks:
+        yield MicrovmWorkshop(
+            kernel=guest, accelerator=accelerator, networks=networks, jails=jails, host_cpus=2
+        )
+
+
+def test_a_dockerfile_becomes_a_root_file_system(tmp_path: Path) -> None:
+    dockerfile = """FROM tiny AS make
+RUN echo made > /made && id > /who
+RUN cat /proc/sys/kernel/osrelease > /kernel
+FROM tiny
+WORKDIR /app
+COPY --from=make /made /who /kernel ./
+COPY app.sh .
+EXPOSE 8080
+CMD ["/bin/sh", "/app/app.sh"]
+"""
+
+    async def main() -> None:
+        cache = buildlab.cache(tmp_path)
+        await BaseStore(cache / "bases").add("tiny", buildlab.tiny_base(tmp_path))
+        archive = buildlab.context(tmp_path, {"Dockerfile": dockerfile, "app.sh": "echo hi\n"})
+        lines: list[str] = []
+        async with workshop(tmp_path, cache) as shop:
+            options = BuildOptions("000000000000", cache, shop, time_limit=280)
+            out = tmp_path / "out"
+            rootfs = await build_rootfs(archive, output_dir=out, log=lines.append, options=options)
+            assert [path.name for path in out.iterdir()] == ["rootfs.erofs"]
+            assert rootfs.config.argv == ("/bin/sh", "/app/app.sh")
+            assert rootfs.config.exposed_ports == (8080,)
+            root = buildlab.unpacked(rootfs.erofs, tmp_path)
+            assert (root / "app/made").read_text() == "made\n"
+            assert (root / "app/app.sh").read_text() == "echo hi\n"
+            # The kernel that ran the step was the guest's.
+            assert (root / "app/kernel").read_text().strip() == shop.kernel.release
+            assert "booting the build machine" in lines
+
+            failing = buildlab.context(tmp_path, {"Dockerfile": "FROM tiny\nRUN cat /missing\n"})
+            with pytest.raises(BuildFailed, match=r"The container image build failed\."):
+                await build_rootfs(failing, output_dir=out, log=lines.append, options=options)
+            assert any("/missing: No such file" in line for line in lines)
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_build_leaves_no_machine(tmp_path: Path) -> None:
+    async def main() -> None:
+        cache = buildlab.cache(tmp_path)
+        await BaseStore(cache / "bases").add("tiny", buildlab.tiny_base(tmp_path))
+        archive = buildlab.context(
+            tmp_path, {"Dockerfile": "FROM tiny\nRUN echo here && sleep 600\n"}
+        )
+        started = asyncio.Event()
+
+        def log(line: str) -> None:
+            if line == "here":
+                started.set()
+
+        async with workshop(tmp_path, cache) as shop, asyncio.TaskGroup() as tasks:
+            options = BuildOptions("000000000000", cache, shop)
+            work = tasks.create_task(
+                build_rootfs(archive, output_dir=tmp_path / "out", log=log, options=options)
+            )
+            async with asyncio.timeout(200):
+                await started.wait()
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+            assert not list((tmp_path / "out").iterdir())
+
+    asyncio.run(main())
