@@ -61,6 +61,8 @@ pub struct Agent {
     /// A node has said HELLO and has not gone since.
     connected: bool,
     readable: bool,
+    /// On the heap and kept: a buffer on the stack would be cleared, and so copied, each time.
+    buffer: Vec<u8>,
     pub(crate) root: Result<()>,
     pub(crate) identity: Identity,
     pub(crate) application: Application,
@@ -95,6 +97,7 @@ impl Agent {
             outbox: Outbox::default(),
             connected: false,
             readable: true,
+            buffer: vec![0; READ],
             root: booted.root,
             identity: Identity::new()?,
             application: Application::new(),
@@ -143,7 +146,12 @@ impl Agent {
     // The port.
 
     fn serve_port(&mut self) {
-        let mut bytes = [0u8; READ];
+        let mut bytes = std::mem::take(&mut self.buffer);
+        self.exchange(&mut bytes);
+        self.buffer = bytes;
+    }
+
+    fn exchange(&mut self, bytes: &mut [u8]) {
         loop {
             if self.connected && !self.outbox.is_empty() && self.outbox.flush(&self.port).is_err() {
                 self.node_left();
@@ -151,7 +159,7 @@ impl Agent {
             if !self.readable || self.outbox.congested() {
                 return;
             }
-            match (&self.port).read(&mut bytes) {
+            match (&self.port).read(bytes) {
                 Ok(0) => self.node_left(),
                 Ok(count) => {
                     self.parser.feed(&bytes[..count]);
