@@ -114,7 +114,7 @@ add_sources() {
         return 1
     fi
     {
-        echo "# Written by microvmd's ./run setup: QEMU $oldest_qemu or newer, Linux $kernel_series."
+        echo "# Written by microvmd's ./run setup: QEMU ${oldest_qemu#*:} or newer, Linux $kernel_series."
         echo "Types: deb"
         echo "URIs: $uri"
         echo "Suites: $VERSION_CODENAME-backports"

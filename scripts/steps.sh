@@ -23,7 +23,8 @@ hash_files() {
 }
 
 source_files() {
-    find "$1" -type f -not -path '*/target/*' -not -path '*/.*'
+    # Cargo writes its own lock file; nothing is fetched by it.
+    find "$1" -type f -not -path '*/target/*' -not -path '*/.*' -not -name Cargo.lock
 }
 
 # Runs "$@" with its output in the log; on a terminal shows the time and the last line of the log.

@@ -1,6 +1,6 @@
 """What this machine must have to run MicroVMs: one check each, with the reason and the remedy.
 
-A check looks and changes nothing. ``failed`` means that the service cannot do its work, ``warning``
+A check looks and changes nothing but the cache. ``failed`` means that the service cannot do its work, ``warning``
 that it can, but less well or less fast than it might.
 """
 
@@ -22,10 +22,14 @@ import httpx
 
 from microvmd.cli.extensions import PREFIX
 from microvmd.cli.settings import HTTPS, HTTPS_UNPRIVILEGED, Settings
+from microvmd.node import kernel
+from microvmd.vmm.accelerator import ProbeGuest, detect
+from microvmd.vmm.machine import AcceleratorKind
 from microvmd.vmm.process import ProcessFailed, run
 
 SETUP = "./run setup installs it"
 COMMAND_SECONDS = 10.0
+REASON_LENGTH = 200
 OLDEST_QEMU = (10, 0)
 OLDEST_KERNEL = (6, 12)
 TOOLS = {
@@ -84,6 +88,26 @@ def privileges(_: Settings) -> Finding:
             "give the container or unit these capabilities",
         )
     return Finding("ok", "root with the capabilities that jails and networks need")
+
+
+def accelerator(settings: Settings) -> Finding:
+    """Asks as the service does: the answer is shared and holds until the machine boots again."""
+    try:
+        guest = kernel.prepare(settings.assets, settings.cache)
+    except kernel.KernelError as error:
+        return Finding("failed", f"cannot be probed: {error}", "./run setup makes the guest kernel")
+    probe = ProbeGuest(guest.vmlinux, guest.initrd)
+    found = asyncio.run(
+        detect(settings.vmm.accelerator, probe, settings.cache / "accelerator.json")
+    )
+    if found.kind is AcceleratorKind.KVM:
+        return Finding("ok", f"KVM: {found.reason}")
+    reason = " ".join(found.reason.split())[:REASON_LENGTH]
+    return Finding(
+        "warning",
+        f"emulation (TCG): {reason}. Guests run, about ten times slower than under KVM",
+        "use a machine with hardware virtualisation, or turn on nested virtualisation in its host",
+    )
 
 
 def qemu(_: Settings) -> Finding:
@@ -178,7 +202,9 @@ def subnet(settings: Settings) -> Finding:
     taken = [
         f"{network} on {interface}"
         for interface, network in _routes(Path("/proc/net/route").read_text())
-        if network.prefixlen > 0
+        # "*" is a reject route, as the one that keeps our own unused addresses in.
+        if interface != "*"
+        and network.prefixlen > 0
         and network.overlaps(ours)
         and not interface.startswith(settings.network.prefix)
     ]

@@ -12,6 +12,7 @@ from microvmd.cli.output import JsonFlag, coloured, console, print_json
 
 CHECKS: Mapping[str, Check] = {
     "privileges": checks.privileges,
+    "accelerator": checks.accelerator,
     "QEMU": checks.qemu,
     "tools": checks.tools,
     "assets": checks.assets,

@@ -51,6 +51,21 @@ def test_missing_assets_are_named(tmp_path: Path) -> None:
     assert "./run setup" in found.mend
 
 
+def test_accelerator_without_a_kernel(tmp_path: Path) -> None:
+    found = checks.accelerator(Settings(assets=tmp_path, cache=tmp_path))
+    assert found.state == "failed"
+    assert "./run setup" in found.mend
+
+
+def test_emulation_is_a_warning_with_its_reason(tmp_path: Path) -> None:
+    settings = Settings(vmm=VmmSettings(accelerator="tcg"), cache=tmp_path)
+    if not (settings.assets / "kernel").is_dir():
+        pytest.skip("needs a guest kernel: ./run setup makes it")
+    found = checks.accelerator(settings)
+    assert found.state == "warning"
+    assert "as configured" in found.why
+
+
 def test_old_guest_kernel(tmp_path: Path) -> None:
     for name in ("microvmd-agent", "microvmd-jailer"):
         (tmp_path / name).touch(mode=0o755)
