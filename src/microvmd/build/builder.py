@@ -18,13 +18,14 @@ from pathlib import Path
 from microvmd.build import dockerfile, image_config, job, layers, toolchain
 from microvmd.build.archive import Archive
 from microvmd.build.bases import BaseStore, InvalidName, normalise
-from microvmd.build.debian import EPOCH, oci_architecture
+from microvmd.build.debian import EPOCH, DebianUnavailable, oci_architecture
 from microvmd.build.dockerfile import Dockerfile
 from microvmd.build.failure import CONTAINER_BUILD_FAILED, BuildFailed
 from microvmd.build.image_config import ImageConfig, InvalidConfig
 from microvmd.build.job import CA_FOLDER, Job
 from microvmd.build.lock import exclusive
-from microvmd.build.toolchain import ImageStore
+from microvmd.build.oci import Layout
+from microvmd.build.toolchain import ImageStore, Toolchain
 from microvmd.build.workshop import DiskFull, Log, Order, OutOfTime, Workshop
 
 _EROFS_MAGIC = b"\xe2\xe1\xf5\xe0"
@@ -72,10 +73,7 @@ async def build_rootfs(
     edits, warnings = found.for_architecture(architecture)
     for warning in warnings:
         log(warning)
-    store = BaseStore(options.cache / "bases")
-    local = _local_images(found, store, options.registries)
-    tools = await toolchain.prepare(options.cache, log)
-    layouts = {name: await store.ensure(name, log) for name in local}
+    tools, layouts = await _provide(found, options, log)
     unique = list({layout.digest: layout for layout in layouts.values()}.values())
     stores = tuple(
         [await toolchain.image_store(tools, layout, options.cache, log) for layout in unique]
@@ -104,6 +102,22 @@ async def build_rootfs(
         _write_job(order, options.workshop.complete(work))
         await _run(order, options, log)
         return await asyncio.to_thread(_collect, order, output_dir, options)
+
+
+async def _provide(
+    found: Dockerfile, options: BuildOptions, log: Log
+) -> tuple[Toolchain, dict[str, Layout]]:
+    """Return the builder root, and the local image for each name that has one."""
+    store = BaseStore(options.cache / "bases")
+    local = _local_images(found, store, options.registries)
+    try:
+        tools = await toolchain.prepare(options.cache, log)
+        return tools, {name: await store.ensure(name, log) for name in local}
+    except DebianUnavailable as error:
+        log(f"error: {error}")
+        raise BuildFailed(
+            "INTERNAL_PLATFORM_ERROR", "The node cannot make the builder or a base image."
+        ) from error
 
 
 def _local_images(found: Dockerfile, store: BaseStore, registries: bool) -> list[str]:
@@ -185,6 +199,8 @@ async def _run(order: Order, options: BuildOptions, log: Log) -> None:
             raise BuildFailed("CONTAINER_BUILD_FAILED", CONTAINER_BUILD_FAILED)
         case job.EXIT_FULL:
             raise BuildFailed("DISK_STORAGE_FULL", "The build needs more disk than it may use.")
+        case job.EXIT_TOO_LARGE:
+            raise BuildFailed("DISK_STORAGE_FULL", "The image is larger than its disk.")
         case job.EXIT_UNPACK:
             raise BuildFailed("ARCHIVE_INVALID", "The archive cannot be unpacked.")
         case _:

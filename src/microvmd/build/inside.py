@@ -15,6 +15,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ STORE, WORK = BUILD / "store", BUILD / "store" / "work"
 STATE = Path("/run/build")
 EXTRAS = BUILD / "extras"
 NAMES = STORE / "names.json"
+PACKER = "mkfs.erofs"
 TAG = "localhost/microvmd-result"
 RESULT_BYTES = 1 << 20
-EXIT_FAILED, EXIT_FULL, EXIT_UNPACK = 10, 11, 12
+EXIT_FAILED, EXIT_FULL, EXIT_UNPACK, EXIT_TOO_LARGE = 10, 11, 12, 13
 # Left behind by the mounts that the engine and we put over them while RUN steps ran.
 STUBS = (
     "/etc/resolv.conf",
@@ -51,15 +53,21 @@ def main() -> int:
         )
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "tmp").mkdir(parents=True)
+    space = Space()
+    space.start()
     try:
         return run(job)
     except subprocess.CalledProcessError as error:
-        say(f"error: {Path(error.cmd[0]).name} ended with exit code {error.returncode}")
-        return EXIT_FULL if full() else EXIT_FAILED
+        program = Path(error.cmd[0]).name
+        say(f"error: {program} ended with exit code {error.returncode}")
+        if space.was_short():
+            return EXIT_FULL
+        return EXIT_TOO_LARGE if program == PACKER else EXIT_FAILED
     except OSError as error:
         say(f"error: {error}")
-        return EXIT_FULL if full() else 1
+        return EXIT_FULL if space.was_short() else 1
     finally:
+        space.was_short()
         shutil.rmtree(WORK, ignore_errors=True)
         for mount in reversed(job["mounts"]):
             call(["umount", mount["target"]], check=False)
@@ -190,7 +198,7 @@ def pack(job: dict[str, Any], image: dict[str, Any]) -> None:
         root = Path(call([*BUILDAH, "mount", container], quiet=True).strip())
         finish(root, image)
         say("packing the root file system")
-        argv = ["mkfs.erofs", "-zlz4", "--quiet", "--all-time", "-T", str(job["timestamp"])]
+        argv = [PACKER, "-zlz4", "--quiet", "--all-time", "-T", str(job["timestamp"])]
         argv += ["-U", job["uuid"], job["output"], str(root)]
         call(argv)
     finally:
@@ -251,10 +259,25 @@ def call(argv: list[str], *, check: bool = True, quiet: bool = False) -> str:
     return done.stdout or ""
 
 
-def full() -> bool:
-    """Whether the store's disk has no room left, which explains most failures by itself."""
-    usage = os.statvfs(STORE)
-    return usage.f_bavail * usage.f_frsize < 8 << 20 or usage.f_favail < 64
+class Space(threading.Thread):
+    """Watches the store's disk: a step that fills it frees it again before its failure is seen."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+        self._short = False
+
+    def run(self) -> None:
+        """Look five times a second until asked for the answer."""
+        while not self._short and not self._over.wait(0.2):
+            usage = os.statvfs(STORE)
+            self._short = usage.f_bavail * usage.f_frsize < 4 << 20 or usage.f_favail < 64
+
+    def was_short(self) -> bool:
+        """Stop looking; say whether there was ever no room left."""
+        self._over.set()
+        self.join()
+        return self._short
 
 
 def say(line: str) -> None:

@@ -15,6 +15,8 @@ EXIT_FULL = 11
 """The disk of the layer store has no room left."""
 EXIT_UNPACK = 12
 """The zip cannot be unpacked after all."""
+EXIT_TOO_LARGE = 13
+"""The finished image does not fit on its disk."""
 RESULT_BYTES = 1 << 20
 """Size of the result: JSON, filled up with spaces."""
 

@@ -29,10 +29,17 @@ def test_the_program_inside_finds_every_member() -> None:
 
 
 def test_both_sides_agree_on_numbers() -> None:
-    assert (job.EXIT_FAILED, job.EXIT_FULL, job.EXIT_UNPACK, job.RESULT_BYTES) == (
+    assert (
+        job.EXIT_FAILED,
+        job.EXIT_FULL,
+        job.EXIT_UNPACK,
+        job.EXIT_TOO_LARGE,
+        job.RESULT_BYTES,
+    ) == (
         inside.EXIT_FAILED,
         inside.EXIT_FULL,
         inside.EXIT_UNPACK,
+        inside.EXIT_TOO_LARGE,
         inside.RESULT_BYTES,
     )
 

@@ -1,0 +1,107 @@
+"""What the builder decides and judges itself; real builds are in tests/vm."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from microvmd.build import job
+from microvmd.build.archive import Archive, ArchiveLimits, inspect
+from microvmd.build.builder import BuildOptions, _collect, _erofs_size, build_rootfs
+from microvmd.build.failure import BuildFailed
+from microvmd.build.in_namespace import NamespaceWorkshop
+from microvmd.build.toolchain import Toolchain
+from microvmd.build.workshop import Order
+from tests.unit.build.test_archive import pack
+
+
+def superblock(blocks: int, bits: int = 12, magic: bytes = b"\xe2\xe1\xf5\xe0") -> bytes:
+    block = bytearray(128)
+    block[:4] = magic
+    block[12] = bits
+    block[36:40] = blocks.to_bytes(4, "little")
+    return bytes(1024) + bytes(block)
+
+
+def order(directory: Path, image: bytes, size: int, result: object) -> Order:
+    (directory / "scratch").mkdir()
+    output, written = directory / "scratch" / "output", directory / "scratch" / "result"
+    with output.open("wb") as file:
+        file.write(image)
+        file.truncate(size)
+    written.write_bytes(json.dumps(result).encode().ljust(job.RESULT_BYTES))
+    nothing = Path("/nonexistent")
+    toolchain = Toolchain(nothing, nothing, "")
+    return Order(nothing, nothing, output, written, nothing, (), toolchain, 1.0)
+
+
+def options(directory: Path, **changes: int) -> BuildOptions:
+    limit = changes.get("rootfs_limit", 1 << 30)
+    return BuildOptions("1", directory, NamespaceWorkshop(), rootfs_limit=limit)
+
+
+def test_a_result_is_cut_to_its_size_and_moved(tmp_path: Path) -> None:
+    result = {"Docker": {"config": {"Cmd": ["/a"]}}}
+    done = order(tmp_path, superblock(2), 1 << 20, result)
+    rootfs = _collect(done, tmp_path, options(tmp_path))
+    assert (rootfs.erofs, rootfs.size) == (tmp_path / "rootfs.erofs", 8192)
+    assert rootfs.erofs.stat().st_size == 8192
+    assert rootfs.config.argv == ("/a",)
+
+
+def test_a_large_image_is_refused(tmp_path: Path) -> None:
+    done = order(tmp_path, superblock(2), 1 << 20, {})
+    with pytest.raises(BuildFailed, match="DISK_STORAGE_FULL"):
+        _collect(done, tmp_path, options(tmp_path, rootfs_limit=8191))
+
+
+def test_a_hostile_configuration_is_refused(tmp_path: Path) -> None:
+    done = order(tmp_path, superblock(2), 1 << 20, {"Docker": {"config": {"Cmd": 1}}})
+    with pytest.raises(BuildFailed, match="The image is unusable"):
+        _collect(done, tmp_path, options(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        b"",
+        superblock(1, magic=b"abcd"),
+        superblock(0),
+        superblock(257),
+        superblock(1, bits=255),
+        superblock(0xFFFFFFFF, bits=16),
+    ],
+)
+def test_what_is_no_erofs_is_refused(tmp_path: Path, image: bytes) -> None:
+    path = tmp_path / "image"
+    with path.open("wb") as file:
+        file.write(image)
+        file.truncate(1 << 20 if image else 0)
+    with pytest.raises(BuildFailed, match="INTERNAL_PLATFORM_ERROR"):
+        _erofs_size(path)
+
+
+def artifact(directory: Path, dockerfile: str) -> Archive:
+    path = directory / "context.zip"
+    path.write_bytes(pack(("Dockerfile", dockerfile.encode()), dockerfile=False))
+    return inspect(path, ArchiveLimits())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("python:3.11-slim", "microvmd base alias python:3.11-slim microvmd/debian:12"),
+        ("NoSuch", "no valid image name"),
+    ],
+)
+@pytest.mark.anyio
+async def test_an_image_that_nothing_serves_is_told_before_anything_is_made(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    archive = artifact(tmp_path, f"FROM scratch\nCOPY --from={name} /a /a\n")
+    with pytest.raises(BuildFailed, match=words) as caught:
+        await build_rootfs(
+            archive, output_dir=tmp_path / "out", log=print, options=options(tmp_path)
+        )
+    assert caught.value.code == "CONTAINER_BUILD_FAILED"
+    assert not (tmp_path / "builder").exists()

@@ -1,0 +1,37 @@
+"""The disks of a build microVM: their order is their names in the guest."""
+
+from pathlib import Path
+
+from microvmd.build.in_microvm import MicrovmWorkshop
+from microvmd.build.job import Job
+from microvmd.build.toolchain import ImageStore
+
+
+def workshop() -> MicrovmWorkshop:
+    """Only what reads no resource of the node is called below."""
+    made = object.__new__(MicrovmWorkshop)
+    for name, value in (("layers_bytes", 1 << 20), ("rootfs_bytes", 1 << 20)):
+        object.__setattr__(made, name, value)
+    return made
+
+
+def test_the_job_names_the_disks_in_their_order() -> None:
+    shop = workshop()
+    store = ImageStore(Path("/a"), Path("/a.erofs"))
+    bases = tuple(shop.base_path(store, position) for position in range(2))
+    plain = Job(
+        archive_size=1,
+        lines={},
+        names={},
+        bases=bases,
+        pull="never",
+        timestamp=1,
+        uuid="u",
+    )
+    job = shop.complete(plain)
+    assert (job.archive, job.output, job.result) == ("/dev/vdd", "/dev/vde", "/dev/vdf")
+    assert [(mount.source, mount.target, mount.kind) for mount in job.mounts] == [
+        ("/dev/vdc", "/build/store", "ext4"),
+        ("/dev/vdh", "/build/bases/0", "erofs"),
+        ("/dev/vdi", "/build/bases/1", "erofs"),
+    ]
