@@ -63,7 +63,7 @@ class Routes(Protocol):
     async def add(self, endpoint_id: str, address: str) -> None:
         """Requests to this endpoint go there from now on."""
 
-    async def remove(self, endpoint_id: str) -> None:
+    async def remove(self, endpoint_id: str) -> object:
         """Requests are held or refused from now on; open connections end."""
 
 

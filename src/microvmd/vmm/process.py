@@ -293,12 +293,14 @@ async def run(
     fds: Sequence[int] = (),
     check: bool = True,
     listener: Listener | None = None,
+    daemonises: bool = False,
 ) -> Completed:
     """Run a short command to its end, `timeout` in seconds.
 
     `listener` gets every piece of output (both streams) as it comes, for live logs. Raises
     ProcessFailed when the code is not 0 (unless `check=False`), when time runs out or when it
-    prints more than OUTPUT_LIMIT. A cancelled caller leaves no process of the group behind.
+    prints more than OUTPUT_LIMIT. No process of the group is left behind, but for a command that
+    `daemonises`: its child may not have left the group yet when it ends well.
     """
     with contextlib.ExitStack() as stack:
         stdin: int | IO[bytes] = subprocess.DEVNULL
@@ -319,7 +321,8 @@ async def run(
                     async with asyncio.timeout(timeout):
                         ended = await process.wait_or({out.overflowed, err.overflowed})
             finally:
-                process.kill_group()
+                if not (daemonises and ended is not None):
+                    process.kill_group()
         out.drain()
         err.drain()
     stdout, stderr = bytes(out.data), bytes(err.data)

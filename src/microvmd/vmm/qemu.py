@@ -50,6 +50,7 @@ from microvmd.vmm.process import (
     ProcessIdentity,
     ProcessStuck,
     owned,
+    run,
     spawn,
 )
 from microvmd.vmm.qmp import Qmp, QmpFailed, port_opened
@@ -64,11 +65,18 @@ SAVE_FDSET = 100
 MEMORY_LIMIT = 300.0
 """Seconds for moving guest memory; only a full snapshot of a large guest comes near it."""
 ROLLBACK_LIMIT = 60.0
+VERSION_LIMIT = 10.0
 END_REASONS = {
     "guest-shutdown": EndReason.GUEST_SHUTDOWN,
     "guest-reset": EndReason.GUEST_RESET,
     "guest-panic": EndReason.GUEST_PANIC,
 }
+
+
+async def installed_version(qemu: Path = QEMU) -> str:
+    """The version as a machine of this binary will name it: number and package."""
+    shown = await run([os.fspath(qemu), "--version"], timeout=VERSION_LIMIT)
+    return shown.text.splitlines()[0].removeprefix("QEMU emulator version ").strip()
 
 
 class PlainLauncher:

@@ -1,0 +1,120 @@
+"""Answers to the service's own requests (``cli/extensions.py``), from what serve has wired."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from microvmd.cli.extensions import Health, LogLine, MicrovmFacts, VmmFacts
+from microvmd.control.microvms import MicroVms
+from microvmd.control.runnable import log_of
+from microvmd.control.store import Store, Transaction
+from microvmd.edge.edge import Edge
+from microvmd.edge.stats import CommandFailed
+from microvmd.messages.node import LogTarget
+from microvmd.model.errors import NotFound
+from microvmd.model.identifiers import ImageArn, ImageVersion
+from microvmd.model.microvm import MicroVm
+from microvmd.node.bring_up import Equipment
+from microvmd.node.logs import LogStore
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFacts:
+    """Implements ``extensions.Facts``."""
+
+    account: str
+    store: Store
+    microvms: MicroVms
+    equipment: Equipment
+    edge: Edge
+
+    async def health(self) -> Health:
+        return Health({"api": "ok", "edge": await self._edge(), "store": await self._store()})
+
+    async def _edge(self) -> str:
+        try:
+            await self.edge.activity()
+        except (CommandFailed, OSError) as error:
+            return str(error)
+        return "ok"
+
+    async def _store(self) -> str:
+        await self.store.run(lambda tx: tx.images(self.account, limit=1))
+        return "ok"
+
+    async def microvm(self, microvm_id: str) -> MicrovmFacts:
+        microvm = await self.microvms.get(self.account, microvm_id)
+        log = await self.store.run(lambda tx: _log_target(tx, microvm))
+        return MicrovmFacts(
+            microvm_id=microvm_id,
+            state=microvm.state.value,
+            generation=microvm.generation,
+            log_group=log.group,
+            log_stream=log.stream,
+            address=microvm.edge_address,
+            vmm=self._vmm(microvm_id),
+            timings=_plain(self.microvms.timings(microvm_id)),
+        )
+
+    def _vmm(self, microvm_id: str) -> VmmFacts | None:
+        record = self.equipment.vmm_of(self.equipment.paths.microvm(microvm_id))
+        if record is None:
+            return None
+        identity = record.identity
+        return VmmFacts(identity.pid, identity.start_time, _pss(identity.pid))
+
+    async def logs(
+        self, group: str, stream: str | None, *, since: float, follow: bool
+    ) -> AsyncGenerator[LogLine, None]:
+        if stream is None:
+            raise NotFound("Name the log stream: it is in GET /microvmd/v1/microvms/<id>.")
+        lines = self._follow(group, stream) if follow else self._read(group, stream)
+        async with aclosing(lines):
+            async for line in lines:
+                if line.time >= since:
+                    yield line
+
+    async def _follow(self, group: str, stream: str) -> AsyncGenerator[LogLine, None]:
+        async with aclosing(_logs(self).follow(group, stream)) as entries:
+            async for entry in entries:
+                yield LogLine(entry.time, stream, entry.text)
+
+    async def _read(self, group: str, stream: str) -> AsyncGenerator[LogLine, None]:
+        await _logs(self).flush()
+        start = 0
+        while True:
+            page = await _logs(self).read(group, stream, start)
+            if not page.entries:
+                return
+            for entry in page.entries:
+                yield LogLine(entry.time, stream, entry.text)
+            start = page.next
+
+
+def _logs(facts: ServiceFacts) -> LogStore:
+    return facts.equipment.logs
+
+
+def _plain(timings: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    return {step: dict(parts) for step, parts in timings.items()}
+
+
+def _log_target(tx: Transaction, microvm: MicroVm) -> LogTarget:
+    arn = ImageArn.parse(microvm.image_arn)
+    version = tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
+    if version is None:
+        raise NotFound(f"MicroVM not found: {microvm.microvm_id}")
+    return log_of(microvm, version)
+
+
+def _pss(pid: int) -> int | None:
+    """Proportional share of memory in bytes, None when the process has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    for line in lines:
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,384 @@
+"""``microvmd serve``: wires control plane, node, edge and API into one process, and runs it.
+
+Everything long-lived (VMMs, HAProxy, the local AWS server) is a process in a session of its own
+and outlives this one. At start what the last process left is adopted or swept; at the end it is
+detached, so that a restart ends no RUNNING MicroVM.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from microvmd.api.authenticate import Authenticator
+from microvmd.api.credentials import Identity, KeyRing
+from microvmd.api.handlers import control_handlers
+from microvmd.api.listener import listen
+from microvmd.api.relay import Relay
+from microvmd.api.service import create_app
+from microvmd.build.builder import BuildOptions
+from microvmd.build.in_microvm import MicrovmWorkshop
+from microvmd.build.in_namespace import NamespaceWorkshop
+from microvmd.build.service import ImageBuilder
+from microvmd.build.source import SourceSettings
+from microvmd.build.workshop import Workshop
+from microvmd.cli import logs as own_log
+from microvmd.cli import profile
+from microvmd.cli.extensions import extension_routes
+from microvmd.cli.facts import ServiceFacts
+from microvmd.cli.failure import Failure
+from microvmd.cli.keys import AccessKey, access_key, cursor_key
+from microvmd.cli.local_aws import local_aws
+from microvmd.cli.settings import Settings
+from microvmd.control.images import Images
+from microvmd.control.microvms import MicroVms
+from microvmd.control.paging import Cursors
+from microvmd.control.reconcile import adopt_all, inventory, watch
+from microvmd.control.store import Store
+from microvmd.control.tokens import TokenIssuer
+from microvmd.edge.config import EdgeSettings
+from microvmd.edge.edge import Edge
+from microvmd.edge.haproxy import HAProxyFailed
+from microvmd.edge.resolve import Answer, Forward, Refuse
+from microvmd.edge.stats import CommandFailed
+from microvmd.messages.node import (
+    BuildFailed,
+    BuildStarted,
+    BuildSucceeded,
+    Command,
+    Report,
+    VersionDeleted,
+)
+from microvmd.model.microvm import Phase
+from microvmd.node import kernel
+from microvmd.node.agent import NodeAgent
+from microvmd.node.bring_up import Equipment
+from microvmd.node.cgroup import CgroupUnavailable
+from microvmd.node.jail import JailFailed, Jails, JailSettings
+from microvmd.node.jail_root import JailRootFailed
+from microvmd.node.kernel import KernelError
+from microvmd.node.logs import LogStore
+from microvmd.node.network import NetworkPool
+from microvmd.node.paths import NodePaths
+from microvmd.node.slots import NetworkError, NetworkSettings
+from microvmd.node.snapshot import Stamp
+from microvmd.vmm.accelerator import ProbeGuest, detect
+from microvmd.vmm.causes import ungrouped
+from microvmd.vmm.process import ProcessFailed
+from microvmd.vmm.qemu import installed_version
+
+log = structlog.get_logger(__name__)
+
+START_FAILURES = (
+    HAProxyFailed,
+    NetworkError,
+    KernelError,
+    JailFailed,
+    JailRootFailed,
+    CgroupUnavailable,
+    ProcessFailed,
+)
+ROTATE_INTERVAL_S = 60.0
+
+
+def serve(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT. Raises Failure when it cannot start."""
+    own_log.configure()
+    if os.geteuid() != 0:
+        raise Failure("microvmd serve needs root", "start it with sudo or as a systemd service")
+    with _only_one(settings):
+        try:
+            with ungrouped():
+                asyncio.run(_serve(settings))
+        except START_FAILURES as error:
+            log.exception("serve.failed")
+            raise Failure(str(error), "microvmd doctor says what this machine lacks") from error
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Two services over one root would end each other's MicroVMs."""
+    settings.root.mkdir(parents=True, exist_ok=True)
+    with (settings.root / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(
+                f"another microvmd serve uses {settings.root}",
+                "stop it, or give this one another --root",
+            ) from None
+        yield
+
+
+@dataclass(slots=True)
+class _NodeLink:
+    """The control plane's end of the connection to the node of this process."""
+
+    agent: NodeAgent | None = None
+
+    async def send(self, command: Command) -> None:
+        assert self.agent is not None
+        await self.agent.send(command)
+
+
+@dataclass(slots=True)
+class _Control:
+    """What reports and requests of the edge are handed to."""
+
+    images: Images
+    microvms: MicroVms
+
+    async def report(self, report: Report) -> None:
+        match report:
+            case BuildStarted() | BuildSucceeded() | BuildFailed():
+                await self.images.report(report)
+            case VersionDeleted():
+                await self.images.report_deleted(report)
+            case _:
+                await self.microvms.report(report)
+
+
+@dataclass(slots=True)
+class _Resolver:
+    """Answers the edge's question where a MicroVM is."""
+
+    microvms: MicroVms | None = field(default=None)
+
+    async def __call__(self, endpoint_id: str) -> Answer:
+        assert self.microvms is not None
+        found = await self.microvms.route_to(endpoint_id)
+        if found.address is not None:
+            return Forward(found.address)
+        if found.known and found.allowed:
+            return Refuse()
+        # An endpoint that does not exist and one without ingress look alike from outside.
+        return Refuse(403, "Token authentication failed")
+
+
+async def _serve(settings: Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        app = await _assemble(stack, settings)
+        await _listen_until(stopping, app, settings)
+        log.info("serve.stopping")
+
+
+async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
+    """Everything but the API's socket, ready to serve."""
+    key = access_key(settings.root / "keys")
+    store = await stack.enter_async_context(Store.at(settings.root / "state.db"))
+    equipment = await stack.enter_async_context(_equipment(settings))
+    cursors = Cursors(cursor_key(settings.root / "keys"))
+    issuer = TokenIssuer(settings.root / "keys")
+    resolver, link = _Resolver(), _NodeLink()
+    edge = Edge(_edge_settings(settings), resolve=resolver, keys=issuer.keys)
+    microvms = await stack.enter_async_context(
+        MicroVms(store, link, edge.routes, cursors, time.time, settings.region)
+    )
+    images = Images(store, link, cursors, time.time, settings.region)
+    resolver.microvms = microvms
+    builder = ImageBuilder(
+        equipment, _source(settings, key), lambda account: _options(settings, equipment, account)
+    )
+    link.agent = await stack.enter_async_context(
+        NodeAgent(equipment, builder, _Control(images, microvms).report)
+    )
+    await link.agent.sweep(await inventory(images, microvms))
+    await stack.enter_async_context(edge)
+    await edge.routes.replace(_running(microvms))
+    await adopt_all(microvms, link)
+    tasks = await stack.enter_async_context(asyncio.TaskGroup())
+    for work in (watch(microvms, lambda: _bytes_of(edge), time.time), _rotate(issuer)):
+        stack.callback(tasks.create_task(work).cancel)
+    profile.write(_profile(settings, key), profile.AwsFiles.of_user())
+    facts = ServiceFacts(settings.account, store, microvms, equipment, edge)
+    handlers = control_handlers(
+        images, microvms, issuer, region=settings.region, endpoint_name=edge.endpoint
+    )
+    return await _application(stack, settings, key, handlers, facts)
+
+
+async def _application(
+    stack: AsyncExitStack,
+    settings: Settings,
+    key: AccessKey,
+    handlers: list[object],
+    facts: ServiceFacts,
+) -> ASGIApp:
+    ring = KeyRing([Identity(key.access_key, key.secret_key, settings.account)])
+    relay = None
+    if settings.aws.local:
+        aws = await stack.enter_async_context(
+            local_aws(settings.run, settings.root / "local-aws.log", settings.account)
+        )
+        relay = Relay(aws.socket, ring)
+    routes = extension_routes(facts, Authenticator(ring, settings.region))
+    return create_app(handlers, ring, relay, region=settings.region, routes=routes)
+
+
+@asynccontextmanager
+async def _equipment(settings: Settings) -> AsyncIterator[Equipment]:
+    """The node's own resources."""
+    paths = NodePaths(settings.root)
+    paths.make()
+    settings.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    guest = await asyncio.to_thread(kernel.prepare, settings.assets, settings.cache)
+    accelerator = await detect(
+        settings.vmm.accelerator,
+        ProbeGuest(guest.vmlinux, guest.initrd),
+        settings.cache / "accelerator.json",
+    )
+    log.info("serve.accelerator", kind=accelerator.kind.value, reason=accelerator.reason)
+    jails = await Jails.open(
+        JailSettings(
+            jailer=settings.assets / "microvmd-jailer",
+            cache=settings.cache,
+            group=f"microvmd-{settings.network.prefix}",
+            first_uid=settings.vmm.uid_first,
+            slots=settings.vmm.uid_count,
+        )
+    )
+    stamp = Stamp.of(accelerator, await installed_version())
+    async with (
+        NetworkPool(_network_settings(settings)) as networks,
+        LogStore(paths.logs) as logs,
+    ):
+        yield Equipment(
+            paths, guest, accelerator, networks, jails, logs, stamp, os.cpu_count() or 1
+        )
+
+
+def _network_settings(settings: Settings) -> NetworkSettings:
+    return NetworkSettings(
+        run=settings.run,
+        prefix=settings.network.prefix,
+        subnet=settings.network.subnet,
+        ready=settings.network.pool,
+        resolvers=tuple(map(str, settings.network.dns)),
+    )
+
+
+def _edge_settings(settings: Settings) -> EdgeSettings:
+    port = settings.edge.port
+    loopback = IPv4Address(settings.edge.host).is_loopback
+    return EdgeSettings(
+        root=settings.root,
+        run=settings.run,
+        region=settings.region,
+        domain=settings.edge.domain,
+        port=None if port == "auto" else int(port),
+        addresses=(settings.edge.host, "::1") if loopback else (settings.edge.host,),
+    )
+
+
+def _source(settings: Settings, key: AccessKey) -> SourceSettings:
+    """Where builds fetch artifacts. In local mode that is our own API's port."""
+    if not settings.aws.local:
+        return SourceSettings(
+            region=settings.region,
+            s3_endpoint=settings.aws.s3_endpoint,
+            sts_endpoint=settings.aws.sts_endpoint,
+        )
+    return SourceSettings(
+        region=settings.region,
+        s3_endpoint=settings.api.url,
+        sts_endpoint=settings.api.url,
+        access_key=key.access_key,
+        secret_key=key.secret_key,
+    )
+
+
+def _options(settings: Settings, equipment: Equipment, account: str) -> BuildOptions:
+    return BuildOptions(
+        account=account,
+        cache=settings.cache,
+        workshop=_workshop(settings, equipment),
+        registries=bool(settings.build.registries),
+        time_limit=float(settings.build.timeout_seconds),
+        ca_bundle=settings.build.ca_bundle,
+    )
+
+
+def _workshop(settings: Settings, equipment: Equipment) -> Workshop:
+    if settings.build.isolation == "namespace":
+        return NamespaceWorkshop()
+    return MicrovmWorkshop(
+        kernel=equipment.kernel,
+        accelerator=equipment.accelerator,
+        networks=equipment.networks,
+        jails=equipment.jails,
+        host_cpus=equipment.host_cpus,
+    )
+
+
+def _profile(settings: Settings, key: AccessKey) -> profile.Profile:
+    return profile.Profile(
+        name=settings.profile,
+        endpoint_url=settings.api.url,
+        region=settings.region,
+        access_key_id=key.access_key,
+        secret_access_key=key.secret_key,
+    )
+
+
+def _running(microvms: MicroVms) -> dict[str, str]:
+    return {
+        microvm.endpoint_id: microvm.edge_address
+        for microvm in microvms.live()
+        if microvm.phase is Phase.RUNNING and microvm.edge_address is not None
+    }
+
+
+async def _bytes_of(edge: Edge) -> Mapping[str, int]:
+    """Bytes by endpoint id, in the shape that the control plane asks for."""
+    try:
+        found = await edge.activity()
+    except CommandFailed as error:
+        raise OSError(str(error)) from error
+    return {endpoint_id: seen.bytes_total for endpoint_id, seen in found.items()}
+
+
+async def _rotate(issuer: TokenIssuer) -> None:
+    while True:
+        issuer.rotate()
+        await asyncio.sleep(ROTATE_INTERVAL_S)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: serve must detach what runs before it ends."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _listen_until(stopping: asyncio.Event, app: ASGIApp, settings: Settings) -> None:
+    try:
+        listener = listen(settings.api.host, settings.api.port)
+    except OSError as error:
+        raise Failure(
+            f"cannot listen on {settings.api.url}: {error.strerror}",
+            "stop what uses the port, or choose another with --api-port",
+        ) from error
+    with listener:
+        server = _Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(server.serve(sockets=[listener]))
+            log.info("serve.ready", url=settings.api.url, profile=settings.profile)
+            waiting = tasks.create_task(stopping.wait())
+            await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            server.should_exit = True
+            waiting.cancel()
