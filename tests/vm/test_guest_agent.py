@@ -210,6 +210,18 @@ async def test_the_container_is_like_one_of_a_runtime(agent_socket: Path) -> Non
         assert b"CapEff:\t000001ffffffffff" in everything.stdout
 
 
+async def test_all_capabilities_bring_every_device(agent_socket: Path) -> None:
+    async with booted(agent_socket) as guest:
+        mounts = await show(guest, "/proc/self/mountinfo", all_capabilities=True)
+        kinds = {line.split(" ")[4]: line.split(" - ")[1] for line in mounts.splitlines()}
+        assert kinds["/dev"].startswith("devtmpfs ")
+        assert kinds["/dev/pts"].startswith("devpts ")
+        assert "/proc/sys" not in kinds
+        assert " /sys rw," in mounts
+        boot_id = await show(guest, "/proc/sys/kernel/random/boot_id", all_capabilities=True)
+        assert len(boot_id) == 37
+
+
 async def test_processes_get_their_user_environment_and_directory(agent_socket: Path) -> None:
     async with booted(agent_socket) as guest:
         plain = (await guest.run(["/bin/probe", "environment"])).stdout.decode().splitlines()
