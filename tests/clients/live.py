@@ -18,6 +18,7 @@ from botocore.config import Config
 
 from microvmd.api.credentials import Identity, KeyRing
 from microvmd.api.handlers import control_handlers
+from microvmd.api.listener import listen
 from microvmd.api.relay import Relay
 from microvmd.api.service import create_app
 from microvmd.cli.local_aws import local_aws
@@ -25,6 +26,7 @@ from microvmd.control.images import Images
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
 from microvmd.control.store import Store
+from microvmd.control.tokens import TokenIssuer
 from microvmd.messages import node as messages
 from microvmd.model.identifiers import endpoint_name
 from microvmd.model.image import SnapshotSizes
@@ -83,22 +85,12 @@ def _outcome(command: messages.Command) -> list[Any]:
     raise AssertionError(f"unknown command {command}")
 
 
-class PlainIssuer:
-    """Readable tokens: what the handler asks for is what a test sees."""
-
-    def issue(self, endpoint_id: str, ports: Any, expires_at: Any) -> str:
-        return f"{endpoint_id} {list(ports)} {expires_at:%M}"
-
-    def issue_shell(self, endpoint_id: str, expires_at: Any) -> str:
-        return f"{endpoint_id} shell {expires_at:%M}"
-
-
 @dataclass(frozen=True)
 class LiveApi:
-    """Where it listens; ``keys`` knows who may sign."""
+    """Where it listens; ``issuer`` reads the tokens that it hands out."""
 
     url: str
-    keys: KeyRing
+    issuer: TokenIssuer
 
     def client(self, service: str, **options: Any) -> Any:
         """An unmodified boto3 client."""
@@ -115,15 +107,15 @@ class LiveApi:
 @contextlib.contextmanager
 def live_api(directory: Path) -> Iterator[LiveApi]:
     """Serve in a thread of its own until the block ends."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     up, down = threading.Event(), threading.Event()
     failure: list[BaseException] = []
-    keys = KeyRing([KEY])
+    issuer = TokenIssuer(directory / "keys")
 
     def serve() -> None:
         try:
-            asyncio.run(_serve(directory, listener, keys, up, down))
+            asyncio.run(_serve(directory, listener, issuer, up, down))
         except BaseException as error:  # shown in the test's thread
             failure.append(error)
         finally:
@@ -134,7 +126,7 @@ def live_api(directory: Path) -> Iterator[LiveApi]:
     try:
         assert up.wait(60)
         assert not failure, failure
-        yield LiveApi(url, keys)
+        yield LiveApi(url, issuer)
     finally:
         down.set()
         thread.join(60)
@@ -145,7 +137,7 @@ def live_api(directory: Path) -> Iterator[LiveApi]:
 async def _serve(
     directory: Path,
     listener: socket.socket,
-    keys: KeyRing,
+    issuer: TokenIssuer,
     up: threading.Event,
     down: threading.Event,
 ) -> None:
@@ -157,10 +149,11 @@ async def _serve(
         handlers = control_handlers(
             images,
             microvms,
-            PlainIssuer(),
+            issuer,
             region=REGION,
             endpoint_name=lambda endpoint: endpoint_name(endpoint, REGION, "microvm.localhost"),
         )
+        keys = KeyRing([KEY])
         app = create_app(handlers, keys, Relay(aws.socket, keys), region=REGION)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
         async with asyncio.TaskGroup() as tasks:

@@ -235,20 +235,31 @@ def test_pages(client: Any) -> None:
     assert [microvm for page in found for microvm in page] == made[::-1]
 
 
-def test_tokens(client: Any) -> None:
+def test_tokens(api: LiveApi, client: Any) -> None:
     shell = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector:SHELL_INGRESS"
     arn = _create(client)
     microvm = _run(client, arn, ingressNetworkConnectors=[shell])
-    token = client.create_microvm_auth_token(
-        microvmIdentifier=microvm,
-        expirationInMinutes=60,
-        allowedPorts=[{"port": 80}, {"range": {"startPort": 1, "endPort": 9}}, {"allPorts": {}}],
-    )["authToken"]
-    assert token["X-aws-proxy-auth"].split(" ", 1)[1].startswith("[(80, 80), (1, 9), (1, 65535)]")
+    endpoint = client.get_microvm(microvmIdentifier=microvm)["endpoint"].split(".")[0]
+    for ports, spec in (
+        ([{"port": 80}, {"range": {"startPort": 1, "endPort": 9}}], "80,1-9"),
+        ([{"port": 80}, {"allPorts": {}}], "*"),
+    ):
+        token = client.create_microvm_auth_token(
+            microvmIdentifier=microvm, expirationInMinutes=60, allowedPorts=ports
+        )["authToken"]
+        claims = api.issuer.verify(token["X-aws-proxy-auth"])
+        assert (claims.endpoint_id, claims.ports, claims.scope) == (endpoint, spec, "http")
+        assert 3540 < claims.expires_at - time.time() <= 3600
     shells = client.create_microvm_shell_auth_token(
         microvmIdentifier=microvm, expirationInMinutes=5
     )["authToken"]
-    assert " shell " in shells["X-aws-proxy-auth"]
+    assert api.issuer.verify(shells["X-aws-proxy-auth"]).scope == "shell"
+    backwards = {"range": {"startPort": 9, "endPort": 1}}
+    assert _error(
+        lambda: client.create_microvm_auth_token(
+            microvmIdentifier=microvm, expirationInMinutes=5, allowedPorts=[backwards]
+        )
+    ) == (400, "ValidationException", "Invalid port range: 9 is greater than 1.")
     other = _run(client, arn)
     assert _error(
         lambda: client.create_microvm_shell_auth_token(

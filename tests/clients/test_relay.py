@@ -78,9 +78,11 @@ def _raw(
         connection.close()
 
 
-def test_presigned_url(api: LiveApi, bucket: str) -> None:
-    s3 = api.client("s3", config=Config(signature_version="s3v4"))
-    s3.put_object(Bucket=bucket, Key="p", Body=b"presigned")
+@pytest.mark.parametrize("version", ["s3v4", "s3"])
+def test_presigned_url(api: LiveApi, bucket: str, version: str) -> None:
+    """``s3`` is the old way, which boto3 still takes when it is not told otherwise."""
+    s3 = api.client("s3", config=Config(signature_version=version))
+    api.client("s3").put_object(Bucket=bucket, Key="p", Body=b"presigned")
     url = s3.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "p"}, ExpiresIn=60)
     path = url.removeprefix(api.url)
     assert _raw(api, "GET", path, {})[::2] == (200, b"presigned")
@@ -120,6 +122,15 @@ def test_the_local_servers_own_controls_are_out_of_reach(api: LiveApi) -> None:
         with pytest.raises(ClientError) as caught:
             s3.put_object(Bucket=name, Key="meta-data/reset" if name == "latest" else "reset")
         assert _refused(caught) == (403, "AccessDenied")
+
+
+def test_controls_are_out_of_reach_in_any_spelling(api: LiveApi) -> None:
+    for path in ("/moto-api/reset", "/moto%2Dapi/reset", "/%6Doto-api/reset"):
+        request = AWSRequest("POST", f"{api.url}{path}")
+        S3SigV4Auth(Credentials(KEY.access_key, KEY.secret_key), "s3", REGION).add_auth(request)
+        headers = {"Host": urlsplit(api.url).netloc, **dict(request.headers.items())}
+        status, _, body = _raw(api, "POST", path, headers)
+        assert (status, b"<Code>AccessDenied</Code>" in body) == (403, True)
 
 
 def test_wrong_keys_in_each_services_manner(api: LiveApi) -> None:

@@ -8,7 +8,8 @@ from starlette.requests import Request
 from microvmd.api.credentials import Credentials
 from microvmd.api.errors import SignatureError
 from microvmd.api.requests import RequestContext, read_body, signed_request
-from microvmd.api.sigv4 import Signature, SignedRequest, read_signature, verify
+from microvmd.api.signed import Signature, SignedRequest
+from microvmd.api.sigv4 import read_signature, verify
 
 SIGNING_NAME = "lambda"
 

@@ -4,13 +4,19 @@ from microvmd.api.connectors import ConnectorHandlers, RuntimeHandlers
 from microvmd.api.images import ImageHandlers
 from microvmd.api.microvms import EndpointName, MicrovmHandlers
 from microvmd.api.tags import TagHandlers
-from microvmd.api.tokens import Issuer, TokenHandlers
+from microvmd.api.tokens import TokenHandlers
 from microvmd.control.images import Images
 from microvmd.control.microvms import MicroVms
+from microvmd.control.tokens import TokenIssuer
 
 
 def control_handlers(
-    images: Images, microvms: MicroVms, issuer: Issuer, *, region: str, endpoint_name: EndpointName
+    images: Images,
+    microvms: MicroVms,
+    issuer: TokenIssuer,
+    *,
+    region: str,
+    endpoint_name: EndpointName,
 ) -> list[object]:
     """What ``create_app`` needs: together they have a method for every operation."""
     return [

@@ -6,9 +6,10 @@ whose signature covers the body itself.
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import httpx
 import structlog
@@ -21,7 +22,8 @@ from microvmd.api.credentials import Credentials, Identity
 from microvmd.api.errors import BodyTimeout, BodyTooLarge, SignatureError
 from microvmd.api.foreign import foreign_error, session_of
 from microvmd.api.requests import bounded, read_body
-from microvmd.api.sigv4 import Signature, SignedRequest, check_body, verify
+from microvmd.api.signed import Signature, SignedRequest, check_body
+from microvmd.api.sigv4 import verify
 from microvmd.model.errors import AccessDenied
 
 SERVICES = frozenset({"s3", "sts", "iam", "logs", "kms"})
@@ -108,7 +110,9 @@ class Relay:
         identity = await self._credentials.find(claim.access_key)
         streams = claim.service == "s3"
         body = b"" if streams or identity is None else await read_body(request, BUFFERED_LIMIT)
-        verify(signed, claim, identity, None if streams else body, self._clock())
+        # The old way of presigning covers the path in path style.
+        covered = replace(signed, path=path) if claim.old_expiry is not None else signed
+        verify(covered, claim, identity, None if streams else body, self._clock())
         target = httpx.URL("http://localhost").copy_with(raw_path=_target(path, signed.query))
         outgoing = self._client.build_request(
             signed.method,
@@ -143,7 +147,7 @@ class Relay:
         host = (signed.header("host") or "").rsplit(":", 1)[0].lower()
         bucket = next((host[: -len(h) - 1] for h in self._hosts if host.endswith(f".{h}")), None)
         path = signed.path if bucket is None else f"/{bucket}{signed.path}"
-        if path.startswith(_GUARDED):
+        if unquote(path).startswith(_GUARDED):
             raise AccessDenied("This name is reserved.")
         return path
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from microvmd.api.errors import BodyTimeout, BodyTooLarge
-from microvmd.api.sigv4 import SignedRequest
+from microvmd.api.signed import SignedRequest
 
 BODY_LIMIT = 1 << 20
 BODY_SECONDS = 30.0

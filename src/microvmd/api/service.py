@@ -27,7 +27,8 @@ from microvmd.api.parse import parse_query, parse_request
 from microvmd.api.requests import RequestContext, signed_request
 from microvmd.api.routes import Router
 from microvmd.api.serialize import WireResponse, serialize_error, serialize_response
-from microvmd.api.sigv4 import Signature, SignedRequest, read_signature
+from microvmd.api.signed import Signature, SignedRequest
+from microvmd.api.sigv4 import read_signature
 from microvmd.api.validate import validate
 from microvmd.model.errors import ApiError, InternalError
 
@@ -168,6 +169,7 @@ class _Service:
         except ClientDisconnect:
             raise
         except Exception:  # the request border: the log holds the cause, the caller gets an id
+            _log.exception("internal error", request_id=request_id)
             return _failed(request_id)
 
     async def _operate(self, signed: SignedRequest, context: RequestContext, body: bytes) -> Answer:
@@ -181,6 +183,9 @@ class _Service:
         except ApiError as error:
             return _refused(error, operation)
         except Exception:  # as above, with the names that this operation has for it
+            _log.exception(
+                "internal error", operation=operation.name, request_id=context.request_id
+            )
             return _failed(context.request_id, operation)
 
 
@@ -191,9 +196,6 @@ def _refused(error: ApiError, operation: Operation | None = None) -> Answer:
 
 
 def _failed(request_id: str, operation: Operation | None = None) -> Answer:
-    """Called while an exception is handled."""
-    name = None if operation is None else operation.name
-    _log.exception("internal error", operation=name, request_id=request_id)
     hidden = InternalError(
         "An internal error occurred. The log of microvmd names it under the request id "
         f"{request_id}."

@@ -5,11 +5,8 @@ when, ``verify`` recomputes the signature. Works for the header form and the pre
 S3 has its own canonical path and payload rules.
 """
 
-import hmac
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from urllib.parse import quote, unquote_to_bytes
 
@@ -21,67 +18,26 @@ from botocore.utils import normalize_url_path
 
 from microvmd.api.credentials import Identity
 from microvmd.api.errors import SignatureError
+from microvmd.api.presigned import check_old, read_old
+from microvmd.api.signed import (
+    HASH,
+    STAMP,
+    UNSIGNED,
+    Signature,
+    SignedRequest,
+    check_body,
+    equal,
+    incomplete,
+    mismatch,
+    query_pairs,
+)
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_SKEW = timedelta(minutes=5)
 MAX_PRESIGNED = 7 * 24 * 3600
-UNSIGNED = "UNSIGNED-PAYLOAD"
 
 _EMPTY = sha256(b"").hexdigest()
-_STAMP = "%Y%m%dT%H%M%SZ"
-_HASH = re.compile(r"[0-9a-f]{64}")
 _UNRECOGNISED = "The security token included in the request is invalid."
-_MISMATCH = (
-    "The request signature we calculated does not match the signature you provided. Check your AWS "
-    "Secret Access Key and signing method. Consult the service documentation for details."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SignedRequest:
-    """What a signature covers. ``path`` and ``query`` are as they came, still percent-encoded;
-    header names are lower case and may repeat."""
-
-    method: str
-    path: str
-    query: str
-    headers: tuple[tuple[str, str], ...]
-
-    def header(self, name: str) -> str | None:
-        """The first value of a header."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """A claim: this key signed these headers at this time for this service."""
-
-    access_key: str
-    region: str
-    service: str
-    stamp: str
-    signed_headers: tuple[str, ...]
-    signature: str
-    session_token: str | None
-    content_sha256: str | None
-    lifetime: int | None
-    """Seconds; set for presigned requests only."""
-
-    @property
-    def time(self) -> datetime:
-        """When it was signed."""
-        return datetime.strptime(self.stamp, _STAMP).replace(tzinfo=UTC)
-
-    @property
-    def body_hash(self) -> str | None:
-        """The SHA-256 that the body must have, when the request says so."""
-        found = self.content_sha256
-        return found if found is not None and _HASH.fullmatch(found) else None
-
-    @property
-    def covers_body(self) -> bool:
-        """True when the signature can only be computed from the body itself."""
-        return self.content_sha256 is None and not (self.service == "s3" and self.lifetime)
 
 
 def read_signature(request: SignedRequest) -> Signature:
@@ -89,11 +45,12 @@ def read_signature(request: SignedRequest) -> Signature:
     authorization = request.header("authorization")
     if authorization is not None:
         return _from_header(request, authorization)
-    query = {
-        n.decode(errors="replace"): v.decode(errors="replace") for n, v in _pairs(request.query)
-    }
+    pairs = query_pairs(request.query)
+    query = {n.decode(errors="replace"): v.decode(errors="replace") for n, v in pairs}
     if "X-Amz-Algorithm" in query or "X-Amz-Signature" in query:
         return _from_query(request, query)
+    if "AWSAccessKeyId" in query:
+        return read_old(query)
     raise SignatureError("MissingAuthenticationTokenException", "Missing Authentication Token")
 
 
@@ -114,32 +71,20 @@ def verify(
         raise SignatureError(
             "ExpiredTokenException", "The security token included in the request is expired"
         )
+    if claim.old_expiry is not None:
+        check_old(request, claim, identity, now)
+        return
     _check_time(claim, now)
-    if not _equal(_expected(request, claim, identity, body or b""), claim.signature):
-        raise _mismatch()
+    if not equal(_expected(request, claim, identity, body or b""), claim.signature):
+        raise mismatch()
     if body is not None and claim.body_hash is not None:
         check_body(claim, sha256(body).hexdigest())
-
-
-def check_body(claim: Signature, body_hash: str) -> None:
-    """Raise SignatureError when a body of this SHA-256 is not the one that was signed."""
-    if claim.body_hash is not None and not _equal(body_hash, claim.body_hash):
-        raise _mismatch()
-
-
-def _mismatch() -> SignatureError:
-    return SignatureError("InvalidSignatureException", _MISMATCH)
-
-
-def _equal(one: str, other: str) -> bool:
-    """Compare in constant time."""
-    return hmac.compare_digest(one.encode(), other.encode("utf-8", "surrogateescape"))
 
 
 def _from_header(request: SignedRequest, authorization: str) -> Signature:
     algorithm, _, rest = authorization.strip().partition(" ")
     if algorithm != ALGORITHM:
-        raise _incomplete("Authorization header requires the algorithm AWS4-HMAC-SHA256.")
+        raise incomplete("Authorization header requires the algorithm AWS4-HMAC-SHA256.")
     fields = {}
     for part in rest.split(","):
         name, _, value = part.strip().partition("=")
@@ -150,7 +95,7 @@ def _from_header(request: SignedRequest, authorization: str) -> Signature:
         texts = [f"Authorization header requires '{name}' parameter." for name in missing]
         if stamp is None:
             texts.append("Authorization header requires existence of either a 'X-Amz-Date' header.")
-        raise _incomplete(" ".join(texts))
+        raise incomplete(" ".join(texts))
     return _claim(
         credential=fields["Credential"],
         stamp=stamp,
@@ -166,12 +111,12 @@ def _from_query(request: SignedRequest, query: dict[str, str]) -> Signature:
     names = ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
     missing = [f"'X-Amz-{name}'" for name in names if not query.get(f"X-Amz-{name}")]
     if missing:
-        raise _incomplete(f"AWS query-string parameters must include {', '.join(missing)}.")
+        raise incomplete(f"AWS query-string parameters must include {', '.join(missing)}.")
     lifetime = query["X-Amz-Expires"]
     if query["X-Amz-Algorithm"] != ALGORITHM:
-        raise _incomplete("AWS query-string parameters require the algorithm AWS4-HMAC-SHA256.")
+        raise incomplete("AWS query-string parameters require the algorithm AWS4-HMAC-SHA256.")
     if not re.fullmatch(r"[0-9]{1,6}", lifetime) or not 0 < int(lifetime) <= MAX_PRESIGNED:
-        raise _incomplete("X-Amz-Expires must be a number of seconds of at most one week.")
+        raise incomplete("X-Amz-Expires must be a number of seconds of at most one week.")
     return _claim(
         credential=query["X-Amz-Credential"],
         stamp=query["X-Amz-Date"],
@@ -195,13 +140,13 @@ def _claim(
 ) -> Signature:
     scope = credential.rsplit("/", 4)
     if len(scope) != 5 or scope[4] != "aws4_request" or not all(scope):
-        raise _incomplete("Credential must have the form key/date/region/service/aws4_request.")
+        raise incomplete("Credential must have the form key/date/region/service/aws4_request.")
     if not re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", stamp):
-        raise _incomplete("X-Amz-Date must be in the ISO 8601 basic format.")
+        raise incomplete("X-Amz-Date must be in the ISO 8601 basic format.")
     try:
-        datetime.strptime(stamp, _STAMP)
+        datetime.strptime(stamp, STAMP)
     except ValueError as error:
-        raise _incomplete("X-Amz-Date is not a date.") from error
+        raise incomplete("X-Amz-Date is not a date.") from error
     if scope[1] != stamp[:8]:
         raise SignatureError(
             "InvalidSignatureException",
@@ -235,24 +180,20 @@ def _content_hash(
         return None
     if given is None:
         return _EMPTY if service == "s3" else None
-    return given if service == "s3" or _HASH.fullmatch(given) else None
-
-
-def _incomplete(text: str) -> SignatureError:
-    return SignatureError("IncompleteSignatureException", text)
+    return given if service == "s3" or HASH.fullmatch(given) else None
 
 
 def _same_token(identity: Identity, claim: Signature) -> bool:
     have, want = claim.session_token, identity.session_token
     if have is None or want is None:
         return have == want
-    return _equal(want, have)
+    return equal(want, have)
 
 
 def _check_time(claim: Signature, now: datetime) -> None:
-    text = now.strftime(_STAMP)
+    text = now.strftime(STAMP)
     if claim.time > now + MAX_SKEW:
-        latest = (now + MAX_SKEW).strftime(_STAMP)
+        latest = (now + MAX_SKEW).strftime(STAMP)
         raise SignatureError(
             "InvalidSignatureException",
             f"Signature not yet current: {claim.stamp} is still later than {latest} "
@@ -260,7 +201,7 @@ def _check_time(claim: Signature, now: datetime) -> None:
         )
     life = MAX_SKEW if claim.lifetime is None else timedelta(seconds=claim.lifetime)
     if claim.time < now - life:
-        earliest = (now - life).strftime(_STAMP)
+        earliest = (now - life).strftime(STAMP)
         minutes = int(life.total_seconds() // 60)
         raise SignatureError(
             "InvalidSignatureException",
@@ -288,7 +229,7 @@ class _Recompute(SigV4Auth):
         """Encode again, as AWS does: clients differ in what they escape on the wire."""
         pairs = [
             (quote(name, safe="-_.~"), quote(value, safe="-_.~"))
-            for name, value in _pairs(request.context["query"])
+            for name, value in query_pairs(request.context["query"])
             if name != b"X-Amz-Signature"
         ]
         return "&".join(f"{name}={value}" for name, value in sorted(pairs))
@@ -335,12 +276,6 @@ def _expected(request: SignedRequest, claim: Signature, identity: Identity, body
     )
     text = signer.string_to_sign(carrier, signer.canonical_request(carrier))
     return str(signer.signature(text, carrier))
-
-
-def _pairs(query: str) -> Iterator[tuple[bytes, bytes]]:
-    for pair in filter(None, query.split("&")):
-        name, _, value = pair.partition("=")
-        yield unquote_to_bytes(name), unquote_to_bytes(value)
 
 
 def _shown(text: bytes) -> str:

@@ -1,11 +1,12 @@
 """Auth tokens and shell tokens for endpoints: what a token may open, and for how long."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from microvmd.api.requests import RequestContext
 from microvmd.control.microvms import MicroVms
+from microvmd.control.tokens import ALL_PORTS, TokenIssuer, port_spec
 from microvmd.model.connector import check_shell
 from microvmd.model.errors import Conflict, ValidationError
 from microvmd.model.microvm import MicroVm
@@ -14,23 +15,13 @@ Request = Mapping[str, Any]
 
 HEADER = "X-aws-proxy-auth"
 MAX_MINUTES = 60
-ALL_PORTS = (1, 65535)
-
-
-class Issuer(Protocol):
-    """Signs tokens. ``ports`` are inclusive ranges."""
-
-    def issue(
-        self, endpoint_id: str, ports: Sequence[tuple[int, int]], expires_at: datetime
-    ) -> str: ...
-
-    def issue_shell(self, endpoint_id: str, expires_at: datetime) -> str: ...
+LONGEST_TOKEN = 8000  # AuthTokenValue in the model
 
 
 class TokenHandlers:
     """The two token operations."""
 
-    def __init__(self, microvms: MicroVms, issuer: Issuer) -> None:
+    def __init__(self, microvms: MicroVms, issuer: TokenIssuer) -> None:
         self._microvms = microvms
         self._issuer = issuer
 
@@ -38,9 +29,12 @@ class TokenHandlers:
         self, context: RequestContext, request: Request
     ) -> Mapping[str, Any]:
         expires_at = _expiry(context, request)
-        ports = [_ports(wanted) for wanted in request["allowedPorts"]]
+        ports = _ports(request)
         microvm = await self._alive(context, request)
-        return {"authToken": {HEADER: self._issuer.issue(microvm.endpoint_id, ports, expires_at)}}
+        token = self._issuer.issue(microvm.endpoint_id, ports, expires_at)
+        if len(token) > LONGEST_TOKEN:
+            raise ValidationError("allowedPorts has too many entries for one token.")
+        return {"authToken": {HEADER: token}}
 
     async def create_microvm_shell_auth_token(
         self, context: RequestContext, request: Request
@@ -48,7 +42,8 @@ class TokenHandlers:
         expires_at = _expiry(context, request)
         microvm = await self._alive(context, request)
         check_shell(microvm.ingress)
-        return {"authToken": {HEADER: self._issuer.issue_shell(microvm.endpoint_id, expires_at)}}
+        token = self._issuer.issue(microvm.endpoint_id, ALL_PORTS, expires_at, "shell")
+        return {"authToken": {HEADER: token}}
 
     async def _alive(self, context: RequestContext, request: Request) -> MicroVm:
         """A token for a SUSPENDED MicroVM is valid (recorded); for one that ends there is none."""
@@ -68,12 +63,12 @@ def _expiry(context: RequestContext, request: Request) -> datetime:
     return context.now + timedelta(minutes=minutes)
 
 
-def _ports(wanted: Mapping[str, Any]) -> tuple[int, int]:
-    if "port" in wanted:
-        return wanted["port"], wanted["port"]
-    if "range" in wanted:
-        first, last = wanted["range"]["startPort"], wanted["range"]["endPort"]
-        if first > last:
-            raise ValidationError(f"Invalid port range: {first} is greater than {last}.")
-        return first, last
-    return ALL_PORTS
+def _ports(request: Request) -> str:
+    """The scope of a token; the shape has checked each number, but not that a range goes up."""
+    for wanted in request["allowedPorts"]:
+        bounds = wanted.get("range")
+        if bounds is not None and bounds["startPort"] > bounds["endPort"]:
+            raise ValidationError(
+                f"Invalid port range: {bounds['startPort']} is greater than {bounds['endPort']}."
+            )
+    return port_spec(request["allowedPorts"])

@@ -18,12 +18,8 @@ from hypothesis import strategies as st
 
 from microvmd.api.credentials import Identity
 from microvmd.api.errors import SignatureError
-from microvmd.api.sigv4 import (
-    SignedRequest,
-    check_body,
-    read_signature,
-    verify,
-)
+from microvmd.api.signed import SignedRequest, check_body
+from microvmd.api.sigv4 import read_signature, verify
 
 _KEY = Identity("AKIDEXAMPLE", "secret/+key", "123456789012")
 _SESSION = replace(_KEY, access_key="ASIAEXAMPLE", session_token="token+/=")
