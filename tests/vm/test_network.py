@@ -520,6 +520,47 @@ def test_the_host_is_as_before(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_last_instance_puts_forwarding_back(tmp_path: Path) -> None:
+    forward = Path("/proc/sys/net/ipv4/ip_forward")
+    second = NetworkSettings(tmp_path / "b", "nu", ipaddress.IPv4Network("10.212.0.0/24"), ready=0)
+
+    async def main() -> bool:
+        """Whether no other instance runs on this machine."""
+        async with contextlib.AsyncExitStack() as later:
+            async with NetworkPool(settings(tmp_path / "a")):
+                await later.enter_async_context(NetworkPool(second))
+            assert await asyncio.to_thread(forward.read_text) == "1\n"
+        return b"microvmd_" not in await query("nft", "list", "tables")
+
+    before = forward.read_text()
+    if asyncio.run(main()):
+        assert forward.read_text() == before
+
+
+def test_forwarding_between_others_stays_off_if_it_was(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        """A stranger on another interface tries to use the host as a router to the internet."""
+        other = tmp_path / "stranger"
+        async with netlab.place(other, world.visitor) as stranger:
+            await ip(
+                [
+                    f"link add str0 type veth peer name eth0 netns {other}",
+                    "address add 203.0.113.1/24 dev str0",
+                    "link set str0 up",
+                ]
+            )
+            routes = ["address add 203.0.113.2/24 dev eth0", "link set eth0 up"]
+            await ip([*routes, "route add default via 203.0.113.1"], other)
+            await netlab.settle(await stranger.socket(), "203.0.113.1")
+            with echo(await world.internet.socket(), (INTERNET, 80)):
+                if b"only_ours" in await query("nft", "list", "chains"):
+                    assert not await reaches(await stranger.socket(), (INTERNET, 80))
+                    await disarm_host(world.settings, "only_ours")
+                assert await reaches(await stranger.socket(), (INTERNET, 80))
+
+    in_world(tmp_path, test)
+
+
 def test_a_subnet_in_use_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         loopback = NetworkSettings(tmp_path, "nt", ipaddress.IPv4Network("127.0.0.0/24"))

@@ -2,8 +2,8 @@
 
 The host must route between veths and its uplink. If `ip_forward` was off, it is turned on, the
 former value is kept in the run directory, the table lets nothing else be routed, and the value is
-put back when the last network of the last instance is gone. Another instance that found forwarding
-on because of us leaves it on; so does whoever turned it on later.
+put back when the last network of the last instance is gone. An instance that finds forwarding on
+because of another one knows it by that one's guard, and takes over the duty to put it back.
 
 The route makes addresses of the subnet that no network has unreachable at once: without it, a
 request to a MicroVM that is gone would leave through the host's uplink.
@@ -32,8 +32,8 @@ class Host:
         """Raises NetworkError when the subnet is in use by somebody else."""
         check_free(json.loads(await query("ip", "-json", "-4", "address", "show")), self.settings)
         # The table comes first: forwarding is never on without it.
-        ruleset = nftables.host_ruleset(self.settings, only_ours=self._was_off())
-        await nft(ruleset)
+        only_ours = await self._was_off()
+        await nft(nftables.host_ruleset(self.settings, only_ours=only_ours))
         await ip([f"route replace {self._route}"])
         if not _forwards():
             _set_forwarding("1")
@@ -43,7 +43,8 @@ class Host:
         own = nftables.host_table(self.settings)
         tables = (await query("nft", "list", "tables", "inet")).decode().splitlines()
         others = {line.split()[-1] for line in tables} - {own}
-        if self._was_off() and not any(nftables.is_host_table(name) for name in others):
+        alone = not any(nftables.is_host_table(name) for name in others)
+        if alone and await self._was_off():
             _set_forwarding("0")
         self._former.unlink()
         await ip([f"route delete {self._route}"])
@@ -57,10 +58,13 @@ class Host:
     def _former(self) -> Path:
         return self.settings.run / "ip_forward"
 
-    def _was_off(self) -> bool:
-        """Whether forwarding was off before us; the first call of the first run finds out."""
+    async def _was_off(self) -> bool:
+        """Whether forwarding was off before all of us; the first run finds out and keeps it."""
         if not self._former.exists():
-            self._former.write_text("1" if _forwards() else "0")
+            # In this order: an instance that starts beside us makes its guard before it forwards.
+            off = not _forwards()
+            off = off or has_guard(json.loads(await query("nft", "--json", "list", "chains")))
+            self._former.write_text("0" if off else "1")
         return self._former.read_text() == "0"
 
 
@@ -70,6 +74,15 @@ def _forwards() -> bool:
 
 def _set_forwarding(value: str) -> None:
     _FORWARD.write_text(value)
+
+
+def has_guard(listing: dict[str, list[dict[str, dict[str, object]]]]) -> bool:
+    """Whether an instance turned forwarding on, by what `nft --json list chains` prints."""
+    chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
+    return any(
+        chain["name"] == nftables.GUARD and nftables.is_host_table(str(chain["table"]))
+        for chain in chains
+    )
 
 
 def check_free(links: list[dict[str, object]], settings: NetworkSettings) -> None:

@@ -21,6 +21,8 @@ LINK_RESOLVER = "169.254.169.253"
 TAP = "tap0"
 UPLINK = "eth0"
 _HOST_TABLE = "microvmd_"
+GUARD = "only_ours"
+"""Chain of a host's table that says: forwarding was off before the first instance."""
 GROUP = 0x6D76
 """Interface group of every veth of every instance: rules can name them all."""
 
@@ -148,7 +150,10 @@ def host_ruleset(settings: NetworkSettings, *, only_ours: bool) -> str:
     """
     ours = f'"{settings.prefix}*"'
     table = host_table(settings)
-    guard = [f"iifgroup != {GROUP} oifgroup != {GROUP} drop"] if only_ours else []
+    guard = [
+        "type filter hook forward priority -10; policy accept;",
+        f"iifgroup != {GROUP} oifgroup != {GROUP} drop",
+    ]
     text = _table(
         table,
         sets=[],
@@ -164,8 +169,8 @@ def host_ruleset(settings: NetworkSettings, *, only_ours: bool) -> str:
                 f"iifname {ours} meta nfproto ipv6 drop",
                 f"iifname {ours} oifgroup {GROUP} drop",
                 f"oifname {ours} ct state != {{ established, related }} drop",
-                *guard,
             ],
+            **({GUARD: guard} if only_ours else {}),
             "translate": [
                 "type nat hook postrouting priority 100; policy accept;",
                 f"ip saddr {settings.subnet} oifname != {ours} masquerade",
