@@ -186,9 +186,9 @@ async def _run(order: Order, options: BuildOptions, log: Log) -> None:
     waiting = "waiting for another build of this account, which holds the layer cache"
     lock = layers.lock_of(order.layers)
     async with exclusive(lock, timeout_seconds=_LOCK_TIMEOUT, on_wait=lambda: log(waiting)):
-        layers.mark_used(order.layers)
+        warm = layers.mark_used(order.layers)
         code = await _run_once(order, options.workshop, log)
-        if code == job.EXIT_FULL and options.workshop.forget_layers(order):
+        if code == job.EXIT_FULL and options.workshop.forget_layers(order) and warm:
             log("the layer cache is full: dropped it, building again from the start")
             code = await _run_once(order, options.workshop, log)
     await asyncio.to_thread(layers.prune, order.layers.parent)

@@ -27,10 +27,12 @@ def lock_of(store: Path) -> Path:
     return store.with_name(f"{store.name}.lock")
 
 
-def mark_used(store: Path) -> None:
-    """Make the store the newest of its account. The caller holds its lock."""
+def mark_used(store: Path) -> bool:
+    """Make the store the newest of its account; False if it is new. The caller holds its lock."""
+    existed = store.is_dir()
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.utime(store)
+    return existed
 
 
 def prune(account: Path, kept: int = KEPT) -> list[Path]:

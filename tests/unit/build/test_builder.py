@@ -1,17 +1,20 @@
 """What the builder decides and judges itself; real builds are in tests/vm."""
 
+import asyncio
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from microvmd.build import job
 from microvmd.build.archive import Archive, ArchiveLimits, inspect
-from microvmd.build.builder import BuildOptions, _collect, _erofs_size, build_rootfs
+from microvmd.build.builder import BuildOptions, _collect, _erofs_size, _run, build_rootfs
 from microvmd.build.failure import BuildFailed
 from microvmd.build.in_namespace import NamespaceWorkshop
-from microvmd.build.toolchain import Toolchain
-from microvmd.build.workshop import Order
+from microvmd.build.job import Job
+from microvmd.build.toolchain import ImageStore, Toolchain
+from microvmd.build.workshop import Log, Order
 from tests.unit.build.test_archive import pack
 
 
@@ -105,3 +108,63 @@ async def test_an_image_that_nothing_serves_is_told_before_anything_is_made(
         )
     assert caught.value.code == "CONTAINER_BUILD_FAILED"
     assert not (tmp_path / "builder").exists()
+
+
+@dataclass
+class Workshop:
+    """In memory: gives the exit codes it was made with, one for each run."""
+
+    codes: list[int]
+    forgotten: int = 0
+
+    def base_path(self, store: ImageStore, position: int) -> str:
+        return str(position)
+
+    def complete(self, job: Job) -> Job:
+        return job
+
+    async def run(self, order: Order, log: Log) -> int:
+        return self.codes.pop(0)
+
+    def forget_layers(self, order: Order) -> bool:
+        self.forgotten += 1
+        return True
+
+
+def run_with(directory: Path, shop: Workshop, *, warm: bool) -> list[str]:
+    lines: list[str] = []
+    done = replace(order(directory, b"", 0, {}), layers=directory / "layers" / "1" / "key")
+    done.layers.parent.mkdir(parents=True)
+    if warm:
+        done.layers.mkdir()
+    asyncio.run(_run(done, BuildOptions("1", directory, shop), lines.append))
+    return lines
+
+
+def test_a_full_cache_is_dropped_and_the_build_tried_again(tmp_path: Path) -> None:
+    shop = Workshop([job.EXIT_FULL, 0])
+    assert "the layer cache is full" in run_with(tmp_path, shop, warm=True)[0]
+    assert (shop.codes, shop.forgotten) == ([], 1)
+
+
+def test_a_build_that_alone_fills_its_disk_fails(tmp_path: Path) -> None:
+    shop = Workshop([job.EXIT_FULL])
+    with pytest.raises(BuildFailed, match="DISK_STORAGE_FULL: The build needs more disk"):
+        run_with(tmp_path, shop, warm=False)
+    assert shop.forgotten == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (job.EXIT_FAILED, "The container image build failed."),
+        (job.EXIT_TOO_LARGE, "DISK_STORAGE_FULL: The image is larger than its disk."),
+        (job.EXIT_UNPACK, "ARCHIVE_INVALID: The archive cannot be unpacked."),
+        (1, "INTERNAL_PLATFORM_ERROR: The builder ended unexpectedly."),
+        (-9, "INTERNAL_PLATFORM_ERROR: The builder ended unexpectedly."),
+    ],
+)
+def test_every_way_to_end_has_a_reason(tmp_path: Path, code: int, reason: str) -> None:
+    with pytest.raises(BuildFailed) as caught:
+        run_with(tmp_path, Workshop([code]), warm=False)
+    assert caught.value.reason == reason
