@@ -127,13 +127,15 @@ def _scan_runs(pagemap: int, mapping: Mapping) -> Iterator[Run]:
             )
         )
         filled = fcntl.ioctl(pagemap, PAGEMAP_SCAN, arg)
-        position = PM_SCAN_ARG.unpack(arg)[4]
+        # Only a full vector ends a scan early. `walk_end` does not tell: with more than 512 runs
+        # Linux 6.18 leaves there where its own buffer of 512 was full, although it went on, and
+        # who starts again from there gets the later runs twice.
+        position = regions[3 * filled - 2] if filled == REGIONS else end
         for index in range(0, 3 * filled, 3):
             begin = (regions[index] - mapping.start) // PAGE
             length = (regions[index + 1] - regions[index]) // PAGE
-            if count and begin <= first + count:
-                # Linux 6.18 gives the regions after the 512th twice: those begin earlier.
-                count = max(count, begin + length - first) if begin >= first else count
+            if count and begin == first + count:
+                count += length
                 continue
             if count:
                 yield first, count
@@ -210,7 +212,7 @@ def dump(
     mapping: Mapping, target: int, *, aborted: Callable[[], bool] = lambda: False
 ) -> DumpResult:
     """Write the private pages to the file `target` and sync it. vCPUs must stand still."""
-    table: list[DiffRun] = []
+    table = _TableBuilder()
     digest = hashlib.sha256()
     offset = 0
     with _Buffer() as buffer:
@@ -223,7 +225,8 @@ def dump(
                 digest.update(piece)
                 offset += len(piece)
                 piece.release()
-    tail = encode_table(DiffTable(mapping.length, tuple(table)))
+    runs = table.runs()
+    tail = encode_table(DiffTable(mapping.length, runs))
     _write_all(target, memoryview(tail), offset)
     digest.update(tail)
     os.ftruncate(target, offset + len(tail))
@@ -231,7 +234,7 @@ def dump(
     return DumpResult(
         file_bytes=offset + len(tail),
         data_pages=offset // PAGE,
-        zero_pages=sum(run.count for run in table if run.zero),
+        zero_pages=sum(run.count for run in runs if run.zero),
         sha256=digest.hexdigest(),
     )
 
@@ -302,6 +305,31 @@ def decode_table(content: mmap.mmap | bytes) -> DiffTable:
     return DiffTable(memory_bytes, tuple(runs))
 
 
+class _TableBuilder:
+    """Collects pages in address order into runs."""
+
+    def __init__(self) -> None:
+        self._runs: list[DiffRun] = []
+        self._first = self._next = 0
+        self._zero = False
+
+    def add(self, page: int, zero: bool) -> None:
+        if page == self._next and zero == self._zero and self._first < self._next:
+            self._next += 1
+            return
+        self._flush()
+        self._first, self._next, self._zero = page, page + 1, zero
+
+    def _flush(self) -> None:
+        if self._first < self._next:
+            self._runs.append(DiffRun(self._first, self._next - self._first, self._zero))
+
+    def runs(self) -> tuple[DiffRun, ...]:
+        self._flush()
+        self._first = self._next
+        return tuple(self._runs)
+
+
 class _Buffer:
     """Page-aligned memory with a known address, for the kernel to copy to and from."""
 
@@ -317,13 +345,13 @@ class _Buffer:
         self._view.release()
         self._memory.close()
 
-    def data_pieces(self, group: Sequence[Run], table: list[DiffRun]) -> Iterator[memoryview]:
+    def data_pieces(self, group: Sequence[Run], table: _TableBuilder) -> Iterator[memoryview]:
         """What is to be written of a group just read, in order; lists its runs in `table`."""
         start = position = 0
         for first, count in group:
             for page in range(first, first + count):
                 zero = self._memory[position : position + PAGE] == ZERO_PAGE
-                _append(table, page, zero=zero)
+                table.add(page, zero)
                 if zero:
                     if start < position:
                         yield self._view[start:position]
@@ -331,14 +359,6 @@ class _Buffer:
                 position += PAGE
         if start < position:
             yield self._view[start:position]
-
-
-def _append(table: list[DiffRun], page: int, *, zero: bool) -> None:
-    if table and table[-1].zero == zero and table[-1].first + table[-1].count == page:
-        last = table.pop()
-        table.append(DiffRun(last.first, last.count + 1, zero))
-    else:
-        table.append(DiffRun(page, 1, zero))
 
 
 def _write_all(target: int, piece: memoryview, offset: int) -> None:

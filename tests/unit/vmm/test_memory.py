@@ -27,6 +27,7 @@ from microvmd.vmm.memory import (
 )
 
 PAGES = 4096
+LARGE = 128 << 20
 
 
 @pytest.fixture
@@ -53,6 +54,10 @@ def _cloned(image: Path) -> mmap.mmap:
         os.close(fd)
 
 
+def _private(fd: int, length: int) -> mmap.mmap:
+    return mmap.mmap(fd, length, flags=mmap.MAP_PRIVATE)
+
+
 def _change(clone: mmap.mmap, pages: list[int]) -> None:
     for page in pages:
         clone[page * PAGE : (page + 1) * PAGE] = random.randbytes(PAGE)
@@ -71,12 +76,12 @@ def test_finds_the_changed_pages_only(image: Path, clone: mmap.mmap) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 511, 512, 513, 537, 1100])
-def test_both_ways_agree_on_many_runs_in_a_large_mapping(tmp_path: Path, number: int) -> None:
+def test_both_ways_agree_on_many_runs(tmp_path: Path, number: int) -> None:
     path = tmp_path / "large"
-    with path.open("wb") as file:
-        file.truncate(2 << 30)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 2 << 30, mmap.MAP_PRIVATE) as large:
-        pages = sorted(random.sample(range((2 << 30) // PAGE), number))
+    path.touch()
+    os.truncate(path, LARGE)
+    with path.open("rb") as large_file, _private(large_file.fileno(), LARGE) as large:
+        pages = sorted(random.sample(range((LARGE) // PAGE), number))
         for page in pages:
             large[page * PAGE] = 1
         mapping = find_mapping(os.getpid(), path)
@@ -84,6 +89,19 @@ def test_both_ways_agree_on_many_runs_in_a_large_mapping(tmp_path: Path, number:
             by_reading = list(memory._pagemap_runs(pagemap.fileno(), mapping))
         assert private_runs(mapping) == by_reading
         assert sum(count for _, count in by_reading) == number
+
+
+def test_finds_more_runs_than_any_buffer_holds(tmp_path: Path) -> None:
+    # 512 is the kernel's own buffer, REGIONS ours.
+    for runs in (511, 512, 513, memory.REGIONS, memory.REGIONS + 1, 2 * memory.REGIONS + 7):
+        path = tmp_path / f"memory-{runs}"
+        path.touch()
+        os.truncate(path, 2 * runs * PAGE)
+        with path.open("rb") as file, _private(file.fileno(), 2 * runs * PAGE) as mapped:
+            for number in range(runs):
+                mapped[2 * number * PAGE] = 1
+            found = private_runs(find_mapping(os.getpid(), path))
+        assert found == [(2 * number, 1) for number in range(runs)]
 
 
 def test_round_trip(image: Path, clone: mmap.mmap, tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""A console log keeps the end of what was written, and never more than twice its limit."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from microvmd.vmm.console import LIMIT, BoundedLog
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_keeps_the_end_of_much(tmp_path: Path) -> None:
+    path = tmp_path / "serial.log"
+    with BoundedLog(path) as log, log.ends() as (writer, _):
+        for number in range(4 * LIMIT // 1000):
+            os.write(writer, b"%06d " % number + b"x" * 992 + b"\n")
+            assert log.tail().splitlines()[-1].startswith(f"{number:06d}")
+    assert LIMIT // 2 < _size(tmp_path) <= 2 * LIMIT
+
+
+async def test_a_writer_without_a_reader_is_not_held_up(tmp_path: Path) -> None:
+    path = tmp_path / "serial.log"
+    with BoundedLog(path) as log, log.ends() as (writer, reader):
+        kept = os.dup(writer), os.dup(reader)
+    with pytest.raises(BlockingIOError):  # full, but neither broken nor waited for
+        _write_for_ever(kept[0])
+    with BoundedLog(path) as log:  # the next run of the node reads on
+        assert "yyyy" in log.tail()
+    for fd in kept:
+        os.close(fd)
+
+
+async def test_tail_reaches_into_the_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "vmm.log"
+    with BoundedLog(path) as log, log.ends() as (writer, _):
+        path.with_suffix(".log.1").write_text("older")
+        os.write(writer, b" newer")
+        assert log.tail() == "older newer"
+
+
+def _write_for_ever(fd: int) -> None:
+    while True:
+        os.write(fd, b"y" * 4096)
+
+
+def _size(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.glob("serial.log*"))
