@@ -1,0 +1,221 @@
+"""From settings to the files that HAProxy reads: its configuration, the Lua part, error answers."""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import os
+import pwd
+import re
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+_SAFE_PATH = re.compile(r"[A-Za-z0-9._/+-]+")
+_DNS_NAME = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{1,63}")
+_ERRORS = {
+    400: "Bad Request",
+    403: "Forbidden",
+    408: "Request Time-out",
+    413: "Payload Too Large",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    504: "Gateway Time-out",
+}
+_UNIX_PATH_LIMIT = 107
+
+
+class EdgeConfigError(ValueError):
+    """A setting that cannot be put into HAProxy's configuration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings:
+    """Where the edge keeps its files, which names it serves and where it listens.
+
+    `root` survives a reboot (certificates), `run` does not (sockets, rendered configuration).
+    `port` None means 443 where it is free, else 8443.
+    """
+
+    root: Path
+    run: Path
+    region: str = "us-east-1"
+    domain: str = "microvm.localhost"
+    port: int | None = None
+    addresses: tuple[str, ...] = ("127.0.0.1", "::1")
+    hold_seconds: int = 60
+    threads: int = min(4, os.cpu_count() or 1)
+    haproxy: str = "haproxy"
+
+    def __post_init__(self) -> None:
+        for path in (self.root, self.run):
+            if not _SAFE_PATH.fullmatch(str(path)):
+                raise EdgeConfigError(f"{path}: only letters, digits and ._/+- in paths")
+        if not _DNS_NAME.fullmatch(self.suffix):
+            raise EdgeConfigError(f"{self.suffix} is not a lower-case DNS name")
+        if len(os.fsencode(self.files.stats_socket)) + 16 > _UNIX_PATH_LIMIT:
+            raise EdgeConfigError(f"{self.run} is too long for a UNIX socket's path")
+
+    @property
+    def suffix(self) -> str:
+        """What follows the endpoint id in an endpoint's name."""
+        return f"lambda-microvm.{self.region}.{self.domain}"
+
+    @property
+    def files(self) -> EdgeFiles:
+        return EdgeFiles(root=self.root, run=self.run / "edge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeFiles:
+    """Every path that the edge uses."""
+
+    root: Path
+    run: Path
+
+    @property
+    def certificates(self) -> Path:
+        return self.root / "ca"
+
+    @property
+    def config(self) -> Path:
+        return self.run / "haproxy.cfg"
+
+    @property
+    def lua(self) -> Path:
+        return self.run / "edge.lua"
+
+    @property
+    def errors(self) -> Path:
+        return self.run / "errors"
+
+    @property
+    def routes_map(self) -> Path:
+        return self.run / "routes.map"
+
+    @property
+    def keys_map(self) -> Path:
+        return self.run / "keys.map"
+
+    @property
+    def port(self) -> Path:
+        """The port chosen last time: endpoints carry it, so a restart must not change it."""
+        return self.run / "port"
+
+    @property
+    def pid(self) -> Path:
+        return self.run / "haproxy.pid"
+
+    @property
+    def stats_socket(self) -> Path:
+        return self.run / "stats.sock"
+
+    @property
+    def master_socket(self) -> Path:
+        return self.run / "master.sock"
+
+    @property
+    def jail(self) -> Path:
+        """HAProxy's worker sees only this directory, and in it the resolver's socket."""
+        return self.run / "jail"
+
+    @property
+    def resolver_socket(self) -> Path:
+        return self.jail / "resolve.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceUser:
+    """The unprivileged account that HAProxy's worker drops to."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def service_user() -> ServiceUser | None:
+    """The `haproxy` account of the distribution's package; None when we could not switch to it."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam("haproxy")
+        grp.getgrnam("haproxy")
+    except KeyError:
+        return None
+    return ServiceUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _package_text(name: str) -> str:
+    return resources.files("microvmd.edge").joinpath(name).read_text(encoding="utf-8")
+
+
+def _binds(settings: EdgeSettings, addresses: Sequence[str], port: int) -> str:
+    certificate = settings.files.certificates / "edge.pem"
+    return "\n".join(
+        f"  bind {f'[{address}]' if ':' in address else address}:{port} "
+        f"ssl crt {certificate} alpn h2,http/1.1"
+        for address in addresses
+    )
+
+
+def _privileges(files: EdgeFiles, user: ServiceUser | None) -> str:
+    if user is None:
+        return "  # not root, or no haproxy account: no privileges to drop"
+    return f"  chroot {files.jail}\n  user {user.name}\n  group {user.name}"
+
+
+def _max_connections() -> int:
+    """A request has a client's and a guest's connection, and one in four a pipe to splice."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 65536 if hard == resource.RLIM_INFINITY else hard
+    return max(100, min(20000, (limit - 1000) // 3))
+
+
+def render(
+    settings: EdgeSettings,
+    *,
+    addresses: Sequence[str],
+    port: int,
+    user: ServiceUser | None,
+    certificate_digest: str,
+) -> tuple[str, str]:
+    """HAProxy's configuration and its digest, which also covers the Lua file and the certificate.
+
+    The running process shows the digest as its description, so that whoever adopts it can tell
+    whether it runs this very configuration.
+    """
+    files = settings.files
+    resolver = "/resolve.sock" if user is not None else str(files.resolver_socket)
+    values = {
+        "THREADS": settings.threads,
+        "MAXCONN": _max_connections(),
+        "PRIVILEGES": _privileges(files, user),
+        "STATS_SOCKET": files.stats_socket,
+        "LUA_FILE": files.lua,
+        "RESOLVER": f"unix@{resolver}",
+        "HOLD_SECONDS": settings.hold_seconds,
+        "ERRORS": files.errors,
+        "BINDS": _binds(settings, addresses, port),
+        "KEYS_MAP": files.keys_map,
+        "ROUTES_MAP": files.routes_map,
+        "SUFFIX_REGEX": re.escape(settings.suffix),
+    }
+    template = Template(_package_text("haproxy.cfg"))
+    body = template.substitute(values, DIGEST="-")
+    seed = "\0".join((body, _package_text("edge.lua"), certificate_digest))
+    digest = hashlib.sha256(seed.encode()).hexdigest()[:32]
+    return template.substitute(values, DIGEST=digest), digest
+
+
+def write(files: EdgeFiles, configuration: str) -> None:
+    """Put everything that HAProxy reads at start where the configuration says it is."""
+    files.errors.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for status, reason in _ERRORS.items():
+        answer = f"HTTP/1.1 {status} {reason}\r\nContent-Length: 0\r\n\r\n"
+        (files.errors / f"{status}.http").write_text(answer, newline="")
+    files.lua.write_text(_package_text("edge.lua"), encoding="utf-8")
+    files.config.write_text(configuration, encoding="utf-8")

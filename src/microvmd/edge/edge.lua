@@ -1,0 +1,94 @@
+-- What HAProxy's own rules cannot say: reading WebSocket subprotocols, matching a port against the
+-- token's port list, and holding a request until its MicroVM is there.
+-- The configuration sets both variables; HAProxy 2.6 does not hand arguments to a Lua file.
+
+local resolver = os.getenv("MICROVMD_RESOLVER")
+local hold_seconds = tonumber(os.getenv("MICROVMD_HOLD_SECONDS"))
+
+-- Only plain decimals. HAProxy and Lua read "0x50", "8e3" or "080" differently, and a port that is
+-- checked as one number and dialled as another is a way around the token.
+local function port_number(text)
+  local port = text:match("^[1-9]%d?%d?%d?%d?$") and tonumber(text)
+  if port and port <= 65535 then return math.tointeger(port) end
+  return nil
+end
+
+-- The port list of a token: "*" or "8080,9000-9100".
+local function in_scope(port, ports)
+  if ports == "*" then return true end
+  for first, last in ports:gmatch("(%d+)%-?(%d*)") do
+    local low = tonumber(first)
+    local high = tonumber(last) or low
+    if port >= low and port <= high then return true end
+  end
+  return false
+end
+
+-- Takes our subprotocols out of the offer; headers win over them. The application sees the rest.
+core.register_action("subprotocols", { "http-req" }, function(txn)
+  local offered = txn.http:req_get_headers()["sec-websocket-protocol"]
+  local kept, line = {}, 0
+  while offered[line] do
+    for name in offered[line]:gmatch("[^,%s]+") do
+      local token = name:match("^lambda%-microvms%.authentication%.(.+)$")
+      local port = name:match("^lambda%-microvms%.port%.(.*)$")
+      if token then
+        if txn:get_var("txn.token") == nil then txn:set_var("txn.token", token) end
+      elseif port then
+        if txn:get_var("txn.port") == nil then txn:set_var("txn.port", port) end
+      elseif name == "lambda-microvms" then
+        txn:set_var("txn.answer_subprotocol", "1")
+      else
+        kept[#kept + 1] = name
+      end
+    end
+    line = line + 1
+  end
+  if #kept > 0 then
+    txn.http:req_set_header("sec-websocket-protocol", table.concat(kept, ", "))
+  else
+    txn.http:req_del_header("sec-websocket-protocol")
+  end
+end)
+
+-- Sets txn.port to the number to dial and txn.admission to "invalid", "denied" or "allowed".
+core.register_action("choose_port", { "http-req" }, function(txn)
+  local port = port_number(txn:get_var("txn.port") or "8080")
+  if port == nil then
+    txn:set_var("txn.admission", "invalid")
+  elseif in_scope(port, txn:get_var("txn.ports") or "") then
+    txn:set_var("txn.port", port)
+    txn:set_var("txn.admission", "allowed")
+  else
+    txn:set_var("txn.admission", "denied")
+  end
+end)
+
+local function refuse(txn, status, body)
+  local reply = txn:reply({ status = status })
+  if body ~= "" then
+    reply:add_header("content-type", "text/plain")
+    reply:add_header("cache-control", "private, no-store")
+    reply:set_body(body)
+  else
+    reply:add_header("content-length", "0")
+  end
+  txn:done(reply)
+end
+
+-- Asks the control plane where the MicroVM is and waits while it starts or resumes. Only this
+-- request waits. The connection closes with the request, so the other side sees a client hang up.
+core.register_action("resolve", { "http-req" }, function(txn)
+  local socket = core.tcp()
+  socket:settimeout(hold_seconds + 5)
+  if not socket:connect(resolver) then return refuse(txn, 502, "") end
+  socket:send("GET /resolve?vm=" .. txn:get_var("txn.endpoint") .. " HTTP/1.0\r\n\r\n")
+  local answer = socket:receive("*a") or ""
+  socket:close()
+  local status, body = answer:match("^HTTP/1%.%d (%d%d%d).-\r\n\r\n(.*)$")
+  if status == "200" then
+    txn:set_var("txn.address", body)
+  else
+    refuse(txn, tonumber(status) or 502, body or "")
+  end
+end)

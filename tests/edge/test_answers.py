@@ -1,0 +1,165 @@
+"""Every recorded answer of the real endpoint proxy, from a real HAProxy."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from edgeguests import guest
+from edgelab import World, world
+
+from microvmd.edge.resolve import Forward, Refuse
+
+PRIVATE = "private, no-store"
+
+
+async def _answer(
+    w: World, headers: dict[str, str], *, endpoint: str = "vm-a", host: str | None = None
+) -> tuple[int, str]:
+    async with w.client() as client:
+        response = await w.get(client, endpoint, "/", headers, host=host)
+        assert response.headers["x-amzn-requestid"]
+        if response.text and response.status_code == 403:
+            assert response.headers["cache-control"] == PRIVATE
+        return response.status_code, response.text
+
+
+def test_recorded_refusals() -> None:
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.11"):
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            await w.edge.routes.add("vm-b", "127.0.0.11")
+            missing = (403, "Request missing authentication")
+            failed = (403, "Token authentication failed")
+            good = w.token("vm-a", "8080,9000-9100")
+            head, payload, signature = good.split(".")
+            assert await _answer(w, {}) == missing
+            for bad in (
+                "x",
+                "a.b.c",
+                "",
+                f"{head}.{payload}.{signature[::-1]}",
+                f"{head}..{signature}",
+            ):
+                assert await _answer(w, {"X-aws-proxy-auth": bad}) == missing, bad
+            assert await _answer(w, w.auth("vm-b")) == failed
+            expired = w.token("vm-a", seconds=-5)
+            assert await _answer(w, {"X-aws-proxy-auth": expired}) == failed
+            for host in ("example.com", "vm-a.example.com", f"x.vm-a.{w.settings.suffix}"):
+                assert await _answer(w, {"X-aws-proxy-auth": good}, host=host) == failed, host
+            assert await _answer(w, {}, host="example.com") == missing
+            port = {"X-aws-proxy-auth": good, "X-aws-proxy-port": "8081"}
+            assert await _answer(w, port) == (403, "Access to port denied")
+            for invalid in ("0", "65536", "0x1F90", "9e3", "08080", "http", "", "-1", "80 80"):
+                port["X-aws-proxy-port"] = invalid
+                assert await _answer(w, port) == (400, ""), invalid
+            shell = w.token("vm-a", scope="shell")
+            assert await _answer(w, {"X-aws-proxy-auth": shell}) == (502, "")
+
+    asyncio.run(scenario())
+
+
+def test_502_with_an_empty_body() -> None:
+    async def scenario() -> None:
+        async with world() as w:
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            assert await _answer(w, w.auth("vm-a")) == (502, "")  # nothing listens
+            assert await _answer(w, w.auth("gone"), endpoint="gone") == (502, "")
+            w.hold("odd").set_result(Refuse(429, "slow down"))
+            assert await _answer(w, w.auth("odd"), endpoint="odd") == (429, "slow down")
+
+    asyncio.run(scenario())
+
+
+def test_control_plane_down() -> None:
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.11"):
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            w.settings.files.resolver_socket.unlink()
+            status, _ = await _answer(w, w.auth("vm-a"))
+            assert status == 200
+            assert await _answer(w, w.auth("vm-b"), endpoint="vm-b") == (502, "")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_what_the_application_sees(http2: bool) -> None:
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.11") as app:
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            ours = {
+                "X-aws-proxy-port": "8080",
+                "X-aws-proxy-force-h2": "false",
+                "X-aws-proxy-anything": "1",
+                "X_aws_proxy_auth": "1",
+                "x-aws_proxy-port": "1",
+                "X-Amzn-RequestId": "forged",
+            }
+            async with w.client(http2=http2) as client:
+                kept = {"X-Kept": "yes", "Authorization": "Bearer mine"}
+                path = "/a%2fb/../c?q=1"
+                response = await w.get(client, "vm-a", path, {**w.auth("vm-a"), **ours, **kept})
+            assert response.status_code == 200
+            assert response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
+            head = app.heads[0].decode().lower()
+            assert f"host: {w.edge.endpoint('vm-a')}\r\n" in head
+            assert "x-kept: yes" in head
+            assert "authorization: bearer mine" in head
+            assert "forwarded" not in head
+            assert "proxy" not in head
+            assert f"x-amzn-requestid: {response.headers['x-amzn-requestid']}" in head
+            assert "forged" not in head
+
+    asyncio.run(scenario())
+
+
+def test_own_503_of_the_application_passes() -> None:
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.11"):
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            async with w.client() as client:
+                response = await w.get(client, "vm-a", "/busy", w.auth("vm-a"))
+                assert response.status_code == 503
+                assert response.text
+
+    asyncio.run(scenario())
+
+
+def test_key_rotation() -> None:
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.11"):
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            old = w.auth("vm-a")
+            assert w.issuer.rotate(after=0)
+            await w.edge.publish_keys()
+            assert (await _answer(w, old))[0] == 200
+            assert len(w.settings.files.keys_map.read_text().splitlines()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_hold_is_shared_and_ends_with_the_last_client() -> None:
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.11"), w.client() as client:
+            answer = w.hold("vm-a")
+            async with asyncio.TaskGroup() as group:
+                waiting = [
+                    group.create_task(w.get(client, "vm-a", "/", w.auth("vm-a"))) for _ in range(5)
+                ]
+                assert await asyncio.wait_for(w.asked.get(), 10) == "vm-a"
+                await w.edge.routes.add("vm-b", "127.0.0.11")
+                assert (await w.get(client, "vm-b", "/", w.auth("vm-b"))).status_code == 200
+                assert not any(task.done() for task in waiting)
+                answer.set_result(Forward("127.0.0.11"))
+            assert [task.result().status_code for task in waiting] == [200] * 5
+            assert w.asked.empty()
+
+            w.hold("vm-c")
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(w.get(client, "vm-c", "/", w.auth("vm-c")))
+                assert await asyncio.wait_for(w.asked.get(), 10) == "vm-c"
+                task.cancel()
+            assert await asyncio.wait_for(w.cancelled.get(), 10) == "vm-c"
+
+    asyncio.run(scenario())
