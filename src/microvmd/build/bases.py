@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from microvmd.build.lock import exclusive
 Log = Callable[[str], None]
 _LOCK_TIMEOUT = 3600.0
 _ALIAS_DEPTH = 8
+_STALE_SECONDS = 6 * 3600
 _REFERENCE = re.compile(
     r"(?:(?P<domain>localhost|[\w-]+(?:\.[\w-]+)+(?::\d+)?|[\w-]+:\d+|localhost:\d+)/)?"
     r"(?P<path>[a-z0-9]+(?:(?:[._/]|__|-+)[a-z0-9]+)*)"
@@ -282,11 +284,20 @@ class BaseStore:
     @contextlib.asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
         self._folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_drop_stale, self._folder)
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=self._folder))
         try:
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _drop_stale(folder: Path) -> None:
+    """Remove scratch folders of processes that were killed: none is in use for so long."""
+    for scratch in folder.glob(".making-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if scratch.stat().st_mtime < time.time() - _STALE_SECONDS:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _recipe_or_none(full: str) -> BaseRecipe | None:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,9 +118,13 @@ async def _building(
 
 
 def _scratch_for(home: Path) -> Path | None:
+    """Make the scratch folder; one that is there was left by a build that died with its lock."""
     if home.exists():
         return None
-    return Path(tempfile.mkdtemp(prefix=".making-", dir=home.parent))
+    scratch = home.with_name(f".making-{home.name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    return scratch
 
 
 def _settle(scratch: Path, home: Path) -> None:

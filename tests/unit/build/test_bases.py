@@ -1,6 +1,8 @@
 """The base store: names, aliases, what stays and what goes."""
 
 import asyncio
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,14 @@ def test_a_refused_source_leaves_nothing(tmp_path: Path) -> None:
         asyncio.run(store.add("junk", tmp_path / "junk"))
     assert list((tmp_path / "bases").iterdir()) == []
     assert oci.is_archive(tmp_path / "junk") is False
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    bases = tmp_path / "bases"
+    for name, age in ((".making-old", 10**6), (".making-new", 0)):
+        (bases / name).mkdir(parents=True)
+        moment = time.time() - age
+        os.utime(bases / name, (moment, moment))
+    asyncio.run(BaseStore(bases).add("mine", tarball(tmp_path)))
+    assert not (bases / ".making-old").exists()
+    assert (bases / ".making-new").exists()
