@@ -1,7 +1,7 @@
 """What this machine must have to run MicroVMs: one check each, with the reason and the remedy.
 
-A check looks and changes nothing but the cache. ``failed`` means that the service cannot do its work, ``warning``
-that it can, but less well or less fast than it might.
+A check looks and changes nothing but the cache. ``failed`` means that the service cannot do its
+work, ``warning`` that it can, but less well or less fast than it might.
 """
 
 import asyncio

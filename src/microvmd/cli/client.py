@@ -110,12 +110,11 @@ class Service:
         return facts
 
     def logs(
-        self, group: str, stream: str | None = None, *, since: float = 0, follow: bool = False
+        self, group: str, stream: str, *, since: float = 0, follow: bool = False
     ) -> Iterator[LogLine]:
         """Lines of a log as they come; with ``follow`` until the caller stops asking."""
-        query = {"group": group, "since": repr(since), "follow": "true" if follow else "false"}
-        if stream:
-            query["stream"] = stream
+        query = {"group": group, "stream": stream, "since": repr(since)}
+        query["follow"] = "true" if follow else "false"
         with self._open("/logs", query) as answer:
             for line in answer.iter_lines():
                 yield LogLine(**json.loads(line))

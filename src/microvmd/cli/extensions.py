@@ -9,8 +9,9 @@ stays exact: nothing here changes an AWS answer.
 ``GET /microvmd/v1/microvms/<id>``
     the VMM's pid, the address that the edge dials, times by step in ms; ``guest.*`` is the guest's.
 ``GET /microvmd/v1/logs?group=&stream=&since=&follow=``
-    one JSON object a line: ``{"time", "stream", "message"}``. Without ``stream``, all of the group.
-    ``since`` is in seconds since the epoch. With ``follow=true`` the answer ends with the client.
+    one JSON object a line: ``{"time", "stream", "message"}``. ``since`` is in seconds since the
+    epoch. With ``follow=true`` the answer ends with the client. A build logs to the stream
+    ``build/<version>/<buildId>`` of its image's group.
 """
 
 import contextlib
@@ -85,7 +86,7 @@ class Facts(Protocol):
     async def microvm(self, microvm_id: str) -> MicrovmFacts: ...
 
     def logs(
-        self, group: str, stream: str | None, *, since: float, follow: bool
+        self, group: str, stream: str, *, since: float, follow: bool
     ) -> AsyncGenerator[LogLine, None]: ...
 
 
@@ -121,16 +122,16 @@ def extension_routes(facts: Facts, authenticate: Authenticate) -> list[Route]:
 @dataclass(frozen=True, slots=True)
 class _LogQuery:
     group: str
-    stream: str | None
+    stream: str
     since: float
     follow: bool
 
     @classmethod
     def of(cls, request: Request) -> "_LogQuery":
         query = request.query_params
-        group = query.get("group")
-        if not group:
-            raise ValidationError("group is missing: name the log group to read")
+        group, stream = query.get("group"), query.get("stream")
+        if not group or not stream:
+            raise ValidationError("group and stream are needed: name the log to read")
         try:
             since = float(query.get("since") or 0)
         except ValueError:
@@ -138,7 +139,7 @@ class _LogQuery:
         follow = query.get("follow", "false")
         if follow not in ("true", "false"):
             raise ValidationError("follow must be true or false")
-        return cls(group, query.get("stream") or None, since, follow == "true")
+        return cls(group, stream, since, follow == "true")
 
 
 def _answering(

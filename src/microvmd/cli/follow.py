@@ -43,20 +43,20 @@ class Step:
         return cls(int(found["done"]), int(total) if total else None, found["text"])
 
 
-def follow_build(
-    service: Service, started: dict[str, Any], *, since: float, show_log: bool
-) -> dict[str, Any]:
+def follow_build(service: Service, started: dict[str, Any], *, show_log: bool) -> dict[str, Any]:
     """Wait for the version that ``started`` (Create/Update's answer) began; give that version.
 
     Raises Failure with the build's own reason.
     """
     arn, version = started["imageArn"], started["imageVersion"]
     group = f"/aws/lambda-microvms/{arn.rpartition(':')[2]}"
+    builds = service.microvms.list_microvm_image_builds(imageIdentifier=arn, imageVersion=version)
+    stream = f"build/{version}/{builds['items'][0]['buildId']}"
     end = time.monotonic() + BUILD_SECONDS
     with _display(show_log) as progress:
         task = progress.add_task(f"building {version}", total=None)
         finished = False
-        for line in _lines_between(service, group, since, show_log):
+        for line in _lines_between(service, group, stream, show_log):
             if line is not None:
                 _show(progress, task, line)
             elif finished:
@@ -110,7 +110,7 @@ def _show(progress: Progress, task: Any, line: LogLine) -> None:  # noqa: ANN401
 
 
 def _lines_between(
-    service: Service, group: str, since: float, show_log: bool
+    service: Service, group: str, stream: str, show_log: bool
 ) -> Iterator[LogLine | None]:
     """Log lines as they come, and None whenever it is time to ask for the state.
 
@@ -119,7 +119,7 @@ def _lines_between(
     lines: queue.Queue[LogLine] = queue.Queue()
     if show_log:
         reader = threading.Thread(
-            target=_read, args=(service, group, since, lines), name="build-log", daemon=True
+            target=_read, args=(service, group, stream, lines), name="build-log", daemon=True
         )
         reader.start()
     next_question = time.monotonic() + ASK_SECONDS
@@ -131,9 +131,9 @@ def _lines_between(
             next_question = time.monotonic() + ASK_SECONDS
 
 
-def _read(service: Service, group: str, since: float, lines: "queue.Queue[LogLine]") -> None:
+def _read(service: Service, group: str, stream: str, lines: "queue.Queue[LogLine]") -> None:
     try:
-        for line in service.logs(group, since=since, follow=True):
+        for line in service.logs(group, stream, follow=True):
             lines.put(line)
     except (httpx.HTTPError, Failure) as error:
         lines.put(LogLine(time.time(), "", f"(the build log ended: {error})"))

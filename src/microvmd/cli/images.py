@@ -109,9 +109,8 @@ def build_image(
             console.print(
                 f"{count} files, {size(archive.tell())}: {uri}{'' if sent else ' (there)'}"
             )
-    began = time.time()
     answer = create_or_update(service, uri, options)
-    return follow_build(service, answer, since=began, show_log=show_log)
+    return follow_build(service, answer, show_log=show_log)
 
 
 def upload(service: Service, name: str, archive: IO[bytes]) -> tuple[str, bool]:
