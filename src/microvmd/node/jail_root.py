@@ -81,7 +81,6 @@ def _make(cache: Path, files: dict[str, Path]) -> Path:
         overcommit.parent.mkdir(parents=True)
         overcommit.write_text("0\n")
         half.chmod(0o755)
-        os.sync()
         try:
             half.rename(root)
         except OSError:  # another node on this machine was faster
@@ -94,7 +93,10 @@ def _make(cache: Path, files: dict[str, Path]) -> Path:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with source.open("rb") as original, target.open("xb") as copy:
+        shutil.copyfileobj(original, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
     target.chmod(0o555)
 
 

@@ -1,0 +1,155 @@
+"""Manifests and digests: what counts as a snapshot, and what is refused."""
+
+import json
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microvmd.node.snapshot import (
+    BLOCK,
+    MANIFEST,
+    FileRecord,
+    ImageFiles,
+    Manifest,
+    SnapshotBroken,
+    SnapshotForeign,
+    SnapshotKind,
+    Stamp,
+    decode,
+    digest,
+    encode,
+    load,
+    seal_image,
+    verify,
+)
+from microvmd.vmm.machine import SuspendMethod
+
+STAMP = Stamp("tcg", "10.0.2", "max")
+
+
+def _write(path: Path, *pieces: tuple[int, bytes], size: int) -> Path:
+    with path.open("wb") as file:
+        for offset, content in pieces:
+            file.seek(offset)
+            file.write(content)
+        file.truncate(size)
+    return path
+
+
+def test_digest_does_not_depend_on_holes(tmp_path: Path) -> None:
+    data = random.randbytes(5000)
+    size = 20 * BLOCK + 77
+    sparse = _write(tmp_path / "a", (3 * BLOCK + 100, data), size=size)
+    full = tmp_path / "b"
+    full.write_bytes(sparse.read_bytes())
+    assert full.stat().st_blocks > sparse.stat().st_blocks
+    assert digest(sparse) == digest(full)
+
+
+def test_digest_sees_every_difference(tmp_path: Path) -> None:
+    size = 8 * BLOCK
+    files = [
+        _write(tmp_path / "zero", size=size),
+        _write(tmp_path / "longer", size=size + 1),
+        _write(tmp_path / "empty", size=0),
+        _write(tmp_path / "first", (0, b"x"), size=size),
+        _write(tmp_path / "second", (BLOCK, b"x"), size=size),
+        _write(tmp_path / "last", (size - 1, b"x"), size=size),
+    ]
+    assert len({digest(path) for path in files}) == len(files)
+
+
+def _image(directory: Path) -> Path:
+    directory.mkdir()
+    for name in ("rootfs.erofs", "disk.raw", "memory", "device", "config.json"):
+        (directory / name).write_bytes(random.randbytes(9000))
+    return directory
+
+
+@pytest.mark.anyio
+async def test_seal_moves_verify_finds_changes(tmp_path: Path) -> None:
+    final = tmp_path / "images" / "1.0"
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    made = await seal_image(_image(tmp_path / "half"), final, stamp=STAMP, memory_mib=512, vcpus=1)
+    assert not (tmp_path / "half").exists()
+    assert load(final, stamp=STAMP) == made == await verify(final)
+    assert ImageFiles(final).memory.stat().st_mode & 0o777 == 0o444
+    assert made.sizes.code == ImageFiles(final).rootfs.stat().st_blocks * 512
+    with pytest.raises(SnapshotForeign, match=r"made under tcg.*rebuild"):
+        load(final, stamp=replace(STAMP, vmm_version="10.1.0"))
+    content = ImageFiles(final).memory.read_bytes()
+    ImageFiles(final).memory.write_bytes(b"y" + content[1:])
+    assert load(final, stamp=STAMP) == made
+    with pytest.raises(SnapshotBroken, match="memory of the snapshot was changed"):
+        await verify(final)
+    ImageFiles(final).memory.write_bytes(content[1:])
+    with pytest.raises(SnapshotBroken, match="bytes"):
+        load(final, stamp=STAMP)
+    ImageFiles(final).memory.unlink()
+    with pytest.raises(SnapshotBroken, match="missing"):
+        load(final, stamp=STAMP)
+
+
+@pytest.mark.anyio
+async def test_an_incomplete_image_is_not_sealed(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    half = _image(tmp_path / "half")
+    (half / "device").unlink()
+    with pytest.raises(SnapshotBroken, match="device"):
+        await seal_image(half, tmp_path / "final", stamp=STAMP, memory_mib=512, vcpus=1)
+    assert not (tmp_path / "final").exists()
+
+
+def test_no_manifest_is_no_snapshot(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotBroken, match="no snapshot"):
+        load(tmp_path, stamp=STAMP)
+
+
+names = st.text(min_size=1, max_size=20).filter(lambda name: "/" not in name and name not in "..")
+records = st.builds(
+    FileRecord,
+    size=st.integers(0, 1 << 60),
+    allocated=st.integers(0, 1 << 60),
+    sha256=st.none() | st.text(max_size=64),
+)
+manifests = st.builds(
+    Manifest,
+    kind=st.sampled_from(SnapshotKind),
+    stamp=st.builds(Stamp, st.text(), st.text(), st.text()),
+    memory_mib=st.integers(1, 1 << 20),
+    vcpus=st.integers(1, 64),
+    method=st.none() | st.sampled_from(SuspendMethod),
+    base=st.none() | st.text(),
+    files=st.dictionaries(names, records, max_size=4),
+)
+
+
+@given(manifests)
+def test_manifest_round_trip(manifest: Manifest) -> None:
+    assert decode(encode(manifest)) == manifest
+
+
+@given(
+    st.binary()
+    | st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_hostile_manifests_are_refused(raw: bytes) -> None:
+    with pytest.raises(SnapshotBroken):
+        decode(raw)
+
+
+@pytest.mark.parametrize("name", ["../state.db", "/etc/passwd", "..", ""])
+def test_a_manifest_names_files_of_its_directory_only(tmp_path: Path, name: str) -> None:
+    manifest = Manifest(SnapshotKind.IMAGE, STAMP, 1, 1, None, None, {name: FileRecord(1, 1, None)})
+    (tmp_path / MANIFEST).write_bytes(encode(manifest))
+    with pytest.raises(SnapshotBroken, match="cannot be read"):
+        load(tmp_path, stamp=STAMP)
