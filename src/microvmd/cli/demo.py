@@ -51,7 +51,7 @@ def run_demo(settings: Settings, example: Path) -> None:
 
 async def _demo(settings: Settings, example: Path) -> None:
     began = time.monotonic()
-    async with _service(settings) as started:
+    async with running_service(settings) as started:
         service = Service(settings)
         await asyncio.to_thread(_walk, service, example)
     console.print(f"\nAll of it: {duration(time.monotonic() - began)}")
@@ -62,7 +62,7 @@ async def _demo(settings: Settings, example: Path) -> None:
 
 
 @asynccontextmanager
-async def _service(settings: Settings) -> AsyncIterator[bool]:
+async def running_service(settings: Settings) -> AsyncIterator[bool]:
     """A service that answers; True when it was started for this, and is stopped afterwards."""
     with step("find the service") as said:
         running = await asyncio.to_thread(_healthy, settings)
