@@ -1,9 +1,9 @@
 """Jails: a VMM is attacked code, so each runs as a user of its own that can reach nothing.
 
 A jail is a user id nobody else has, new namespaces (mounts, processes, network without interfaces,
-IPC, host name), a root with QEMU and this VM's memory file, kernel and initramfs, memory and
-process limits, and no capabilities. `microvmd-jailer` builds it; QEMU adds its own system call
-filter. Everything else that the VMM uses, it inherits as open files.
+IPC, host name), a root with QEMU and this VM's memory file (for a boot the kernel and initramfs
+too), memory and process limits, and no capabilities. `microvmd-jailer` builds it; QEMU adds its own
+system call filter. Everything else that the VMM uses, it inherits as open files.
 """
 
 import asyncio

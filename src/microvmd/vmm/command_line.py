@@ -14,6 +14,7 @@ Why these options (each was found by experiment on QEMU 10.0):
   `cont`, keeps two VMMs from running on one disk.
 - `append=on` for the console: a FIFO cannot be truncated.
 - `tb-size=256` (MiB): a guest that keeps making new code must not grow the VMM by a gigabyte.
+- no kernel for a restore: its memory holds one, and `-no-reboot` lets none be loaded again.
 - `merge=off`: same-page merging between tenants is a side channel.
 """
 
@@ -64,17 +65,19 @@ class OpenFiles:
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where the VMM finds what it opens by path."""
+    """Where the VMM finds what it opens by path; kernel and initramfs are for a boot only."""
 
     memory: str
-    kernel: str
-    initrd: str
+    kernel: str = ""
+    initrd: str = ""
 
 
-def binds(spec: MachineSpec, start: Start) -> tuple[Bind, Bind, Bind]:
-    """Memory, kernel and initramfs, in the order of `Paths`."""
+def binds(spec: MachineSpec, start: Start) -> tuple[Bind, ...]:
+    """What the VMM opens by path, in the order of `Paths`."""
+    if not isinstance(start, Boot):
+        return (Bind(spec.memory_file, MEMORY_TARGET),)
     return (
-        Bind(spec.memory_file, MEMORY_TARGET, writable=isinstance(start, Boot)),
+        Bind(spec.memory_file, MEMORY_TARGET, writable=True),
         Bind(spec.kernel, KERNEL_TARGET),
         Bind(spec.initrd, INITRD_TARGET),
     )
@@ -100,11 +103,8 @@ def command_line(
         "-smp", str(spec.vcpus),
         "-m", f"{spec.memory_mib}M",
         "-object", _memory(spec, start, paths),
-        "-kernel", paths.kernel,
-        "-initrd", paths.initrd,
-        "-append", _kernel_command_line(spec),
         "-global", "migration.send-configuration=off",
-        *_incoming(start, files),
+        *_contents(spec, start, files, paths),
         *_channels(files),
         "-device", "virtio-rng-device",
         *_network(files),
@@ -136,11 +136,20 @@ def _kernel_command_line(spec: MachineSpec) -> str:
     return " ".join(words)
 
 
-def _incoming(start: Start, files: OpenFiles) -> tuple[str, ...]:
+def _contents(spec: MachineSpec, start: Start, files: OpenFiles, paths: Paths) -> tuple[str, ...]:
+    # fmt: off
     if isinstance(start, Boot):
-        return ()
+        return (
+            "-kernel", paths.kernel,
+            "-initrd", paths.initrd,
+            "-append", _kernel_command_line(spec),
+        )
     assert files.device is not None
-    return ("-incoming", "defer", "-add-fd", f"fd={files.device},set={DEVICE_FDSET}")
+    return (
+        "-incoming", "defer",
+        "-add-fd", f"fd={files.device},set={DEVICE_FDSET}",
+    )
+    # fmt: on
 
 
 def _channels(files: OpenFiles) -> tuple[str, ...]:

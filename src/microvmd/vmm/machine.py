@@ -57,6 +57,7 @@ class MachineSpec:
     """Made by a boot; shared copy-on-write and never written by machines restored from it."""
     kernel: Path
     initrd: Path
+    """Both are read by a boot only: a restored memory holds what it needs of them."""
     accelerator: Accelerator
     drives: tuple[Drive, ...] = ()
     command_line: str = ""

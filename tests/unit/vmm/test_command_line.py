@@ -68,9 +68,11 @@ def test_only_a_boot_may_write_to_the_memory_file() -> None:
         memory = _value(_line(start), "-object")
         assert "share=off,readonly=on,rom=off" in memory
         assert _value(_line(start), "-incoming") == "defer"
-        assert [bind.writable for bind in binds(_spec(), start)] == [False] * 3
+        assert "-kernel" not in _line(start)
+        assert [bind.writable for bind in binds(_spec(), start)] == [False]
     assert [bind.writable for bind in binds(_spec(), Boot())] == [True, False, False]
     assert "-incoming" not in _line(Boot())
+    assert _value(_line(Boot()), "-kernel") == PATHS.kernel
 
 
 def test_files_are_passed_as_descriptors() -> None:
