@@ -25,10 +25,10 @@ class Guest:
         self.heads: list[bytes] = []
         self.chunks: asyncio.Queue[bytes] = asyncio.Queue()
         self.release = asyncio.Event()
-        self.connections = 0
+        self.writers: set[asyncio.StreamWriter] = set()
 
     async def http(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+        self.writers.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -110,3 +110,5 @@ async def guest(address: str) -> AsyncIterator[Guest]:
             made.release.set()
             http.close()
             h2c.close()
+            for writer in made.writers:
+                writer.transport.abort()

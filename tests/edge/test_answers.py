@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from edgeguests import guest
-from edgelab import World, world
 
 from microvmd.edge.resolve import Forward, Refuse
+from tests.edgeguests import guest
+from tests.edgelab import World, world
 
 PRIVATE = "private, no-store"
 
