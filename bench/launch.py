@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.table import Table
 
-from microvmd.cli.client import TOKEN_HEADER, Service
+from microvmd.cli.client import TOKEN_HEADER, Service, idle_policy
 from microvmd.cli.demo import default_example, running_service
 from microvmd.cli.failure import Failure, reported
 from microvmd.cli.images import BuildOptions, build_image
@@ -101,7 +101,9 @@ class Lab:
     def run(self) -> tuple[Sample, str, str, str]:
         """RunMicrovm call to the first 200. The time to make a token is in it."""
         began = time.perf_counter()
-        microvm = self.service.microvms.run_microvm(imageIdentifier=self.image_arn)
+        microvm = self.service.microvms.run_microvm(
+            imageIdentifier=self.image_arn, idlePolicy=idle_policy()
+        )
         name, endpoint = microvm["microvmId"], microvm["endpoint"]
         token = self.service.token(name)
         self.request(endpoint, token)

@@ -24,7 +24,7 @@ from microvmd.cli.settings import Settings
 
 if TYPE_CHECKING:
     from types_boto3_lambda_microvms import LambdaMicroVMsClient
-    from types_boto3_lambda_microvms.type_defs import MicrovmItemTypeDef
+    from types_boto3_lambda_microvms.type_defs import IdlePolicyTypeDef, MicrovmItemTypeDef
     from types_boto3_s3 import S3Client
 
 MANAGED_BASE = "al2023-1"
@@ -34,6 +34,9 @@ ENDPOINT_SECONDS = 90.0
 TOKEN_HEADER = "X-aws-proxy-auth"  # noqa: S105 - the name of a header
 PORT_HEADER = "X-aws-proxy-port"
 TOKEN_MINUTES = 60
+# Without an idle policy a request to a SUSPENDED MicroVM is answered with 502, as on AWS.
+IDLE_SECONDS = 900
+SUSPENDED_SECONDS = 28_800
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,17 @@ class Service:
             raise Failure(f"{self.ca_file} is not there or not readable", START)
         trust = ssl.create_default_context(cafile=str(self.ca_file))
         return httpx.Client(verify=trust, timeout=ENDPOINT_SECONDS, trust_env=False)
+
+
+def idle_policy(
+    idle: int = IDLE_SECONDS, suspended: int = SUSPENDED_SECONDS
+) -> "IdlePolicyTypeDef":
+    """Suspend when idle, resume on the next request."""
+    return {
+        "maxIdleDurationSeconds": idle,
+        "suspendedDurationSeconds": suspended,
+        "autoResumeEnabled": True,
+    }
 
 
 def _message(answer: httpx.Response) -> str:

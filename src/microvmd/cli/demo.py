@@ -9,17 +9,16 @@ import json
 import socket
 import ssl
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
 from rich.markup import escape
 
-from microvmd.cli.client import Service
+from microvmd.cli.client import Service, idle_policy
 from microvmd.cli.extensions import PREFIX
 from microvmd.cli.failure import Failure
 from microvmd.cli.images import BuildOptions, build_image
@@ -31,6 +30,7 @@ from microvmd.vmm.process import Process, ProcessIdentity, spawn
 IMAGE = "demo-hello"
 START_SECONDS = 120.0
 LOG_LINES = 25
+SERVICE_LOG = "demo-serve.log"
 LABEL_WIDTH = 46
 
 
@@ -73,7 +73,8 @@ async def running_service(settings: Settings) -> AsyncIterator[bool]:
     if running:
         yield False
         return
-    with tempfile.TemporaryFile() as log:
+    settings.root.mkdir(parents=True, exist_ok=True)
+    with (settings.root / SERVICE_LOG).open("w+b") as log:
         argv = [str(Path(sys.executable).parent / "microvmd"), "serve"]
         async with spawn(argv, stdout=log, stderr=log) as process:
             with step("start the service") as said:
@@ -112,7 +113,9 @@ def _walk(service: Service, example: Path) -> None:
     _delete_older_versions(service, image)
 
     with step("run a MicroVM, first answer over HTTPS") as said:
-        microvm = service.microvms.run_microvm(imageIdentifier=image["imageArn"])
+        microvm = service.microvms.run_microvm(
+            imageIdentifier=image["imageArn"], idlePolicy=idle_policy()
+        )
         name, endpoint = microvm["microvmId"], microvm["endpoint"]
         token = service.token(name)
         answer = _ok(service.call(endpoint, "/", token=token))
@@ -162,7 +165,10 @@ def _delete_older_versions(service: Service, image: dict[str, Any]) -> None:
         imageIdentifier=arn
     )
     for item in [item for page in pages for item in page["items"]]:
-        if item["imageVersion"] != image["imageVersion"] and item["state"] != "DELETING":
+        if item["imageVersion"] == image["imageVersion"] or item["state"] == "DELETING":
+            continue
+        # One that somebody still runs stays.
+        with suppress(service.microvms.exceptions.ConflictException):
             service.microvms.delete_microvm_image_version(
                 imageIdentifier=arn, imageVersion=item["imageVersion"]
             )
@@ -207,7 +213,7 @@ def _ok(answer: httpx.Response) -> httpx.Response:
 
 def _require(held: bool, otherwise: str) -> None:
     if not held:
-        raise Failure(otherwise, "microvmd logs and the service's own log tell more")
+        raise Failure(otherwise, f"the service's log tells more ({SERVICE_LOG} if this started it)")
 
 
 class Said:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microvmd.cli import settings
-from microvmd.cli.client import LIVE, PORT_HEADER, TOKEN_HEADER, Service
+from microvmd.cli.client import (
+    IDLE_SECONDS,
+    LIVE,
+    PORT_HEADER,
+    SUSPENDED_SECONDS,
+    TOKEN_HEADER,
+    Service,
+    idle_policy,
+)
 from microvmd.cli.failure import Failure, reported
 from microvmd.cli.output import (
     JsonFlag,
@@ -22,7 +30,7 @@ from microvmd.cli.output import (
 from microvmd.cli.waiting import wait_for_microvm
 
 if TYPE_CHECKING:
-    from types_boto3_lambda_microvms.type_defs import IdlePolicyTypeDef, RunMicrovmRequestTypeDef
+    from types_boto3_lambda_microvms.type_defs import RunMicrovmRequestTypeDef
 
 Identifier = Annotated[str, typer.Argument(help="MicroVM id, or enough of its begin.")]
 Identifiers = Annotated[list[str], typer.Argument(help="MicroVM ids, or enough of their begin.")]
@@ -32,11 +40,11 @@ def run(
     image: Annotated[str, typer.Argument(help="Name or ARN of an image.")],
     version: Annotated[str | None, typer.Option(help="Image version, as 1.0.")] = None,
     idle: Annotated[
-        int | None, typer.Option(help="Suspend after this many seconds without traffic (>= 60).")
-    ] = None,
+        int, typer.Option(help="Suspend after this many seconds without traffic (>= 60; 0: never).")
+    ] = IDLE_SECONDS,
     suspended: Annotated[
-        int, typer.Option(help="With --idle: terminate after this many seconds suspended.")
-    ] = 3600,
+        int, typer.Option(help="Terminate after this many seconds suspended.")
+    ] = SUSPENDED_SECONDS,
     max_duration: Annotated[
         int | None, typer.Option(help="Terminate after this many seconds whatever happens.")
     ] = None,
@@ -51,13 +59,8 @@ def run(
         request: RunMicrovmRequestTypeDef = {"imageIdentifier": service.image_arn(image)}
         if version is not None:
             request["imageVersion"] = version
-        if idle is not None:
-            policy: IdlePolicyTypeDef = {
-                "maxIdleDurationSeconds": idle,
-                "suspendedDurationSeconds": suspended,
-                "autoResumeEnabled": True,
-            }
-            request["idlePolicy"] = policy
+        if idle:
+            request["idlePolicy"] = idle_policy(idle, suspended)
         if max_duration is not None:
             request["maximumDurationInSeconds"] = max_duration
         if payload is not None:

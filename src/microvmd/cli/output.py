@@ -52,8 +52,9 @@ def print_raw(text: str) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Cells are plain text; the one in a column named STATE is coloured."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        # The first column is what the next command is given: it stays in one piece.
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         cells = [
             coloured(cell) if column == "STATE" else escape(cell)
