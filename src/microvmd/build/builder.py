@@ -151,6 +151,8 @@ def _volumes(options: BuildOptions) -> tuple[str, ...]:
     volumes: list[str] = []
     if options.ca_bundle is not None:
         volumes += [f"/build/extras/ca:{CA_FOLDER}:ro"]
+        # Debian's npm reads the first, the npm of upstream's images the second.
+        volumes += ["/build/extras/npmrc:/etc/npmrc:ro"]
         volumes += ["/build/extras/npmrc:/usr/local/etc/npmrc:ro"]
     if options.ca_bundle is not None or options.pip_conf is not None:
         volumes += ["/build/extras/pip.conf:/etc/pip.conf:ro"]

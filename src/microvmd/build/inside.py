@@ -23,6 +23,7 @@ from typing import Any
 BUILD = Path("/build")
 STORE, WORK = BUILD / "store", BUILD / "store" / "work"
 STATE = Path("/run/build")
+PLACES = STATE / "places.json"
 EXTRAS = BUILD / "extras"
 NAMES = STORE / "names.json"
 PACKER = "mkfs.erofs"
@@ -42,6 +43,9 @@ STUB_FOLDERS = ("/run/build-ca", "/run/secrets")
 
 def main() -> int:
     """Do the job; the exit code is one of EXIT_*."""
+    if sys.argv[1:2] == ["--finish"]:
+        finish_in_chroot(Path(sys.argv[2]))
+        return 0
     if len(sys.argv) > 1:
         call(["mount", "-t", "erofs", "-o", "ro", sys.argv[1], str(EXTRAS)])
     job: dict[str, Any] = json.loads((EXTRAS / "job.json").read_text())
@@ -208,25 +212,23 @@ def pack(job: dict[str, Any], image: dict[str, Any]) -> None:
 def finish(root: Path, image: dict[str, Any]) -> None:
     """Remove the stubs of mounts, and make the folders that the configuration promises.
 
-    Inside a chroot: the image's own symbolic links must not lead this program elsewhere.
+    In a process of its own that is in a chroot: the image's symbolic links lead nowhere else.
     """
-    child = os.fork()
-    if child:
-        if os.waitpid(child, 0)[1]:
-            raise OSError("the image's root cannot be finished")
-        return
-    status = 1
-    try:
-        os.chroot(root)
-        os.chdir("/")
-        remove_stubs()
-        config = image["Docker"]["config"] or {}
-        for place in [config.get("WorkingDir") or "/", *(config.get("Volumes") or {})]:
-            with contextlib.suppress(OSError):
-                Path("/", place).mkdir(parents=True, exist_ok=True)
-        status = 0
-    finally:
-        os._exit(status)
+    config = image["Docker"]["config"] or {}
+    places = [config.get("WorkingDir") or "/", *(config.get("Volumes") or {})]
+    PLACES.write_text(json.dumps(places))
+    call([sys.executable, "-I", __file__, "--finish", str(root)])
+
+
+def finish_in_chroot(root: Path) -> None:
+    """The other process of ``finish``."""
+    places: list[str] = json.loads(PLACES.read_text())
+    os.chroot(root)
+    os.chdir("/")
+    remove_stubs()
+    for place in places:
+        with contextlib.suppress(OSError, ValueError):
+            Path("/", place).mkdir(parents=True, exist_ok=True)
 
 
 def remove_stubs() -> None:
