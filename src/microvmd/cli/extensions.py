@@ -9,9 +9,9 @@ stays exact: nothing here changes an AWS answer.
 ``GET /microvmd/v1/microvms/<id>``
     the VMM's pid, the address that the edge dials, times by step in ms; ``guest.*`` is the guest's.
 ``GET /microvmd/v1/logs?group=&stream=&since=&follow=``
-    one JSON object a line: ``{"time", "stream", "message"}``. ``since`` is in seconds since the
-    epoch. With ``follow=true`` the answer ends with the client. A build logs to the stream
-    ``build/<version>/<buildId>`` of its image's group.
+    one JSON object a line: ``{"time", "stream", "message"}``, of all streams of the group if none
+    is named. ``since`` is in seconds since the epoch. With ``follow=true`` the answer ends with the
+    client. A build logs to the stream ``build/<version>/<buildId>`` of its image's group.
 """
 
 import contextlib
@@ -55,8 +55,9 @@ class VmmFacts:
 class MicrovmFacts:
     """What AWS does not tell about a MicroVM.
 
-    ``timings`` holds ms by step of the last run, suspend and resume; steps named ``guest.<step>``
-    were spent in the guest, all others in microvmd and the VMM.
+    ``timings`` holds ms by step of the last start (``started``: a run or a resume) and of the last
+    suspend (``suspended``); steps named ``guest.<step>`` were spent in the guest, all others in
+    microvmd and the VMM. They are forgotten when the service restarts.
     """
 
     microvm_id: str
@@ -86,7 +87,7 @@ class Facts(Protocol):
     async def microvm(self, microvm_id: str) -> MicrovmFacts: ...
 
     def logs(
-        self, group: str, stream: str, *, since: float, follow: bool
+        self, group: str, stream: str | None, *, since: float, follow: bool
     ) -> AsyncGenerator[LogLine, None]: ...
 
 
@@ -122,16 +123,16 @@ def extension_routes(facts: Facts, authenticate: Authenticate) -> list[Route]:
 @dataclass(frozen=True, slots=True)
 class _LogQuery:
     group: str
-    stream: str
+    stream: str | None
     since: float
     follow: bool
 
     @classmethod
     def of(cls, request: Request) -> "_LogQuery":
         query = request.query_params
-        group, stream = query.get("group"), query.get("stream")
-        if not group or not stream:
-            raise ValidationError("group and stream are needed: name the log to read")
+        group = query.get("group")
+        if not group:
+            raise ValidationError("group is needed: name the log to read")
         try:
             since = float(query.get("since") or 0)
         except ValueError:
@@ -139,7 +140,7 @@ class _LogQuery:
         follow = query.get("follow", "false")
         if follow not in ("true", "false"):
             raise ValidationError("follow must be true or false")
-        return cls(group, stream, since, follow == "true")
+        return cls(group, query.get("stream") or None, since, follow == "true")
 
 
 def _answering(

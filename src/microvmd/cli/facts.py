@@ -1,6 +1,6 @@
 """Answers to the service's own requests (``cli/extensions.py``), from what serve has wired."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,12 @@ from microvmd.cli.extensions import Health, LogLine, MicrovmFacts, VmmFacts
 from microvmd.control.microvms import MicroVms
 from microvmd.control.runnable import log_of
 from microvmd.control.store import Store, Transaction
-from microvmd.edge.edge import Edge
 from microvmd.edge.stats import CommandFailed
 from microvmd.messages.node import LogTarget
 from microvmd.model.errors import NotFound
 from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.microvm import MicroVm
-from microvmd.node.bring_up import Equipment
+from microvmd.node.bring_up import VmmRecord
 from microvmd.node.logs import LogStore
 
 
@@ -26,15 +25,18 @@ class ServiceFacts:
     account: str
     store: Store
     microvms: MicroVms
-    equipment: Equipment
-    edge: Edge
+    log_store: LogStore
+    vmm_of: Callable[[str], VmmRecord | None]
+    """The VMM of a MicroVM, by its id, while it is alive."""
+    ask_edge: Callable[[], Awaitable[object]]
+    """Raises CommandFailed or OSError when the edge does not answer."""
 
     async def health(self) -> Health:
         return Health({"api": "ok", "edge": await self._edge(), "store": await self._store()})
 
     async def _edge(self) -> str:
         try:
-            await self.edge.activity()
+            await self.ask_edge()
         except (CommandFailed, OSError) as error:
             return str(error)
         return "ok"
@@ -58,7 +60,7 @@ class ServiceFacts:
         )
 
     def _vmm(self, microvm_id: str) -> VmmFacts | None:
-        record = self.equipment.vmm_of(self.equipment.paths.microvm(microvm_id))
+        record = self.vmm_of(microvm_id)
         if record is None:
             return None
         identity = record.identity
@@ -67,33 +69,40 @@ class ServiceFacts:
     async def logs(
         self, group: str, stream: str | None, *, since: float, follow: bool
     ) -> AsyncGenerator[LogLine, None]:
+        """Lines of one stream, or of all streams of the group."""
         if stream is None:
-            raise NotFound("Name the log stream: it is in GET /microvmd/v1/microvms/<id>.")
-        lines = self._follow(group, stream) if follow else self._read(group, stream)
+            lines = self._follow_group(group) if follow else self._read_group(group)
+        else:
+            lines = self._follow(group, stream) if follow else self._read(group, stream)
         async with aclosing(lines):
             async for line in lines:
                 if line.time >= since:
                     yield line
 
     async def _follow(self, group: str, stream: str) -> AsyncGenerator[LogLine, None]:
-        async with aclosing(_logs(self).follow(group, stream)) as entries:
+        async with aclosing(self.log_store.follow(group, stream)) as entries:
             async for entry in entries:
                 yield LogLine(entry.time, stream, entry.text)
 
+    async def _follow_group(self, group: str) -> AsyncGenerator[LogLine, None]:
+        async with aclosing(self.log_store.follow_group(group)) as entries:
+            async for stream, entry in entries:
+                yield LogLine(entry.time, stream, entry.text)
+
     async def _read(self, group: str, stream: str) -> AsyncGenerator[LogLine, None]:
-        await _logs(self).flush()
-        start = 0
-        while True:
-            page = await _logs(self).read(group, stream, start)
-            if not page.entries:
-                return
+        await self.log_store.flush()
+        page = await self.log_store.read(group, stream)
+        while page.entries:
             for entry in page.entries:
                 yield LogLine(entry.time, stream, entry.text)
-            start = page.next
+            page = await self.log_store.read(group, stream, page.next)
 
-
-def _logs(facts: ServiceFacts) -> LogStore:
-    return facts.equipment.logs
+    async def _read_group(self, group: str) -> AsyncGenerator[LogLine, None]:
+        await self.log_store.flush()
+        for stream in await self.log_store.streams(group):
+            async with aclosing(self._read(group, stream)) as lines:
+                async for line in lines:
+                    yield line
 
 
 def _plain(timings: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -19,6 +19,7 @@ from microvmd.cli.client import Service
 from microvmd.cli.extensions import LogLine
 from microvmd.cli.failure import Failure
 from microvmd.cli.output import console, without_metadata
+from microvmd.node.log_lines import printable
 
 ASK_SECONDS = 0.5
 BUILD_SECONDS = 3600.0
@@ -102,8 +103,9 @@ def _display(show_log: bool) -> Progress:
 
 
 def _show(progress: Progress, task: Any, line: LogLine) -> None:  # noqa: ANN401 - rich's TaskID
-    progress.console.print(line.message, markup=False, highlight=False, soft_wrap=True, style="dim")
-    step = Step.parse(line.message)
+    text = printable(line.message)
+    progress.console.print(text, markup=False, highlight=False, soft_wrap=True, style="dim")
+    step = Step.parse(text)
     if step is not None:
         shown = step.text if len(step.text) <= 60 else f"{step.text[:57]}..."
         progress.update(task, description=shown, completed=step.done, total=step.total)

@@ -23,6 +23,7 @@ from microvmd.cli.output import (
     age,
     console,
     print_json,
+    print_line,
     print_raw,
     print_table,
     without_metadata,
@@ -153,7 +154,7 @@ def logs(
         facts = service.facts(service.find_microvm(microvm))
         try:
             for line in service.logs(facts["log_group"], facts["log_stream"], follow=follow):
-                print_raw(line.message)
+                print_line(line.message)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 

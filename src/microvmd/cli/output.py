@@ -1,6 +1,7 @@
 """How commands print: tables for people, JSON for programs, colours for states, short times."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -9,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from microvmd.node.log_lines import printable
 
 console = Console()
 
@@ -47,6 +50,11 @@ def print_json(value: object) -> None:
 def print_raw(text: str) -> None:
     """Text as it is: no colours, no wrapping, also into a pipe."""
     typer.echo(text)
+
+
+def print_line(text: str) -> None:
+    """A line of an application: as it is, but a terminal gets nothing that it would obey."""
+    print_raw(printable(text) if sys.stdout.isatty() else text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

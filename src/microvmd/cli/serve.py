@@ -203,7 +203,14 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     for work in (watch(microvms, lambda: _bytes_of(edge), time.time), _rotate(issuer)):
         stack.callback(tasks.create_task(work).cancel)
     profile.write(_profile(settings, key), profile.AwsFiles.of_user())
-    facts = ServiceFacts(settings.account, store, microvms, equipment, edge)
+    facts = ServiceFacts(
+        account=settings.account,
+        store=store,
+        microvms=microvms,
+        log_store=equipment.logs,
+        vmm_of=lambda microvm_id: equipment.vmm_of(equipment.paths.microvm(microvm_id)),
+        ask_edge=edge.activity,
+    )
     handlers = control_handlers(
         images, microvms, issuer, region=settings.region, endpoint_name=edge.endpoint
     )

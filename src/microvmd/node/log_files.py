@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 _NAME_LIMIT = 200
+_NAME_FILE = "name"
 _SUFFIX = ".log"
 _READ_SIZE = 256 * 1024
 
@@ -59,6 +60,29 @@ def file_name(name: str) -> str:
     return f"{encoded[: _NAME_LIMIT - 65]}~{digest}"
 
 
+def stream_names(group: Path) -> list[str]:
+    """The streams in a group's directory, in order of their names; none where there is no group."""
+    return sorted(name for path in _listed(group) if (name := _stream_name(path)) is not None)
+
+
+def _stream_name(directory: Path) -> str | None:
+    """None where a crash came between the making of the directory and its name: it is empty."""
+    encoded = directory.name
+    if "~" not in encoded:
+        return "" if encoded == "%" else unquote(encoded)
+    try:
+        return (directory / _NAME_FILE).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
 def encode(entry: Entry) -> bytes:
     text = entry.text.encode(errors="replace").replace(b"\n", b" ")
     return b"%d %b\n" % (round(entry.time * 1000), text)
@@ -75,8 +99,9 @@ def decode(line: bytes) -> Entry | None:
 class StreamFiles:
     """The segments of one stream."""
 
-    def __init__(self, directory: Path, limits: LogLimits) -> None:
-        self._directory = directory
+    def __init__(self, group: Path, stream: str, limits: LogLimits) -> None:
+        self._stream = stream
+        self._directory = group / file_name(stream)
         self._limits = limits
 
     def repair(self) -> None:
@@ -93,7 +118,7 @@ class StreamFiles:
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Add lines and drop the oldest segments that are too much."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_directory()
         segments = self._segments()
         start, path = segments[-1] if segments else (0, self._path(0))
         size = path.stat().st_size if segments else 0
@@ -133,19 +158,20 @@ class StreamFiles:
                     entries.append(entry)
         return Page(tuple(entries), position)
 
+    def _make_directory(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if "~" in self._directory.name and not (self._directory / _NAME_FILE).exists():
+            (self._directory / _NAME_FILE).write_text(self._stream)
+
     def _path(self, start: int) -> Path:
         return self._directory / f"{start:020d}{_SUFFIX}"
 
     def _segments(self) -> list[tuple[int, Path]]:
-        try:
-            names = sorted(os.listdir(self._directory))
-        except FileNotFoundError:
-            return []
-        return [
-            (int(name.removesuffix(_SUFFIX)), self._directory / name)
-            for name in names
-            if name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX).isdigit()
-        ]
+        return sorted(
+            (int(path.stem), path)
+            for path in _listed(self._directory)
+            if path.suffix == _SUFFIX and path.stem.isdigit()
+        )
 
     def _drop(self, end: int) -> None:
         segments = self._segments()

@@ -8,8 +8,9 @@ lines, says so in the log, and stops nothing.
 
 import asyncio
 import contextlib
+import itertools
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Self
 
 import structlog
 
-from microvmd.node.log_files import Entry, LogLimits, Page, StreamFiles, file_name
+from microvmd.node.log_files import Entry, LogLimits, Page, StreamFiles, file_name, stream_names
 from microvmd.node.log_lines import LineSplitter, printable
 
 __all__ = ["Entry", "LineSplitter", "LogLimits", "LogStore", "Page", "printable"]
@@ -44,6 +45,18 @@ class _Stream:
     """Set and replaced whenever the writer was here."""
 
 
+@dataclass(slots=True, eq=False)
+class _GroupFollower:
+    streams: set[str] = field(default_factory=set)
+    """Streams that may hold lines which the follower has not seen."""
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self, stream: str | None = None) -> None:
+        if stream is not None:
+            self.streams.add(stream)
+        self.woken.set()
+
+
 class LogStore:
     """Streams below one directory; a context manager that writes everything out at its end."""
 
@@ -58,6 +71,7 @@ class LogStore:
         self._clock = clock
         self._streams: dict[tuple[str, str], _Stream] = {}
         self._dirty: dict[tuple[str, str], _Stream] = {}
+        self._group_followers: defaultdict[str, set[_GroupFollower]] = defaultdict(set)
         self._work = asyncio.Event()
         self._closing = False
         self._complete = False
@@ -127,6 +141,42 @@ class LogStore:
             state.followers -= 1
             self._forget(group, stream, state)
 
+    async def streams(self, group: str) -> list[str]:
+        """Streams of a group that have lines on disk, in order of their names."""
+        return await asyncio.to_thread(stream_names, self._directory / file_name(group))
+
+    async def follow_group(self, group: str) -> AsyncGenerator[tuple[str, Entry], None]:
+        """All lines of all streams, and then each that is written, until the store closes.
+
+        Lines of one stream are in order. What is on disk already comes stream by stream; a stream
+        that is new later is followed too.
+        """
+        follower = _GroupFollower()
+        self._group_followers[group].add(follower)
+        try:
+            # After the follower is known: what is written meanwhile wakes it.
+            follower.streams.update(await self.streams(group))
+            positions: dict[str, int] = {}
+            while True:
+                complete = self._complete
+                streams, follower.streams = follower.streams, set()
+                for stream in sorted(streams):
+                    page = await self.read(group, stream, positions.get(stream, 0))
+                    while page.entries:
+                        for entry in page.entries:
+                            yield stream, entry
+                        page = await self.read(group, stream, page.next)
+                    positions[stream] = page.next
+                if not streams:
+                    if complete:
+                        return
+                    await follower.woken.wait()
+                    follower.woken.clear()
+        finally:
+            self._group_followers[group].discard(follower)
+            if not self._group_followers[group]:
+                del self._group_followers[group]
+
     def waiting(self, group: str, stream: str) -> int:
         """Characters of a stream that are not on disk yet."""
         state = self._streams.get((group, stream))
@@ -139,7 +189,7 @@ class LogStore:
                 await state.written.wait()
 
     def _files(self, group: str, stream: str) -> StreamFiles:
-        return StreamFiles(self._directory / file_name(group) / file_name(stream), self._limits)
+        return StreamFiles(self._directory / file_name(group), stream, self._limits)
 
     def _stream(self, group: str, stream: str) -> _Stream:
         state = self._streams.get((group, stream))
@@ -167,6 +217,8 @@ class LogStore:
                 self._complete = True
                 for state in self._streams.values():
                     state.written.set()
+                for follower in itertools.chain.from_iterable(self._group_followers.values()):
+                    follower.wake()
                 return
 
     async def _write(self, group: str, stream: str, state: _Stream) -> None:
@@ -186,6 +238,8 @@ class LogStore:
         state.waiting -= size
         state.written.set()
         state.written = asyncio.Event()
+        for follower in self._group_followers.get(group, ()):
+            follower.wake(stream)
         self._forget(group, stream, state)
 
 

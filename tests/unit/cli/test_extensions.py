@@ -46,12 +46,12 @@ class MemoryFacts:
         )
 
     async def logs(
-        self, group: str, stream: str, *, since: float, follow: bool
+        self, group: str, stream: str | None, *, since: float, follow: bool
     ) -> AsyncGenerator[LogLine, None]:
         self.followers += 1
         try:
             for line in LINES:
-                if line.time >= since and stream == line.stream:
+                if line.time >= since and stream in (None, line.stream):
                     yield line
             if follow:
                 await asyncio.Event().wait()
@@ -105,13 +105,13 @@ def test_logs_by_stream_and_time() -> None:
     answer = _get("/microvmd/v1/logs?group=/g&stream=a&since=2")
     assert [json.loads(line)["message"] for line in answer.text.splitlines()] == ["three"]
     assert "zwei ü" in _get("/microvmd/v1/logs?group=/g&stream=b").text
+    assert len(_get("/microvmd/v1/logs?group=/g").text.splitlines()) == len(LINES)
 
 
 @pytest.mark.parametrize(
     "query",
     [
         "",
-        "group=/g",
         "group=&stream=a",
         "group=/g&stream=a&since=x",
         "group=/g&stream=a&follow=maybe",

@@ -1,5 +1,8 @@
 """What commands print."""
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -54,3 +57,20 @@ def test_json_refuses_what_it_does_not_know() -> None:
 def test_unknown_states_keep_their_text() -> None:
     assert output.coloured("[ODD]") == "[ODD]"
     assert output.coloured("RUNNING") == "[green]RUNNING[/]"
+
+
+def _shown(text: str, *, terminal: bool) -> str:
+    """What a real terminal, or a pipe, gets of one line."""
+    reader, writer = os.openpty() if terminal else os.pipe()
+    program = f"from microvmd.cli import output; output.print_line({text!r})"
+    with os.fdopen(reader, "rb", buffering=0) as file:
+        subprocess.run([sys.executable, "-c", program], stdout=writer, check=True, timeout=60)
+        found = file.read(1000)
+        os.close(writer)
+    return found.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_obeys_no_line_of_an_application() -> None:
+    line = "\x1b]0;title\x07text"
+    assert _shown(line, terminal=True) == "\\x1b]0;title\\x07text\n"
+    assert _shown(line, terminal=False) == f"{line}\n"

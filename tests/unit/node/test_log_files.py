@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvmd.node.log_files import Entry, LogLimits, StreamFiles, decode, encode, file_name
+from microvmd.node.log_files import (
+    Entry,
+    LogLimits,
+    StreamFiles,
+    decode,
+    encode,
+    file_name,
+    stream_names,
+)
 
 SMALL = LogLimits(stream=1000, segment=100)
 
@@ -56,7 +64,7 @@ def test_any_line_is_an_entry_or_nothing(line: bytes) -> None:
 
 
 def test_pages_follow_each_other(tmp_path: Path) -> None:
-    files = StreamFiles(tmp_path / "s", LogLimits())
+    files = StreamFiles(tmp_path, "s", LogLimits())
     files.write(entries(0, 5))
 
     first = files.read(0, 3)
@@ -69,10 +77,10 @@ def test_pages_follow_each_other(tmp_path: Path) -> None:
 
 
 def test_pages_go_across_segments(tmp_path: Path) -> None:
-    files = StreamFiles(tmp_path, SMALL)
+    files = StreamFiles(tmp_path, "s", SMALL)
     files.write(entries(0, 20))
 
-    assert len(list(tmp_path.iterdir())) > 1
+    assert len(list((tmp_path / "s").iterdir())) > 1
     seen: list[Entry] = []
     page = files.read(0, 3)
     while page.entries:
@@ -83,11 +91,11 @@ def test_pages_go_across_segments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 500])
 def test_the_oldest_lines_are_dropped_and_it_is_said(batch: int, tmp_path: Path) -> None:
-    files = StreamFiles(tmp_path, SMALL)
+    files = StreamFiles(tmp_path, "s", SMALL)
     for first in range(0, 500, batch):
         files.write(entries(first, min(batch, 500 - first)))
 
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= SMALL.stream
+    assert sum(path.stat().st_size for path in (tmp_path / "s").iterdir()) <= SMALL.stream
     page = files.read(0, 1000)
     assert page.entries[0].text == "[older lines were dropped]"
     kept = page.entries[1:]
@@ -96,7 +104,7 @@ def test_the_oldest_lines_are_dropped_and_it_is_said(batch: int, tmp_path: Path)
 
 
 def test_a_line_larger_than_a_segment_is_kept(tmp_path: Path) -> None:
-    files = StreamFiles(tmp_path, SMALL)
+    files = StreamFiles(tmp_path, "s", SMALL)
     long = Entry(1.0, "x" * 300)
     files.write([*entries(0, 1), long, *entries(1, 1)])
 
@@ -104,9 +112,9 @@ def test_a_line_larger_than_a_segment_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_line_in_writing_is_not_read(tmp_path: Path) -> None:
-    files = StreamFiles(tmp_path, LogLimits())
+    files = StreamFiles(tmp_path, "s", LogLimits())
     files.write(entries(0, 1))
-    (path,) = tmp_path.iterdir()
+    (path,) = (tmp_path / "s").iterdir()
     with path.open("ab") as file:
         file.write(b"1700000001000 lin")
 
@@ -116,9 +124,9 @@ def test_a_line_in_writing_is_not_read(tmp_path: Path) -> None:
 @given(st.integers(0, 21))
 def test_a_crash_in_a_line_costs_no_other_line(cut: int) -> None:
     with tempfile.TemporaryDirectory() as name:
-        files = StreamFiles(Path(name), LogLimits())
+        files = StreamFiles(Path(name), "s", LogLimits())
         files.write(entries(0, 2))
-        (path,) = Path(name).iterdir()
+        (path,) = (Path(name) / "s").iterdir()
         with path.open("rb+") as file:
             file.truncate(path.stat().st_size - cut)
         files.repair()
@@ -131,7 +139,7 @@ def test_a_crash_in_a_line_costs_no_other_line(cut: int) -> None:
 
 
 def test_an_unknown_stream_is_empty(tmp_path: Path) -> None:
-    files = StreamFiles(tmp_path / "none", LogLimits())
+    files = StreamFiles(tmp_path, "none", LogLimits())
     files.repair()
 
     assert files.read(0, 10).entries == ()
@@ -139,7 +147,19 @@ def test_an_unknown_stream_is_empty(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("position", [3, 10**9])
 def test_a_position_that_no_page_named_is_harmless(position: int, tmp_path: Path) -> None:
-    files = StreamFiles(tmp_path, LogLimits())
+    files = StreamFiles(tmp_path, "s", LogLimits())
     files.write(entries(0, 2))
 
     assert entries(1, 1)[0] in files.read(position, 10).entries or position > 100
+
+
+STREAMS = ["", ".", "%", "~", "a/b", "2026/01/02[1.0]microvm-1", "é" * 300, "x" * 512]
+
+
+def test_streams_are_listed_by_their_own_names(tmp_path: Path) -> None:
+    assert stream_names(tmp_path / "none") == []
+    for stream in STREAMS:
+        StreamFiles(tmp_path, stream, LogLimits()).write(entries(0, 1))
+    assert stream_names(tmp_path) == sorted(STREAMS)
+    for stream in STREAMS:
+        assert StreamFiles(tmp_path, stream, LogLimits()).read(0, 10).entries

@@ -94,6 +94,56 @@ def test_followers_end_with_the_store_and_miss_nothing(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_group_is_followed_with_the_streams_that_appear_later(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with LogStore(tmp_path) as store, asyncio.timeout(LIMIT):
+            assert await store.streams("g") == []
+            await store.append("g", "b", ["old b"])
+            await store.append("g", "a", ["old a", "old a 2"])
+            await store.append("other", "a", ["of another group"])
+            await store.flush()
+            assert await store.streams("g") == ["a", "b"]
+            async with contextlib.aclosing(store.follow_group("g")) as lines:
+                old = [await anext(lines) for _ in range(3)]
+                assert [(stream, entry.text) for stream, entry in old] == [
+                    ("a", "old a"),
+                    ("a", "old a 2"),
+                    ("b", "old b"),
+                ]
+                for stream in ("b", "new", "a", "new"):
+                    await store.append("g", stream, [f"later {stream}"])
+                    found, entry = await anext(lines)
+                    assert (found, entry.text) == (stream, f"later {stream}")
+
+    asyncio.run(main())
+
+
+def test_followers_of_a_group_end_with_the_store_and_miss_nothing(tmp_path: Path) -> None:
+    async def collect(store: LogStore) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        async for stream, entry in store.follow_group("g"):
+            found.setdefault(stream, []).append(entry.text)
+        return found
+
+    async def main() -> None:
+        async with (
+            asyncio.timeout(LIMIT),
+            asyncio.TaskGroup() as tasks,
+            LogStore(tmp_path) as store,
+        ):
+            followers = [tasks.create_task(collect(store)) for _ in range(2)]
+            await asyncio.sleep(0)
+            for number in range(1500):
+                await store.append("g", f"s{number % 3}", [str(number)])
+        for follower in followers:
+            assert follower.result() == {
+                f"s{stream}": [str(number) for number in range(stream, 1500, 3)]
+                for stream in range(3)
+            }
+
+    asyncio.run(main())
+
+
 def test_who_appends_too_fast_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "WAITING", 100)
 
