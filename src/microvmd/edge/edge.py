@@ -121,7 +121,7 @@ class Edge:
         if not await self._haproxy.adopt():
             self._choose_port(free=True)
             self._write_files()
-            await self._haproxy.start()
+            await self._haproxy.start(self._digest)
             await self._push()
             return
         self._choose_port(free=False)
@@ -177,7 +177,7 @@ class Edge:
                 await asyncio.sleep(delay)
                 try:
                     self._write_files()
-                    await self._haproxy.start()
+                    await self._haproxy.start(self._digest)
                     await self._push()
                     break
                 except (ProcessFailed, HAProxyFailed, CommandFailed, OSError) as error:

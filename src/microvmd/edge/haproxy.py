@@ -65,8 +65,8 @@ class HAProxy:
         masters = stats.parse_processes(shown)["master"]
         return masters[0] if masters else None
 
-    async def start(self) -> None:
-        """Start from the files in place. Sockets are bound when this returns.
+    async def start(self, digest: str) -> None:
+        """Start from the files in place, which have this digest; it serves when this returns.
 
         Raises vmm.process.ProcessFailed with HAProxy's own words when it refuses to start.
         """
@@ -84,13 +84,9 @@ class HAProxy:
             daemonises=True,
         )
         # fmt: on
-        # The master starts itself anew once its worker runs, and resets who asks it meanwhile.
-        try:
-            async with asyncio.timeout(_START_LIMIT):
-                while not await self.adopt():  # noqa: ASYNC110
-                    await asyncio.sleep(_POLL)
-        except TimeoutError as error:
-            raise HAProxyFailed("HAProxy ended right after its start") from error
+        await self._until_serving(digest, _START_LIMIT)
+        if not await self.adopt():
+            raise HAProxyFailed("HAProxy ended right after its start")
 
     async def _end_orphan(self) -> None:
         """A worker whose master was killed must not share the port with the new one."""
@@ -113,14 +109,23 @@ class HAProxy:
         """
         await run([self._binary, "-c", "-f", os.fspath(self._files.config)], timeout=_START_LIMIT)
         await stats.command(self._files.master_socket, "reload")
-        # HAProxy 2.6 tells nobody when the new worker is ready.
+        await self._until_serving(digest, _RELOAD_LIMIT)
+        log.info("edge.haproxy_reloaded", digest=digest)
+
+    async def _until_serving(self, digest: str, limit: float) -> None:
+        """HAProxy 2.6 tells nobody when it is ready: ask worker and master until both are.
+
+        The master executes itself anew around a start and a reload, and refuses or resets whoever
+        asks it meanwhile.
+        """
         try:
-            async with asyncio.timeout(_RELOAD_LIMIT):
+            async with asyncio.timeout(limit):
                 while await stats.description(self._files.stats_socket) != digest:  # noqa: ASYNC110
                     await asyncio.sleep(_POLL)
+                while await self._master_pid() is None:  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL)
         except TimeoutError as error:
-            raise HAProxyFailed("the new configuration did not come up") from error
-        log.info("edge.haproxy_reloaded", digest=digest)
+            raise HAProxyFailed(f"configuration {digest} did not come up") from error
 
     async def wait(self) -> None:
         """Until the master ends. It ends by itself when its worker dies."""
