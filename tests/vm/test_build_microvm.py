@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import os
 from collections.abc import AsyncIterator
@@ -107,5 +108,26 @@ def test_a_cancelled_build_leaves_no_machine(tmp_path: Path) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
             assert not list((tmp_path / "out").iterdir())
+
+    asyncio.run(main())
+
+
+def test_a_build_that_fills_its_disk_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        cache = buildlab.cache(tmp_path)
+        await BaseStore(cache / "bases").add("tiny", buildlab.tiny_base(tmp_path))
+        archive = buildlab.context(
+            tmp_path, {"Dockerfile": "FROM tiny\nRUN cat /dev/zero > /big\n"}
+        )
+        lines: list[str] = []
+        async with workshop(tmp_path, cache) as shop:
+            small = dataclasses.replace(shop, layers_bytes=48 << 20)
+            options = BuildOptions("000000000000", cache, small)
+            with pytest.raises(BuildFailed, match="DISK_STORAGE_FULL"):
+                await build_rootfs(
+                    archive, output_dir=tmp_path / "out", log=lines.append, options=options
+                )
+        assert lines.count("booting the build machine") == 1
+        assert not list((cache / "layers").rglob("store.ext4"))
 
     asyncio.run(main())
