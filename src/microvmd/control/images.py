@@ -39,9 +39,9 @@ from microvmd.model.image import (
     latest_failed,
     next_number,
 )
-from microvmd.model.microvm import Phase
 
 BuildReport = BuildStarted | BuildSucceeded | BuildFailed
+_GONE = (VersionState.DELETED, VersionState.DELETING)
 INTERRUPTED = "INTERNAL_PLATFORM_ERROR: The build was interrupted by a restart. Build again."
 
 
@@ -96,12 +96,13 @@ class Images:
     async def update(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
         """UpdateMicrovmImage: a further version; nothing is inherited from the one before."""
         arn = ImageArn.parse(request["imageIdentifier"])
+        operation = f"UpdateMicrovmImage {arn.name}"
         config = VersionConfig.from_request(request, self._region)
         check_base(config.base_image_arn, config.base_image_version, self._region)
         now = self._clock()
 
         def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:
-            done = replayed(tx, account, f"UpdateMicrovmImage {arn.name}", request)
+            done = replayed(tx, account, operation, request)
             if done is not None:
                 number = ImageVersion.parse(done.rsplit(" ", 1)[1])
                 return _view(tx, account, arn), _version(tx, arn, number), False
@@ -109,14 +110,7 @@ class Images:
             version = _new_version(image, next_number(tx.versions(account, arn.name)), config, now)
             tx.save_image(image)
             tx.add_version(version)
-            remember(
-                tx,
-                account,
-                f"UpdateMicrovmImage {arn.name}",
-                request,
-                f"{arn} {version.number}",
-                now,
-            )
+            remember(tx, account, operation, request, f"{arn} {version.number}", now)
             return _view(tx, account, arn), version, True
 
         view, version, made = await self._store.run(decide)
@@ -157,13 +151,12 @@ class Images:
 
         def decide(tx: Transaction) -> tuple[Image, list[Version]]:
             image = apply_image(_image(tx, account, arn), ImageEvent.DELETE_REQUESTED, now)
-            live = [phase for phase in Phase if phase not in (Phase.TERMINATED,)]
-            if any(vm.image_arn == str(arn) for vm in tx.microvms_in(*live)):
+            if any(vm.image_arn == str(arn) for vm in tx.microvms_not_terminated()):
                 raise ValidationError("Cannot delete microvm image with running microvms.")
             doomed = [
                 replace(version, state=VersionState.DELETING, updated_at=now)
                 for version in tx.versions(account, arn.name)
-                if version.state is not VersionState.DELETED
+                if version.state not in _GONE
             ]
             tx.save_image(image)
             for version in doomed:
@@ -232,17 +225,17 @@ class Images:
         """Refused for the last version and while MicroVMs of it live."""
         arn = ImageArn.parse(identifier)
 
-        def decide(tx: Transaction) -> Version:
+        def decide(tx: Transaction) -> tuple[Version, bool]:
             version = _owned_version(tx, account, arn, ImageVersion.parse(number), deleted=True)
-            if version.state in (VersionState.DELETED, VersionState.DELETING):
-                return version
+            if version.state in _GONE:
+                return version, False
             _check_version_deletable(tx, version, arn)
             doomed = replace(version, state=VersionState.DELETING, updated_at=self._clock())
             tx.save_version(doomed)
-            return doomed
+            return doomed, True
 
-        version = await self._store.run(decide)
-        if version.state is VersionState.DELETING:
+        version, begun = await self._store.run(decide)
+        if begun:
             await self._node.send(DeleteVersion(key_of(version)))
         return version
 
@@ -391,8 +384,7 @@ def _check_version_deletable(tx: Transaction, version: Version, arn: ImageArn) -
     others = [
         other
         for other in tx.versions(version.account, version.image_name)
-        if other.number != version.number
-        and other.state not in (VersionState.DELETED, VersionState.DELETING)
+        if other.number != version.number and other.state not in _GONE
     ]
     if not others:
         raise Conflict(
@@ -400,10 +392,9 @@ def _check_version_deletable(tx: Transaction, version: Version, arn: ImageArn) -
         )
     if version.state in (VersionState.PENDING, VersionState.IN_PROGRESS):
         raise Conflict(f"Version {version.number} is being built. Delete it when it has ended.")
-    live = [phase for phase in Phase if phase is not Phase.TERMINATED]
     if any(
         vm.image_arn == str(arn) and vm.image_version == str(version.number)
-        for vm in tx.microvms_in(*live)
+        for vm in tx.microvms_not_terminated()
     ):
         raise Conflict("Cannot delete microvm image version with running microvms.")
 

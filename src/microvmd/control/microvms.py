@@ -6,11 +6,11 @@ edge and the node come in the order of the decisions.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
@@ -54,7 +54,9 @@ from microvmd.model.microvm import (
 
 MicrovmReport = Started | Suspended | SuspendFailed | ResumeFailed | Died | Terminated
 
-log = structlog.get_logger()
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 class Routes(Protocol):
@@ -115,6 +117,9 @@ class MicroVms:
 
     async def run(self, account: str, request: Mapping[str, Any]) -> MicroVm:
         """RunMicrovm: PENDING is committed, the node begins. Replays by client token."""
+        return await self._own(self._run(account, request))
+
+    async def _run(self, account: str, request: Mapping[str, Any]) -> MicroVm:
         arn = ImageArn.parse(request["imageIdentifier"])
         ingress = resolve_ingress(request.get("ingressNetworkConnectors"), self._region)
         egress = resolve_egress(request.get("egressNetworkConnectors"), self._region)
@@ -201,8 +206,10 @@ class MicroVms:
     async def report(self, report: MicrovmReport) -> None:
         """What a node says; reports of an older generation change nothing."""
         event, reason, address = _told(report)
-        if isinstance(report, Started | Suspended):
-            self._timings.setdefault(report.microvm_id, {})[event.value] = report.timings
+        live = self._live.get(report.microvm_id)
+        if live is not None and live.generation == report.generation:
+            # Before the decision: who sees the new state finds its timings.
+            self._note_timings(report)
         await self._decide(
             report.microvm_id,
             event,
@@ -224,7 +231,6 @@ class MicroVms:
             return Routable(None, allowed=False)
         resumed = False
         while True:
-            changed = self._changed.setdefault(found.microvm_id, asyncio.Event())
             microvm = self._live.get(found.microvm_id)
             if microvm is None or not microvm.phase.live:
                 return Routable(None)
@@ -238,7 +244,7 @@ class MicroVms:
                 with suppress(ApiError):
                     await self._decide(microvm.microvm_id, Event.RESUME_REQUESTED)
                 continue
-            await changed.wait()
+            await self._changed.setdefault(microvm.microvm_id, asyncio.Event()).wait()
 
     def live(self) -> list[MicroVm]:
         """Every MicroVM that is not TERMINATED."""
@@ -248,10 +254,10 @@ class MicroVms:
         """Steps of the last start and suspend, in ms, as the node measured them."""
         return self._timings.get(microvm_id, {})
 
-    def saw_activity(self, endpoint_id: str, now: float) -> None:
-        """Bytes went through the endpoint: the idle clock starts anew."""
-        for microvm in self._live.values():
-            if microvm.endpoint_id == endpoint_id and microvm.phase is Phase.RUNNING:
+    def saw_activity(self, endpoint_ids: Collection[str], now: float) -> None:
+        """Bytes went through these endpoints: their idle clocks start anew."""
+        for microvm in self.live():
+            if microvm.endpoint_id in endpoint_ids and microvm.phase is Phase.RUNNING:
                 self._live[microvm.microvm_id] = replace(microvm, active_at=now)
 
     async def apply_due(self, now: float) -> None:
@@ -266,8 +272,7 @@ class MicroVms:
         """Fill the live set with every MicroVM that is not TERMINATED."""
 
         def read(tx: Transaction) -> list[tuple[MicroVm, MicrovmSpec]]:
-            alive = tx.microvms_in(*(phase for phase in Phase if phase is not Phase.TERMINATED))
-            specs = [(vm, _spec_again(tx, vm)) for vm in alive]
+            specs = [(vm, _spec_again(tx, vm)) for vm in tx.microvms_not_terminated()]
             return [(vm, spec) for vm, spec in specs if spec is not None]
 
         found = await self._store.run(read)
@@ -288,15 +293,17 @@ class MicroVms:
         reason: str | None = None,
         edge_address: str | None = None,
     ) -> MicroVm:
-        # In a task of our own: a caller that goes away between the commit and the effects
-        # (a client that hangs up while its request is held) must not lose the effects.
-        deciding = self._tasks.create_task(
-            _outcome(self._decided(microvm_id, event, generation, reason, edge_address))
-        )
-        outcome = await asyncio.shield(deciding)
-        if isinstance(outcome, ApiError):
-            raise outcome
-        return outcome
+        return await self._own(self._decided(microvm_id, event, generation, reason, edge_address))
+
+    async def _own(self, deciding: Coroutine[Any, Any, T]) -> T:
+        """Decide in a task of our own; an error is the caller's and no fault of the others.
+
+        A caller that goes away between the commit and the effects (a client that hangs up while
+        its request is held) must not lose the effects.
+        """
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tasks.create_task(_tell(deciding, outcome))
+        return await outcome
 
     async def _decided(
         self,
@@ -352,6 +359,11 @@ class MicroVms:
             case Effect.START:
                 raise AssertionError("a MicroVM starts in run()")
 
+    def _note_timings(self, report: MicrovmReport) -> None:
+        if isinstance(report, Started | Suspended):
+            event, _, _ = _told(report)
+            self._timings.setdefault(report.microvm_id, {})[event.value] = report.timings
+
     def _note(self, microvm: MicroVm) -> None:
         if microvm.phase is Phase.TERMINATED:
             self._live.pop(microvm.microvm_id, None)
@@ -365,11 +377,17 @@ class MicroVms:
         log.info("microvm", id=microvm.microvm_id, phase=microvm.phase, reason=microvm.state_reason)
 
 
-async def _outcome(deciding: Coroutine[Any, Any, MicroVm]) -> MicroVm | ApiError:
+async def _tell(deciding: Coroutine[Any, Any, T], outcome: "asyncio.Future[T]") -> None:
     try:
-        return await deciding
-    except ApiError as error:
-        return error
+        decided = await deciding
+    except Exception as error:
+        if outcome.done():
+            log.exception("microvm.decision_failed")
+        else:
+            outcome.set_exception(error)
+    else:
+        if not outcome.done():
+            outcome.set_result(decided)
 
 
 def _told(report: MicrovmReport) -> tuple[Event, str | None, str | None]:

@@ -12,7 +12,7 @@ from microvmd.messages.node import AdoptMicrovm, Inventory, Node, TerminateMicro
 from microvmd.model.idle import next_look
 from microvmd.model.microvm import MicroVm, Phase
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 # How often activity is read while a MicroVM with an idle policy runs. The shortest policy is 60 s.
 ACTIVITY_INTERVAL_S = 2.0
@@ -59,12 +59,10 @@ async def _note_activity(
     except OSError as error:
         # The edge is being restarted: nobody is idle for certain, so nothing is suspended for it.
         log.warning("activity unreadable", error=str(error))
-        for microvm in microvms.live():
-            microvms.saw_activity(microvm.endpoint_id, now)
+        microvms.saw_activity({microvm.endpoint_id for microvm in microvms.live()}, now)
         return dict(seen)
-    for endpoint_id, count in counts.items():
-        if count != seen.get(endpoint_id, 0):
-            microvms.saw_activity(endpoint_id, now)
+    grown = {name for name, count in counts.items() if count != seen.get(name, 0)}
+    microvms.saw_activity(grown, now)
     return dict(counts)
 
 

@@ -57,7 +57,7 @@ client_tokens = Table(
     "client_tokens",
     metadata,
     Column("account", String(12), nullable=False),
-    Column("operation", String(64), nullable=False),
+    Column("operation", String(128), nullable=False),
     Column("token", String(128), nullable=False),
     Column("fingerprint", String(64), nullable=False),
     Column("resource", String(256), nullable=False),

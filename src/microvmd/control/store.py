@@ -6,9 +6,8 @@ cut (a SUSPENDED MicroVM whose row was lost would be swept).
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -52,9 +51,6 @@ class Transaction:
         if after is not None:
             query = query.where(images.c.name > after)
         return [_IMAGE.validate_json(row.document) for row in self._all(query.limit(limit))]
-
-    def every_image(self) -> list[Image]:
-        return [_IMAGE.validate_json(row.document) for row in self._all(select(images.c.document))]
 
     def add_image(self, image: Image) -> None:
         self._connection.execute(
@@ -156,9 +152,13 @@ class Transaction:
             query = query.where(microvms.c.sequence < before)
         return [(row.sequence, _MICROVM.validate_json(row.document)) for row in self._all(query)]
 
-    def microvms_in(self, *phases: Phase) -> list[MicroVm]:
-        query = select(microvms.c.document).where(
-            microvms.c.phase.in_([phase.value for phase in phases])
+    def microvms_not_terminated(self) -> list[MicroVm]:
+        """Of all accounts, in the order they were run."""
+        others = [phase.value for phase in Phase if phase is not Phase.TERMINATED]
+        query = (
+            select(microvms.c.document)
+            .where(microvms.c.phase.in_(others))
+            .order_by(microvms.c.sequence)
         )
         return [_MICROVM.validate_json(row.document) for row in self._all(query)]
 
@@ -207,9 +207,12 @@ class Transaction:
         )
 
     def forget_client_tokens(self, account: str, resource: str) -> None:
+        """Those of a resource and of its parts (``<resource> <part>``)."""
+        column = client_tokens.c.resource
+        of_parts = column.startswith(f"{resource} ", autoescape=True)
         self._connection.execute(
             delete(client_tokens).where(
-                client_tokens.c.account == account, client_tokens.c.resource == resource
+                client_tokens.c.account == account, (column == resource) | of_parts
             )
         )
 
@@ -233,7 +236,11 @@ class Store:
         return cls(f"sqlite:///{path}")
 
     async def __aenter__(self) -> Self:
-        await self._in_thread(self._migrate)
+        try:
+            await self._in_thread(self._migrate)
+        except BaseException:
+            self._close()
+            raise
         return self
 
     async def __aexit__(
@@ -242,6 +249,9 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._thread.shutdown(wait=True)
         self._engine.dispose()
 
@@ -254,21 +264,16 @@ class Store:
             return decide(Transaction(connection))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        # Shielded: a cancelled caller must not learn less than what was committed.
+        # Shielded: a decision that still waits for the thread is made, though its caller is gone.
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._thread, call))
 
     def _migrate(self) -> None:
         config = Config()
         config.set_main_option("script_location", "microvmd.control:migrations")
-        with self._connected() as connection:
+        with self._engine.begin() as connection:
             config.attributes["connection"] = connection
             alembic.upgrade(config, "head")
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        with self._engine.begin() as connection:
-            yield connection
 
 
 def _engine(url: str) -> Engine:

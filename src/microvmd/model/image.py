@@ -181,7 +181,7 @@ class SnapshotSizes:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Making one version for one processor. ``generation`` pins reports to one attempt."""
+    """Making one version for one processor. ``build_id`` pins reports to one attempt."""
 
     build_id: str
     architecture: str

@@ -29,8 +29,11 @@ class RecordingNode:
     """Keeps the commands; the test plays the node's reports."""
 
     commands: list[Command] = field(default_factory=list)
+    lost: bool = False
 
     async def send(self, command: Command) -> None:
+        if self.lost:
+            raise ConnectionError("no node")
         self.commands.append(command)
 
     def taken(self) -> list[str]:
@@ -77,6 +80,10 @@ class Plane:
     async def built(self, **request: Any) -> None:
         """Create the image ``app`` and play a successful build."""
         await self.images.create(ACCOUNT, {**CREATE, **request})
+        await self.play_build()
+
+    async def play_build(self) -> None:
+        """The build that was asked for last succeeds."""
         command = self.node.commands.pop()
         assert isinstance(command, BuildVersion)
         await self.images.report(BuildStarted(command.version, command.build_id))

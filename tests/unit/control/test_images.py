@@ -15,6 +15,7 @@ from microvmd.messages.node import (
     VersionKey,
 )
 from microvmd.model.errors import Conflict, NotFound, ValidationError
+from microvmd.model.identifiers import ImageVersion
 from microvmd.model.image import BuildState, ImageState, VersionState, VersionStatus
 from tests.unit.control.plane import ACCOUNT, CREATE, IMAGE_ARN, Plane, plane
 
@@ -178,3 +179,27 @@ async def test_tags(tmp_path: Path) -> None:
         assert (await p.images.get(ACCOUNT, IMAGE_ARN)).image.tags == {"b": "2"}
         with pytest.raises(ValidationError, match="at most 50"):
             await p.images.set_tags(ACCOUNT, IMAGE_ARN, {f"k{n}": "" for n in range(51)})
+
+
+async def test_a_second_delete_asks_the_node_nothing_again(tmp_path: Path) -> None:
+    async with plane(tmp_path) as p:
+        await p.built()
+        await p.images.delete(ACCOUNT, IMAGE_ARN)
+        assert p.node.taken() == ["DeleteVersion"]
+        await p.images.delete(ACCOUNT, IMAGE_ARN)
+        assert p.node.taken() == [], "two removals of one directory would trip over each other"
+
+
+async def test_the_token_of_an_update_is_forgotten_with_the_image(tmp_path: Path) -> None:
+    update = {key: value for key, value in CREATE.items() if key != "name"}
+    update |= {"imageIdentifier": IMAGE_ARN, "clientToken": "t"}
+    async with plane(tmp_path) as p:
+        for _ in range(2):
+            await p.built()
+            _, made = await p.images.update(ACCOUNT, update)
+            _, again = await p.images.update(ACCOUNT, update)
+            assert made.number == again.number == ImageVersion(2)
+            await p.play_build()
+            await p.images.delete(ACCOUNT, IMAGE_ARN)
+            for number in ("1.0", "2.0"):
+                await p.images.report_deleted(VersionDeleted(VersionKey(ACCOUNT, "app", number)))

@@ -172,7 +172,7 @@ async def test_idle_and_expired_microvms_are_acted_on(tmp_path: Path) -> None:
         await p.built()
         vm_id = await running(p, idlePolicy=POLICY, maximumDurationInSeconds=1000)
         endpoint_id = (await p.microvms.get(ACCOUNT, vm_id)).endpoint_id
-        p.microvms.saw_activity(endpoint_id, 1050.0)
+        p.microvms.saw_activity({endpoint_id}, 1050.0)
         await p.microvms.apply_due(1100.0)
         assert p.node.taken() == []
         await p.microvms.resume(ACCOUNT, vm_id)  # changes nothing, forgets nothing
@@ -261,3 +261,43 @@ async def test_start_command_carries_what_the_node_needs(tmp_path: Path) -> None
         assert command.spec.size.peak_mib == 2048
         assert command.spec.log.group == "/aws/lambda-microvms/app"
         assert command.spec.log.stream == f"1970/01/01[1.0]{vm.microvm_id}"
+
+
+async def test_a_caller_that_hangs_up_loses_no_effect(tmp_path: Path) -> None:
+    async with plane(tmp_path) as p, asyncio.timeout(5):
+        await p.built()
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(p.microvms.run(ACCOUNT, RUN))
+            await asyncio.sleep(0)
+            asking.cancel()
+        (microvm,) = (await p.microvms.list_microvms(ACCOUNT)).items
+        while not p.microvms.live():
+            await p.microvms.any_change.wait()
+        assert microvm.phase is Phase.PENDING
+        assert p.node.taken() == ["StartMicrovm"]
+
+
+async def test_timings_are_of_the_generation_that_lives(tmp_path: Path) -> None:
+    async with plane(tmp_path) as p:
+        await p.built()
+        vm_id = await running(p)
+        await p.microvms.report(Started(vm_id, 7, "10.200.0.2", {"total": 7.0}))
+        await p.microvms.suspend(ACCOUNT, vm_id)
+        await p.microvms.report(Suspended(vm_id, 1, {"total": 5.0}))
+        assert p.microvms.timings(vm_id) == {"started": {}, "suspended": {"total": 5.0}}
+        await p.microvms.terminate(ACCOUNT, vm_id)
+        await p.microvms.report(Terminated(vm_id, 1))
+        await p.microvms.report(Suspended(vm_id, 1, {"total": 5.0}))
+        assert p.microvms.timings(vm_id) == {}
+
+
+async def test_one_decision_that_fails_ends_no_other(tmp_path: Path) -> None:
+    async with plane(tmp_path) as p:
+        await p.built()
+        vm_id = await running(p)
+        p.node.lost = True
+        with pytest.raises(ConnectionError, match="no node"):
+            await p.microvms.suspend(ACCOUNT, vm_id)
+        assert await state(p, vm_id) is State.SUSPENDING
+        await p.microvms.report(Suspended(vm_id, 1))
+        assert await state(p, vm_id) is State.SUSPENDED

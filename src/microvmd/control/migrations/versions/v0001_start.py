@@ -43,7 +43,7 @@ def upgrade() -> None:
     op.create_table(
         "client_tokens",
         sa.Column("account", sa.String(12), primary_key=True),
-        sa.Column("operation", sa.String(64), primary_key=True),
+        sa.Column("operation", sa.String(128), primary_key=True),
         sa.Column("token", sa.String(128), primary_key=True),
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("resource", sa.String(256), nullable=False),

@@ -1,0 +1,75 @@
+"""The node's directories: who may look, and what a start removes."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from microvmd.messages.node import VersionKey
+from microvmd.node.paths import NodePaths, remove
+
+KEPT = VersionKey("000000000000", "app", "1.0")
+GONE = VersionKey("000000000000", "app", "2.0")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> NodePaths:
+    paths = NodePaths(tmp_path / "root")
+    paths.make()
+    return paths
+
+
+def test_what_holds_memory_is_for_root_only(paths: NodePaths) -> None:
+    for path in (paths.images, paths.microvms, paths.tmp):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    paths.images.chmod(0o755)
+    paths.make()
+    assert stat.S_IMODE(paths.images.stat().st_mode) == 0o700, "made by an older version"
+
+
+def test_a_suspend_snapshot_counts_from_its_manifest_on(paths: NodePaths) -> None:
+    files = paths.microvm("microvm-1")
+    assert not files.suspended
+    files.directory.mkdir()
+    files.suspend.device.write_bytes(b"state")
+    assert not files.suspended
+    (files.directory / "manifest.json").write_text("{}")
+    assert files.suspended
+
+
+def test_a_sweep_removes_what_no_record_owns(paths: NodePaths) -> None:
+    for version in (KEPT, GONE):
+        directory = paths.image(version).directory
+        directory.mkdir(parents=True)
+        (directory / "memory").write_bytes(b"m")
+        (directory / "memory").chmod(0o444)
+    for microvm in ("microvm-kept", "microvm-gone"):
+        paths.microvm(microvm).directory.mkdir()
+        paths.microvm(microvm).identity.write_text("{}")
+    (paths.tmp / "build-1").mkdir()
+    (paths.tmp / "half").write_bytes(b"h")
+
+    removed = paths.sweep({"microvm-kept"}, {KEPT})
+
+    assert set(removed) == {
+        paths.image(GONE).directory,
+        paths.microvm("microvm-gone").directory,
+        paths.tmp / "build-1",
+        paths.tmp / "half",
+    }
+    assert not any(path.exists() for path in removed)
+    assert paths.image(KEPT).memory.exists()
+    assert paths.microvm("microvm-kept").identity.exists()
+    assert paths.sweep({"microvm-kept"}, {KEPT}) == []
+
+
+def test_removing_follows_no_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("stays")
+    link = tmp_path / "link"
+    link.symlink_to(outside)
+    remove(link)
+    assert not link.exists()
+    assert (outside / "file").exists()
+    remove(tmp_path / "never there")
