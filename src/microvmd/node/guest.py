@@ -22,6 +22,7 @@ from microvmd.node.guest_connection import (
     REQUEST_LIMIT,
     GuestConnection,
     Hello,
+    Opening,
     exit_of,
     integer,
     text,
@@ -51,6 +52,7 @@ __all__ = [
     "Hello",
     "Identity",
     "connect",
+    "connect_restored",
 ]
 
 GRACE = 5.0
@@ -94,23 +96,48 @@ async def connect(socket_path: Path, timeout: float) -> AsyncIterator["GuestClie
         GuestTimeout: it did not answer in time.
         GuestGone: nothing listens there, or the VMM ended.
     """
+    async with _connected(socket_path, timeout, None) as (client, _):
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def connect_restored(
+    socket_path: Path,
+    timeout: float,  # noqa: ASYNC109
+    *,
+    hostname: str,
+    machine_id: str,
+) -> AsyncIterator[tuple["GuestClient", Identity]]:
+    """`connect` to a clone and make it itself (`GuestClient.restored`), in one round trip.
+
+    Raises what `connect` raises, and GuestError.
+    """
+    opening = ("restored", _restored(hostname, machine_id))
+    async with _connected(socket_path, timeout, opening) as (client, result):
+        yield client, _identity(result)
+
+
+@contextlib.asynccontextmanager
+async def _connected(
+    socket_path: Path, limit: float, opening: Opening | None
+) -> AsyncIterator[tuple["GuestClient", dict[str, Any]]]:
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(limit):
             transport, connection = await loop.create_unix_connection(
                 GuestConnection, str(socket_path)
             )
             try:
-                await connection.greet()
+                result = await connection.greet(opening)
             except BaseException:
                 transport.abort()
                 raise
     except TimeoutError:
-        raise GuestTimeout(f"no answer from the guest agent in {timeout:g} s") from None
+        raise GuestTimeout(f"no answer from the guest agent in {limit:g} s") from None
     except OSError as error:
         raise GuestGone(f"cannot connect to the guest agent: {error}") from error
     try:
-        yield GuestClient(connection)
+        yield GuestClient(connection), result
     finally:
         transport.abort()
 
@@ -152,19 +179,8 @@ class GuestClient:
 
     async def restored(self, hostname: str, machine_id: str) -> Identity:
         """Clock, randomness and identity of a clone; the first request after every restore."""
-        result = await self.request(
-            "restored",
-            unixNanos=time.time_ns(),
-            seed=base64.b64encode(secrets.token_bytes(64)).decode(),
-            hostname=hostname,
-            machineId=machine_id,
-        )
-        return Identity(
-            integer(result, "unixNanos"),
-            text(result, "hostname"),
-            text(result, "machineId"),
-            text(result, "bootId"),
-        )
+        members = _restored(hostname, machine_id)
+        return _identity(await self._connection.request("restored", members))
 
     async def hook(
         self, name: str, port: int, *, timeout_s: float, body: str | None = None
@@ -275,6 +291,24 @@ async def _collect(session: ExecSession) -> Completed:
         if sum(map(len, out.values())) > MAX_OUTPUT:
             raise GuestError("output", f"more than {MAX_OUTPUT} bytes of output")
     return Completed(await session.wait(), bytes(out[STDOUT]), bytes(out[STDERR]))
+
+
+def _restored(hostname: str, machine_id: str) -> dict[str, object]:
+    return {
+        "unixNanos": time.time_ns(),
+        "seed": base64.b64encode(secrets.token_bytes(64)).decode(),
+        "hostname": hostname,
+        "machineId": machine_id,
+    }
+
+
+def _identity(result: dict[str, Any]) -> Identity:
+    return Identity(
+        integer(result, "unixNanos"),
+        text(result, "hostname"),
+        text(result, "machineId"),
+        text(result, "bootId"),
+    )
 
 
 async def _give(session: ExecSession, data: bytes) -> None:

@@ -1,7 +1,9 @@
 """One connection to a guest agent: greeting, requests and replies, and who gets which frame."""
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +44,10 @@ class Hello:
     exit: Exit | None
 
 
+Opening = tuple[str, dict[str, object]]
+"""An operation and its members."""
+
+
 class GuestConnection(asyncio.Protocol):
     """What `connect` makes; ends with the connection."""
 
@@ -59,15 +65,28 @@ class GuestConnection(asyncio.Protocol):
         self._sessions: dict[int, ExecSession] = {}
         self._last_id = 0
 
-    async def greet(self) -> None:
-        """Say HELLO until the agent has answered it. Raises GuestGone."""
-        hello = json_frame(FrameKind.HELLO, 0, {"nonce": self._nonce}).encode()
-        self._transport.write(hello)
+    async def greet(self, first: Opening | None = None) -> dict[str, Any]:
+        """Say HELLO until the agent has answered it, and in the same breath the first request.
+
+        Gives the result of that request: one round trip less, of which each wakes a cold guest.
+        Raises GuestError, GuestTimeout, GuestGone.
+        """
+        said = json_frame(FrameKind.HELLO, 0, {"nonce": self._nonce}).encode()
+        if first is None:
+            await self._say(said)
+            return {}
+        op, members = first
+        async with self._asked(self._new_id(), op, members, REQUEST_LIMIT) as (frame, reply):
+            await self._say(said + frame.encode())
+            return await reply()
+
+    async def _say(self, opening: bytes) -> None:
+        self._transport.write(opening)
         waiting: set[asyncio.Future[Any]] = {self._greeted, self.lost}
         first = asyncio.FIRST_COMPLETED
         done, _ = await asyncio.wait(waiting, timeout=RESYNC_AFTER, return_when=first)
         if not done:
-            self._transport.write(RESYNC + hello)
+            self._transport.write(RESYNC + opening)
             await asyncio.wait(waiting, return_when=first)
         if not self._greeted.done():
             raise self.lost.result()
@@ -106,6 +125,15 @@ class GuestConnection(asyncio.Protocol):
     async def _ask(
         self, request_id: int, op: str, members: dict[str, object], limit: float
     ) -> dict[str, Any]:
+        async with self._asked(request_id, op, members, limit) as (frame, reply):
+            self._send(frame)
+            return await reply()
+
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self, request_id: int, op: str, members: dict[str, object], limit: float
+    ) -> AsyncIterator[tuple[Frame, Callable[[], Awaitable[dict[str, Any]]]]]:
+        """A frame to send, and how to wait for its result; replies are expected in between."""
         try:
             frame = json_frame(FrameKind.REQUEST, request_id, {"op": op, **members})
             frame.encode()
@@ -113,21 +141,18 @@ class GuestConnection(asyncio.Protocol):
             raise GuestError("bad_request", f"{op} does not fit into a frame") from error
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply
+
+        async def result() -> dict[str, Any]:
+            try:
+                async with asyncio.timeout(limit):
+                    return _result_of(op, await reply)
+            except TimeoutError:
+                raise GuestTimeout(f"the guest did not answer {op} in {limit:g} s") from None
+
         try:
-            self._send(frame)
-            async with asyncio.timeout(limit):
-                answer = await reply
-        except TimeoutError:
-            raise GuestTimeout(f"the guest did not answer {op} in {limit:g} s") from None
+            yield frame, result
         finally:
             del self._replies[request_id]
-        failure = answer.get("failure")
-        if isinstance(failure, dict):
-            raise GuestError(text(failure, "code"), text(failure, "message"))
-        result = answer.get("result")
-        if not isinstance(result, dict):
-            raise GuestGone(f"the guest sent a malformed answer to {op}")
-        return result
 
     # asyncio.Protocol
 
@@ -231,3 +256,13 @@ def exit_of(value: object) -> Exit | None:
         return Exit.of(value) if isinstance(value, dict) else None
     except ValueError as error:
         raise GuestGone("the guest sent a malformed exit") from error
+
+
+def _result_of(op: str, answer: dict[str, Any]) -> dict[str, Any]:
+    failure = answer.get("failure")
+    if isinstance(failure, dict):
+        raise GuestError(text(failure, "code"), text(failure, "message"))
+    result = answer.get("result")
+    if not isinstance(result, dict):
+        raise GuestGone(f"the guest sent a malformed answer to {op}")
+    return result

@@ -6,7 +6,14 @@ import pytest
 
 from microvmd.messages.guest import RESYNC, Frame, FrameKind, json_frame, json_payload
 from microvmd.node import guest_connection
-from microvmd.node.guest import Exit, GuestError, GuestGone, GuestTimeout, connect
+from microvmd.node.guest import (
+    Exit,
+    GuestError,
+    GuestGone,
+    GuestTimeout,
+    connect,
+    connect_restored,
+)
 from tests.unit.node.guest_player import Agent, guest_of, playing, saying
 
 pytestmark = pytest.mark.anyio
@@ -116,3 +123,36 @@ async def test_a_request_that_fits_no_frame_is_refused(tmp_path: Path) -> None:
     async with guest_of(tmp_path, saying()) as guest:
         with pytest.raises(GuestError, match="does not fit"):
             await guest.start(["x" * 70000])
+
+
+async def test_hello_and_the_first_request_go_out_together(tmp_path: Path) -> None:
+    said: list[FrameKind] = []
+
+    async def play(agent: Agent) -> None:
+        hello, request = await agent.receive(), await agent.receive()
+        said.extend((hello.kind, request.kind))
+        ack = {"agent": "1", "state": "running", "exit": None, **json_payload(hello)}
+        agent.send(json_frame(FrameKind.HELLO_ACK, 0, ack).encode())
+        asked = json_payload(request)
+        result = {key: asked[key] for key in ("unixNanos", "hostname", "machineId")}
+        agent.reply(request, {"result": {**result, "bootId": "b"}})
+
+    async with (
+        playing(tmp_path, play) as path,
+        connect_restored(path, 5, hostname="h", machine_id="m") as (guest, identity),
+    ):
+        assert said == [FrameKind.HELLO, FrameKind.REQUEST]
+        assert (identity.hostname, identity.machine_id, identity.boot_id) == ("h", "m", "b")
+        assert guest.hello.state == "running"
+
+
+async def test_refused_first_request_ends_the_connection(tmp_path: Path) -> None:
+    async def play(agent: Agent) -> None:
+        await agent.greet()
+        failure = {"code": "bad_request", "message": "no"}
+        agent.reply(await agent.receive(), {"failure": failure})
+
+    async with playing(tmp_path, play) as path:
+        with pytest.raises(GuestError, match="no"):
+            async with connect_restored(path, 5, hostname="h", machine_id="m"):
+                pass
