@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from microvmd.vmm.machine import (
     Start,
 )
 from microvmd.vmm.qemu import PlainLauncher, QemuMachine, launch
+from tests.nodelab import NodeLab
 
 CHECKOUT = Path(__file__).parents[2]
 ASSETS = CHECKOUT / "build" / "assets"
@@ -150,3 +152,17 @@ async def jails(jail_settings: JailSettings) -> AsyncIterator[Jails]:
     jails = await Jails.open(jail_settings)
     yield jails
     jails.sweep(set())
+
+
+@pytest.fixture(scope="session")
+def node_lab() -> Iterator[NodeLab]:
+    """A node with one image version on it, made once. Names of sockets must be short."""
+    with tempfile.TemporaryDirectory(prefix="node-") as directory:
+        lab = NodeLab.make(Path(directory))
+
+        async def capture() -> None:
+            async with lab.equipment() as equipment:
+                await lab.capture(equipment)
+
+        asyncio.run(capture())
+        yield lab

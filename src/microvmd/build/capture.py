@@ -186,7 +186,9 @@ class Capture:
                 except GuestGone as gone:
                     raise machine.failed(str(gone)) from gone
                 finally:
-                    following.cancel()
+                    # What the application said last tells why a build fails.
+                    guest.logs.end()
+                    await following
 
 
 def _link(source: Path, target: Path) -> None:

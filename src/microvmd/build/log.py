@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 from microvmd.messages.node import LogTarget
 from microvmd.node.guest import GuestClient
-from microvmd.node.logs import LineSplitter, LogStore, printable
+from microvmd.node.logs import LogStore, lines_of, printable
+from microvmd.vmm.causes import ungrouped
 
 LINE_SHOWN = 4096
 """Characters of one line; what a Dockerfile prints is hostile."""
@@ -23,12 +24,8 @@ class BuildLog:
 
     async def follow(self, guest: GuestClient) -> None:
         """Log what the application of a build prints, until its guest is gone."""
-        splitters = {1: LineSplitter(), 2: LineSplitter()}
-        async for stream, data in guest.logs:
-            for line in splitters[stream].feed(data):
-                self(line)
-        for splitter in splitters.values():
-            for line in splitter.end():
+        async for lines in lines_of(guest.logs):
+            for line in lines:
                 self(line)
 
     async def write(self, store: LogStore, target: LogTarget) -> None:
@@ -51,9 +48,10 @@ class BuildLog:
 async def build_log(store: LogStore, target: LogTarget) -> AsyncIterator[BuildLog]:
     """A log whose lines are all in the store when the context ends."""
     log = BuildLog()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(log.write(store, target))
-        try:
-            yield log
-        finally:
-            log.end()
+    with ungrouped():
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(log.write(store, target))
+            try:
+                yield log
+            finally:
+                log.end()

@@ -21,7 +21,7 @@ from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import Equipment
 from microvmd.node.paths import remove
 from microvmd.node.snapshot import ImageFiles
-from microvmd.vmm.causes import cause_of
+from microvmd.vmm.causes import ungrouped
 
 log = structlog.get_logger(__name__)
 
@@ -43,12 +43,11 @@ class ImageBuilder:
         """Raise BuildRefused with the reason that the caller reads."""
         async with build_log(self._equipment.logs, command.log) as lines:
             try:
-                return await self._build(command, lines)
+                with ungrouped():
+                    return await self._build(command, lines)
             except BuildFailed as failure:
                 lines(f"error: {failure.reason}")
                 raise BuildRefused(failure.reason) from failure
-            except BaseExceptionGroup as group:
-                raise cause_of(group) from group
 
     async def _build(self, command: BuildVersion, lines: BuildLog) -> SnapshotSizes:
         tmp = self._equipment.paths.tmp

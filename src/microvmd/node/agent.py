@@ -144,6 +144,8 @@ class NodeAgent:
     async def _forget(self, command: TerminateMicrovm, task: MicrovmTask | None) -> None:
         """Terminate what has no VMM: only files are left."""
         if task is not None:
+            if task.spec.generation > command.generation:
+                return
             await task.left.wait()
         files = self._equipment.paths.microvm(command.microvm_id)
         await self._equipment.end_vmm(files, command.microvm_id)

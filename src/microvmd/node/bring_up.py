@@ -7,21 +7,27 @@ image build (``build/capture.py``) brings its machines up the same way.
 import asyncio
 import json
 import os
-from collections.abc import Callable, Set
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Set
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from microvmd.messages.node import LogTarget, MicrovmSpec
-from microvmd.node.guest import GuestClient, GuestGone, connect
+from microvmd.node.guest import GuestClient, GuestGone, connect_restored
 from microvmd.node.jail import Jail, Jails, limits_for
 from microvmd.node.kernel import GuestKernel
-from microvmd.node.logs import LineSplitter, LogStore
+from microvmd.node.logs import LogStore, lines_of
 from microvmd.node.network import Network, NetworkPool
 from microvmd.node.paths import MicrovmFiles, NodePaths
-from microvmd.node.snapshot import ImageFiles, Manifest, Stamp, load
+from microvmd.node.snapshot import ImageFiles, Manifest, Stamp, load, retire
 from microvmd.node.timings import Timings
 from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.machine import (
@@ -41,9 +47,9 @@ from microvmd.vmm.qemu import adopt as adopt_machine
 
 log = structlog.get_logger(__name__)
 
+# In the image's own directory: a later kernel of the node must not meet an older snapshot.
 KERNEL = "vmlinux"
 INITRD = "initrd"
-# In the image's own directory: a later kernel of the node must not meet an older snapshot.
 AGENT_LIMIT = 30.0
 """Seconds for a restored guest to answer; far beyond what a loaded node needs."""
 
@@ -120,11 +126,13 @@ class Equipment:
         record = self.vmm_of(files)
         if record is None:
             return
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.networks.adopt(record.network))
-            await stack.enter_async_context(self.jails.adopt(microvm_id, record.identity))
-            process = await stack.enter_async_context(owned(Process.adopt(record.identity)))
-            await process.kill()
+        # It may end by itself meanwhile.
+        with suppress(ProcessGone):
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self.networks.adopt(record.network))
+                await stack.enter_async_context(self.jails.adopt(microvm_id, record.identity))
+                process = await stack.enter_async_context(owned(Process.adopt(record.identity)))
+                await process.kill()
 
     async def sweep(self, kept: Set[str]) -> None:
         """End VMMs, networks and jails that no MicroVM of ``kept`` owns."""
@@ -143,10 +151,9 @@ class Running:
     machine: QemuMachine
     guest: GuestClient
 
-    def detach(self) -> None:
-        """Leave VMM and network alive when their contexts end."""
-        self.machine.detach()
-        self.network.detach()
+    def kept(self) -> AbstractContextManager[None]:
+        """When the body is cancelled, VMM and network are left alive for the next run to adopt."""
+        return _kept(self.network, self.machine)
 
     async def end(self) -> str:
         """Wait until the application or the VMM ends by itself; why, as a stateReason."""
@@ -164,11 +171,8 @@ class Running:
 
     async def pump_logs(self, equipment: Equipment, target: LogTarget) -> None:
         """Write the application's output to the log store until the guest is gone."""
-        lines = {1: LineSplitter(), 2: LineSplitter()}
-        async for stream, data in self.guest.logs:
-            await equipment.logs.append(target.group, target.stream, lines[stream].feed(data))
-        for splitter in lines.values():
-            await equipment.logs.append(target.group, target.stream, splitter.end())
+        async for lines in lines_of(self.guest.logs):
+            await equipment.logs.append(target.group, target.stream, lines)
 
 
 def clone_spec(equipment: Equipment, spec: MicrovmSpec, files: MicrovmFiles) -> MachineSpec:
@@ -192,7 +196,11 @@ async def bring_up(
     *,
     before_cont: Callable[[], None] | None = None,
 ) -> Running:
-    """Restore a MicroVM and make it itself. All that it holds is on ``stack``."""
+    """Restore a MicroVM and make it itself. All that it holds is on ``stack``.
+
+    ``before_cont`` burns what the MicroVM could be restored from again; from then on a cancellation
+    leaves it running.
+    """
     files = equipment.paths.microvm(spec.microvm_id)
     machine_spec = clone_spec(equipment, spec, files)
     with timings.step("network"):
@@ -213,12 +221,25 @@ async def bring_up(
             with timings.step("vmm"):
                 machine = await launched(stack, machine_spec, sockets, jail, network, start)
     VmmRecord(machine.identity, network.name).write(files.identity)
-    if before_cont is not None:
-        before_cont()
-    await machine.cont()
-    with timings.step("guest.restored"):
-        guest = await _identified(stack, files, spec.microvm_id)
+    with nullcontext() if before_cont is None else _kept(network, machine):
+        if before_cont is not None:
+            before_cont()
+        await machine.cont()
+        with timings.step("guest.restored"):
+            guest = await _identified(stack, files, spec.microvm_id)
     return Running(network, jail, machine, guest)
+
+
+@contextmanager
+def _kept(network: Network, *machines: QemuMachine) -> Iterator[None]:
+    """A service that stops must end no MicroVM whose state is nowhere but in its VMM."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        network.detach()
+        for machine in machines:
+            machine.detach()
+        raise
 
 
 async def launched(
@@ -245,21 +266,27 @@ async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) 
         raise ProcessGone(f"{spec.microvm_id} has no VMM")
     machine_spec = clone_spec(equipment, spec, files)
     network = await stack.enter_async_context(equipment.networks.adopt(record.network))
-    jail = await stack.enter_async_context(equipment.jails.adopt(spec.microvm_id, record.identity))
-    machine = await stack.enter_async_context(
-        adopt_machine(machine_spec, MachineFiles(files.directory), record.identity)
-    )
-    if await machine.status() is Status.PAUSED:
-        await machine.cont()
-    guest = await _identified(stack, files, spec.microvm_id)
+    with _kept(network):
+        jail = await stack.enter_async_context(
+            equipment.jails.adopt(spec.microvm_id, record.identity)
+        )
+        machine = await stack.enter_async_context(
+            adopt_machine(machine_spec, MachineFiles(files.directory), record.identity)
+        )
+        with _kept(network, machine):
+            if await machine.status() is Status.PAUSED:
+                retire(files.suspend)
+                await machine.cont()
+            guest = await _identified(stack, files, spec.microvm_id)
     return Running(network, jail, machine, guest)
 
 
 async def _identified(stack: AsyncExitStack, files: MicrovmFiles, microvm_id: str) -> GuestClient:
     agent = MachineFiles(files.directory).agent
-    guest = await stack.enter_async_context(connect(agent, timeout=AGENT_LIMIT))
     hostname, machine_id = identity_of(microvm_id)
-    found = await guest.restored(hostname, machine_id)
+    guest, found = await stack.enter_async_context(
+        connect_restored(agent, AGENT_LIMIT, hostname=hostname, machine_id=machine_id)
+    )
     if (found.hostname, found.machine_id) != (hostname, machine_id):
         raise GuestGone(f"the guest says it is {found.hostname}, not {hostname}")
     return guest

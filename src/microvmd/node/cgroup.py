@@ -98,7 +98,7 @@ class Cgroup:
         ends = select.poll()
         with contextlib.ExitStack() as opened:
             waiting = set()
-            for pid in self._pids():
+            for pid in self.pids():
                 with contextlib.suppress(ProcessLookupError):
                     pidfd = os.pidfd_open(pid)
                     opened.callback(os.close, pidfd)
@@ -112,7 +112,8 @@ class Cgroup:
                     waiting.discard(pidfd)
             return not waiting
 
-    def _pids(self) -> set[int]:
+    def pids(self) -> set[int]:
+        """Processes in the group now."""
         pids: set[int] = set()
         for procs in self.procs_files:
             with contextlib.suppress(FileNotFoundError):

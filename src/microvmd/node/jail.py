@@ -76,6 +76,8 @@ class Jails:
         self._root = root
         self._tree = tree
         self._taken: set[int] = set()
+        self._left: set[int] = set()
+        """User ids of VMMs that an earlier run left and nobody has adopted yet."""
 
     @classmethod
     async def open(cls, settings: JailSettings) -> "Jails":
@@ -100,6 +102,7 @@ class Jails:
     async def adopt(self, name: str, identity: ProcessIdentity) -> AsyncIterator["Jail"]:
         """The jail of a VMM that an earlier run of ours left behind. Raises ProcessGone."""
         uid = _uid_of(identity)
+        self._left.discard(uid)
         with self._slot(uid):
             group = Cgroup(self._tree, self._settings.group, name)
             try:
@@ -110,11 +113,15 @@ class Jails:
     def sweep(self, keep: set[str]) -> None:
         """End every VMM that no name in `keep` owns, and remove its cgroup.
 
-        This finds also one whose node died before it wrote down that there is a VMM.
+        This finds also one whose node died before it wrote down that there is a VMM. The user ids
+        of those that are kept are given to nobody else meanwhile.
         """
-        for name in names(self._tree, self._settings.group) - keep:
-            log.info("jail.sweep", name=name)
+        for name in names(self._tree, self._settings.group):
             group = Cgroup(self._tree, self._settings.group, name)
+            if name in keep:
+                self._left |= {uid for pid in group.pids() if (uid := _uid(pid)) is not None}
+                continue
+            log.info("jail.sweep", name=name)
             if not group.kill(SWEEP_LIMIT):
                 log.error("jail.vmm_survives", name=name)
             group.remove()
@@ -124,7 +131,8 @@ class Jails:
         """Take a user id, or the one that an adopted VMM has."""
         first = self._settings.first_uid
         every = range(first, first + self._settings.slots)
-        uid = wanted or next((uid for uid in every if uid not in self._taken), None)
+        used = self._taken | self._left
+        uid = wanted or next((uid for uid in every if uid not in used), None)
         if uid is None:
             raise JailsExhausted(f"all {len(every)} user ids from {first} on are taken")
         self._taken.add(uid)
@@ -224,10 +232,16 @@ def _reported(reader: int) -> int | None:
 
 
 def _uid_of(identity: ProcessIdentity) -> int:
+    uid = _uid(identity.pid)
+    if uid is None or not identity.alive():
+        raise ProcessGone(f"process {identity.pid} has ended")
+    return uid
+
+
+def _uid(pid: int) -> int | None:
+    """None when there is no such process."""
     try:
-        status = Path(f"/proc/{identity.pid}/status").read_text()
-    except FileNotFoundError as error:
-        raise ProcessGone(f"no process {identity.pid}") from error
-    if not identity.alive():
-        raise ProcessGone(f"process {identity.pid} is another one now")
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))

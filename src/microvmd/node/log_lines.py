@@ -4,6 +4,8 @@ Pure: no clock and no file. Bytes come from a guest and may be anything.
 """
 
 import re
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterable
 
 LINE_LIMIT = 64 * 1024
 """Bytes of one line; a longer one becomes several."""
@@ -47,6 +49,15 @@ class LineSplitter:
         """What came after the last line end, when nothing more will come."""
         rest, self._rest = self._rest, bytearray()
         return [_decode(rest)] if rest else []
+
+
+async def lines_of(chunks: AsyncIterable[tuple[int, bytes]]) -> AsyncGenerator[list[str], None]:
+    """Whole lines of several streams, as their bytes come, each stream cut for itself."""
+    splitters: defaultdict[int, LineSplitter] = defaultdict(LineSplitter)
+    async for stream, data in chunks:
+        yield splitters[stream].feed(data)
+    for splitter in splitters.values():
+        yield splitter.end()
 
 
 def _decode(line: bytearray) -> str:

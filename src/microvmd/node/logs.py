@@ -20,9 +20,9 @@ from typing import Self
 import structlog
 
 from microvmd.node.log_files import Entry, LogLimits, Page, StreamFiles, file_name, stream_names
-from microvmd.node.log_lines import LineSplitter, printable
+from microvmd.node.log_lines import LineSplitter, lines_of, printable
 
-__all__ = ["Entry", "LineSplitter", "LogLimits", "LogStore", "Page", "printable"]
+__all__ = ["Entry", "LineSplitter", "LogLimits", "LogStore", "Page", "lines_of", "printable"]
 
 log = structlog.get_logger(__name__)
 

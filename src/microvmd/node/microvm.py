@@ -44,7 +44,7 @@ from microvmd.node.snapshot import (
     retire,
 )
 from microvmd.node.timings import Timings
-from microvmd.vmm.causes import cause_of
+from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.machine import MachineFailed
 from microvmd.vmm.process import ProcessFailed, ProcessGone
 
@@ -103,18 +103,28 @@ class MicrovmTask:
             self.left.set()
 
     async def _to_the_end(self) -> None:
+        last: Report | None = None
         try:
             async with AsyncExitStack() as stack:
                 last = await self._live(stack)
         except Ended as end:
             last = self._died(str(end))
-        except FAILURES as error:
+        except Exception as error:
             log.exception("microvm.failed", id=self.spec.microvm_id)
-            last = self._died(f"The MicroVM failed: {_first_line(error)}")
+            # What was decided stays so, whatever fails while the rest is taken down: a SUSPENDED
+            # MicroVM must not lose its files because its network could not be removed.
+            last = last or self._died(f"The MicroVM failed: {_reason(error)}")
         if isinstance(last, Died | Terminated):
-            await asyncio.to_thread(remove, self.files.directory)
+            await self._remove_files()
         if not isinstance(last, Suspended):
             await self.report(last)
+
+    async def _remove_files(self) -> None:
+        try:
+            await asyncio.to_thread(remove, self.files.directory)
+        except OSError:
+            # The next start of the node sweeps what is left; the MicroVM is gone all the same.
+            log.exception("microvm.files_left", id=self.spec.microvm_id)
 
     async def _live(self, stack: AsyncExitStack) -> Report:
         match self.begin:
@@ -129,22 +139,23 @@ class MicrovmTask:
     async def _resume_or_not(self, stack: AsyncExitStack) -> Running | ResumeFailed:
         try:
             return await self._resume(stack)
-        except FAILURES as error:
+        except Exception as error:
             if not self.files.suspended:
                 raise
             log.exception("microvm.resume_failed", id=self.spec.microvm_id)
-            return self._resume_failed(f"Resume failed: {_first_line(error)}")
+            return self._resume_failed(f"Resume failed: {_reason(error)}")
 
     async def _adopt(self, stack: AsyncExitStack, phase: Phase) -> Running | Report:
         settled = await self._settled(phase)
         if settled is not None:
             return settled
         running = await adopt(stack, self.equipment, self.spec)
-        if phase is Phase.RESUMING:
-            failed = await self._finish_resume(running)
-            if failed is not None:
-                return failed
-        await self.report(self._adopted(phase, running))
+        with running.kept():
+            if phase is Phase.RESUMING:
+                failed = await self._resume_hook(running, Timings())
+                if failed is not None:
+                    return failed
+            await self.report(self._adopted(phase, running))
         return running
 
     async def _start(self, stack: AsyncExitStack) -> Running:
@@ -176,28 +187,36 @@ class MicrovmTask:
             # From here on the disk runs ahead of the snapshot, which must never be used again.
             before_cont=lambda: retire(self.files.suspend),
         )
-        if self.spec.hooks.enabled(HookName.RESUME):
-            with timings.step("guest.resume_hook"):
-                answer = await self._hook(running, HookName.RESUME)
-            if not answer.ok:
-                await self._store(running, Timings())
-                return self._resume_failed(failure_reason(HookName.RESUME, answer))
-        await self.report(self._started(running, timings))
+        with running.kept():
+            failed = await self._resume_hook(running, timings)
+            if failed is not None:
+                return failed
+            await self.report(self._started(running, timings))
         return running
+
+    async def _resume_hook(self, running: Running, timings: Timings) -> ResumeFailed | None:
+        """Call /resume; a MicroVM that refuses it is suspended again."""
+        if not self.spec.hooks.enabled(HookName.RESUME):
+            return None
+        with timings.step("guest.resume_hook"):
+            answer = await self._hook(running, HookName.RESUME)
+        if answer.ok:
+            return None
+        await self._store(running, Timings())
+        return self._resume_failed(failure_reason(HookName.RESUME, answer))
 
     async def _watch(self, running: Running) -> Report:
         """Serve orders until one ends the MicroVM, or it ends by itself."""
-        try:
+        with running.kept(), ungrouped():
             async with asyncio.TaskGroup() as tasks:
-                pump = tasks.create_task(running.pump_logs(self.equipment, self.spec.log))
-                last = await self._serve(running)
-                pump.cancel()
-                return last
-        except asyncio.CancelledError:
-            running.detach()
-            raise
-        except BaseExceptionGroup as group:
-            raise cause_of(group) from group
+                tasks.create_task(running.pump_logs(self.equipment, self.spec.log))
+                try:
+                    return await self._serve(running)
+                except Ended as end:
+                    return self._died(str(end))
+                finally:
+                    # The group waits until the last lines, which tell why it ended, are logged.
+                    running.guest.logs.end()
 
     async def _serve(self, running: Running) -> Report:
         while True:
@@ -214,12 +233,13 @@ class MicrovmTask:
 
     async def _next_order(self, running: Running) -> Order:
         """The next order; raise Ended when the application or the VMM ends first."""
-        async with asyncio.TaskGroup() as tasks:
-            order = tasks.create_task(self.orders.get())
-            ended = tasks.create_task(running.end())
-            await asyncio.wait({order, ended}, return_when=asyncio.FIRST_COMPLETED)
-            order.cancel()
-            ended.cancel()
+        with ungrouped():
+            async with asyncio.TaskGroup() as tasks:
+                order = tasks.create_task(self.orders.get())
+                ended = tasks.create_task(running.end())
+                await asyncio.wait({order, ended}, return_when=asyncio.FIRST_COMPLETED)
+                order.cancel()
+                ended.cancel()
         if order.cancelled():
             raise Ended(ended.result())
         return order.result()
@@ -243,7 +263,7 @@ class MicrovmTask:
                 SuspendFailed(
                     self.spec.microvm_id,
                     self.spec.generation,
-                    f"Suspend failed: {_first_line(error)}",
+                    f"Suspend failed: {_reason(error)}",
                     running.network.edge_address,
                 )
             )
@@ -287,8 +307,9 @@ class MicrovmTask:
     async def _settled(self, phase: Phase) -> Report | None:
         """What an interrupted change left, where there is no VMM to adopt."""
         intact = self.files.suspended
-        if phase is Phase.PENDING or (phase is Phase.RESUMING and intact):
-            # Its vCPUs may never have run, or /run may not have been called: no use in it.
+        if phase is Phase.PENDING or (intact and phase in (Phase.RESUMING, Phase.SUSPENDING)):
+            # A VMM that never ran, or not to the end of /run, or whose snapshot counts already:
+            # that one must not run on beside it.
             await self.equipment.end_vmm(self.files, self.spec.microvm_id)
         if self.equipment.vmm_of(self.files) is not None:
             return None
@@ -299,15 +320,6 @@ class MicrovmTask:
         if phase is Phase.RESUMING and intact:
             return self._resume_failed("The resume was interrupted by a restart.")
         raise Ended("The MicroVM was lost: its VMM ended while the service was down.")
-
-    async def _finish_resume(self, running: Running) -> ResumeFailed | None:
-        """A restart came between the first vCPU cycle of a resume and its end."""
-        if self.spec.hooks.enabled(HookName.RESUME):
-            answer = await self._hook(running, HookName.RESUME)
-            if not answer.ok:
-                await self._store(running, Timings())
-                return self._resume_failed(failure_reason(HookName.RESUME, answer))
-        return None
 
     def _adopted(self, phase: Phase, running: Running) -> Report:
         if phase is Phase.SUSPENDING:
@@ -334,5 +346,8 @@ class MicrovmTask:
         return ResumeFailed(self.spec.microvm_id, self.spec.generation, reason)
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
+    """What the caller is told: the first line of what can go wrong, and no internals."""
+    if not isinstance(error, FAILURES):
+        return "an internal error; the service's log has it"
     return (str(error) or type(error).__name__).splitlines()[0][:500]

@@ -313,7 +313,12 @@ async def adopt(
     async with contextlib.AsyncExitStack() as stack:
         process = await stack.enter_async_context(owned(Process.adopt(identity)))
         logs = _open_logs(files, stack.enter_context(contextlib.ExitStack()))
-        yield await _connected(spec, files, process, logs, stack)
+        try:
+            machine = await _connected(spec, files, process, logs, stack)
+        except asyncio.CancelledError:
+            process.detach()  # who stops waiting does not mean to end the guest
+            raise
+        yield machine
 
 
 async def _connected(

@@ -1,0 +1,234 @@
+"""A node of a test's own: real networks, jails, VMMs and agent, and an image to run on it.
+
+The image is built once per session from a static program (`vm/lifecycle.c`); each test opens the
+node anew over the same root, as a restart of the service does.
+"""
+
+import asyncio
+import ipaddress
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+from microvmd.build.builder import Rootfs
+from microvmd.build.capture import Capture
+from microvmd.build.image_config import ImageConfig
+from microvmd.build.log import build_log
+from microvmd.messages.node import (
+    BuildVersion,
+    LogTarget,
+    MicrovmSpec,
+    Report,
+    StartMicrovm,
+    TerminateMicrovm,
+    VersionKey,
+)
+from microvmd.model.hooks import MICROVM_HOOKS, HookName, Hooks, HookSetting
+from microvmd.model.identifiers import new_build_id, new_microvm_id
+from microvmd.model.image import SnapshotSizes, VersionConfig
+from microvmd.node.agent import BuildRefused, NodeAgent
+from microvmd.node.bring_up import Equipment
+from microvmd.node.jail import Jails, JailSettings
+from microvmd.node.kernel import GuestKernel, prepare
+from microvmd.node.logs import LogStore
+from microvmd.node.network import NetworkPool
+from microvmd.node.paths import NodePaths
+from microvmd.node.slots import NetworkSettings
+from microvmd.node.snapshot import ImageFiles, Stamp
+from microvmd.vmm.accelerator import measure_tsc_khz
+from microvmd.vmm.machine import Accelerator, AcceleratorKind
+from microvmd.vmm.qemu import installed_version
+
+CHECKOUT = Path(__file__).parents[1]
+ASSETS = CHECKOUT / "build" / "assets"
+PROGRAM = CHECKOUT / "tests" / "vm" / "lifecycle.c"
+ACCOUNT = "000000000000"
+IMAGE_ARN = f"arn:aws:lambda:eu-central-1:{ACCOUNT}:microvm-image:app"
+VERSION = VersionKey(ACCOUNT, "app", "1.0")
+SUBNET = ipaddress.IPv4Network("10.215.0.0/24")
+LIMIT = 60.0
+"""Seconds for one report; a restore takes well under one on an idle machine."""
+ALL_HOOKS = Hooks(9000, {name: HookSetting(True, 20) for name in HookName})
+READY_ONLY = Hooks(9000, {HookName.READY: HookSetting(True, 20)})
+
+R = TypeVar("R")
+
+
+class NoBuilder:
+    """A builder for nodes that are asked to build nothing."""
+
+    async def build(self, command: BuildVersion) -> SnapshotSizes:
+        raise BuildRefused(f"no builder for {command.version}")
+
+
+@dataclass
+class Reports:
+    """Where a node's reports go; the test reads them in order."""
+
+    queue: asyncio.Queue[Report] = field(default_factory=asyncio.Queue)
+
+    async def __call__(self, report: Report) -> None:
+        self.queue.put_nowait(report)
+
+    async def next(self, kind: type[R]) -> R:
+        """The next report, which must be of this kind."""
+        async with asyncio.timeout(LIMIT):
+            report = await self.queue.get()
+        assert isinstance(report, kind), report
+        return report
+
+
+@dataclass(frozen=True)
+class NodeLab:
+    """What outlives a restart of the node."""
+
+    directory: Path
+    kernel: GuestKernel
+    accelerator: Accelerator
+
+    @classmethod
+    def make(cls, directory: Path) -> "NodeLab":
+        kernel = prepare(ASSETS, directory / "cache")
+        accelerator = Accelerator(AcceleratorKind.TCG, "tests", measure_tsc_khz())
+        return cls(directory, kernel, accelerator)
+
+    @property
+    def network_settings(self) -> NetworkSettings:
+        return NetworkSettings(self.directory / "run", "nl", SUBNET, ready=0)
+
+    @asynccontextmanager
+    async def equipment(self) -> AsyncIterator[Equipment]:
+        paths = NodePaths(self.directory / "root")
+        paths.make()
+        self.network_settings.run.mkdir(exist_ok=True)
+        jails = await Jails.open(
+            JailSettings(
+                jailer=ASSETS / "microvmd-jailer",
+                cache=self.directory / "cache",
+                group="microvmd-node-tests",
+                first_uid=795_000,
+            )
+        )
+        stamp = Stamp.of(self.accelerator, await installed_version())
+        async with (
+            NetworkPool(self.network_settings) as networks,
+            LogStore(paths.logs) as logs,
+        ):
+            yield Equipment(
+                paths, self.kernel, self.accelerator, networks, jails, logs, stamp, host_cpus=2
+            )
+
+    def rootfs(self, directory: Path, *arguments: str, cmd: bool = True) -> Rootfs:
+        """An image that holds the program and nothing else."""
+        tree = directory / "tree"
+        tree.mkdir()
+        app = tree / "app"
+        subprocess.run(["gcc", "-O1", "-static", "-o", app, PROGRAM], check=True, timeout=60)
+        erofs = directory / "rootfs.erofs"
+        subprocess.run(
+            ["mkfs.erofs", "-zlz4", erofs, tree], check=True, timeout=60, capture_output=True
+        )
+        config = ImageConfig(("/app", *arguments) if cmd else (), env=("A=image", "B=image"))
+        return Rootfs(erofs, config, erofs.stat().st_size)
+
+    async def capture(
+        self,
+        equipment: Equipment,
+        *arguments: str,
+        hooks: Hooks = ALL_HOOKS,
+        cmd: bool = True,
+        version: VersionKey = VERSION,
+    ) -> BuildVersion:
+        """Make an image version of the program. Raises BuildRefused, maybe in a group."""
+        config = VersionConfig("base", "role", "s3://b/k", hooks=hooks, memory_mib=512)
+        build_id = new_build_id()
+        command = BuildVersion(
+            version, build_id, IMAGE_ARN, config, LogTarget("build", version.number)
+        )
+        work = equipment.paths.tmp / build_id[:8]
+        image = ImageFiles(work / "image")
+        try:
+            image.directory.mkdir(parents=True)
+            rootfs = self.rootfs(work, *arguments, cmd=cmd)
+            rootfs.erofs.rename(image.rootfs)
+            async with build_log(equipment.logs, command.log) as log:
+                await Capture(equipment, command, rootfs, image, work, log).run()
+        finally:
+            await asyncio.to_thread(shutil.rmtree, work)
+        return command
+
+    @asynccontextmanager
+    async def node(self) -> AsyncIterator["RunningNode"]:
+        """The node from start to stop; MicroVMs that run at its end go on without it."""
+        async with AsyncExitStack() as stack:
+            equipment = await stack.enter_async_context(self.equipment())
+            reports = Reports()
+            agent = await stack.enter_async_context(NodeAgent(equipment, NoBuilder(), reports))
+            yield RunningNode(self, equipment, agent, reports)
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """One run of the node."""
+
+    lab: NodeLab
+    equipment: Equipment
+    agent: NodeAgent
+    reports: Reports
+
+    async def start(self, spec: MicrovmSpec) -> None:
+        await self.agent.send(StartMicrovm(spec))
+
+    async def terminate(self, spec: MicrovmSpec) -> None:
+        await self.agent.send(TerminateMicrovm(spec.microvm_id, spec.generation))
+
+    def pid_of(self, spec: MicrovmSpec) -> int | None:
+        """The VMM that the node has on record and that is alive."""
+        record = self.equipment.vmm_of(self.equipment.paths.microvm(spec.microvm_id))
+        return None if record is None else record.identity.pid
+
+    def address_of(self, spec: MicrovmSpec) -> str:
+        """Where the VMM on record takes requests, also before that is reported."""
+        record = self.equipment.vmm_of(self.equipment.paths.microvm(spec.microvm_id))
+        assert record is not None
+        settings = self.lab.network_settings
+        return settings.slot(settings.index_of(record.network)).edge_address
+
+    async def log_of(self, spec: MicrovmSpec) -> list[str]:
+        await self.equipment.logs.flush()
+        page = await self.equipment.logs.read(spec.log.group, spec.log.stream)
+        return [entry.text for entry in page.entries]
+
+
+def spec_of(hooks: Hooks = READY_ONLY, *, generation: int = 1) -> MicrovmSpec:
+    """A new MicroVM of the image."""
+    microvm_id = new_microvm_id()
+    return MicrovmSpec(
+        microvm_id=microvm_id,
+        generation=generation,
+        version=VERSION,
+        image_arn=IMAGE_ARN,
+        size=VersionConfig("base", "role", "uri", memory_mib=512).size,
+        hooks=hooks,
+        log=LogTarget("/aws/lambda-microvms/app", microvm_id),
+        run_hook_payload="payload",
+    )
+
+
+def with_hooks(*names: HookName) -> Hooks:
+    assert set(names) <= set(MICROVM_HOOKS)
+    return Hooks(9000, {name: HookSetting(True, 20) for name in (HookName.READY, *names)})
+
+
+async def ask(address: str, path: str) -> str:
+    """One request to the application, as the edge makes it."""
+    async with httpx.AsyncClient(timeout=LIMIT, trust_env=False) as client:
+        answer = await client.get(f"http://{address}:8080/{path}")
+    assert answer.status_code == 200, answer.text
+    return answer.text

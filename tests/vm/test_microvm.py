@@ -1,0 +1,273 @@
+"""The life of a MicroVM on a real node: every way through it ends in one report, with nothing left.
+
+The application (`lifecycle.c`) counts in its memory, so that a restart of it would show.
+"""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from microvmd.cli.waiting import poll
+from microvmd.messages.node import (
+    AdoptMicrovm,
+    Died,
+    Inventory,
+    MicrovmSpec,
+    ResumeFailed,
+    ResumeMicrovm,
+    Started,
+    Suspended,
+    SuspendFailed,
+    SuspendMicrovm,
+    Terminated,
+)
+from microvmd.model.hooks import HookName, Hooks, HookSetting
+from microvmd.model.microvm import Phase
+from tests.nodelab import (
+    ALL_HOOKS,
+    LIMIT,
+    VERSION,
+    NodeLab,
+    RunningNode,
+    ask,
+    spec_of,
+    with_hooks,
+)
+
+pytestmark = [pytest.mark.vm, pytest.mark.anyio]
+
+
+async def started(node: RunningNode, spec: MicrovmSpec) -> str:
+    """Start a MicroVM and give its address."""
+    await node.start(spec)
+    return (await node.reports.next(Started)).edge_address
+
+
+async def suspend(node: RunningNode, spec: MicrovmSpec) -> None:
+    await node.agent.send(SuspendMicrovm(spec.microvm_id, spec.generation))
+
+
+async def gone(node: RunningNode, spec: MicrovmSpec) -> None:
+    """The report that it is terminated, and the proof."""
+    await node.terminate(spec)
+    report = await node.reports.next(Terminated)
+    assert report == Terminated(spec.microvm_id, spec.generation)
+    await nothing_left(node, spec)
+
+
+async def nothing_left(node: RunningNode, spec: MicrovmSpec) -> None:
+    assert not node.equipment.paths.microvm(spec.microvm_id).directory.exists()
+    assert node.pid_of(spec) is None
+    assert node.reports.queue.empty()
+
+
+def inventory(*specs: MicrovmSpec) -> Inventory:
+    return Inventory(frozenset(spec.microvm_id for spec in specs), frozenset({VERSION}))
+
+
+async def test_run_suspend_resume_terminate(node_lab: NodeLab) -> None:
+    async with node_lab.node() as node:
+        spec = spec_of(ALL_HOOKS)
+        files = node.equipment.paths.microvm(spec.microvm_id)
+        address = await started(node, spec)
+        assert [await ask(address, "count") for _ in range(2)] == ["1", "2"]
+        assert f'run {{"microvmId": "{spec.microvm_id}"' in await ask(address, "hooks")
+
+        await suspend(node, spec)
+        suspended = await node.reports.next(Suspended)
+        assert {"guest.suspend_hook", "save", "total"} <= set(suspended.timings)
+        assert files.suspended
+        assert node.pid_of(spec) is None, "SUSPENDED means that there is no VMM"
+
+        again = replace(spec, generation=2)
+        await node.agent.send(ResumeMicrovm(again))
+        address = (await node.reports.next(Started)).edge_address
+        assert not files.suspended, "the disk runs ahead of the snapshot now"
+        assert await ask(address, "count") == "3"
+        names = [line.split()[0] for line in (await ask(address, "hooks")).splitlines()]
+        assert names == ["ready", "ready", "run", "suspend", "resume"]
+        await gone(node, again)
+
+
+async def test_an_application_that_ends_takes_its_microvm_along(node_lab: NodeLab) -> None:
+    async with node_lab.node() as node:
+        spec = spec_of()
+        address = await started(node, spec)
+        await ask(address, "say/first")
+        await ask(address, "exit/7")
+        died = await node.reports.next(Died)
+        assert died.reason == "Main process exited with code 7."
+        assert (await node.log_of(spec))[-2:] == ["first", "leaving"], "its last words are kept"
+        await nothing_left(node, spec)
+
+
+async def test_a_vmm_that_is_killed(node_lab: NodeLab) -> None:
+    async with node_lab.node() as node:
+        spec = spec_of()
+        await started(node, spec)
+        pid = node.pid_of(spec)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        died = await node.reports.next(Died)
+        assert died.reason == "The VMM ended unexpectedly (killed by SIGKILL)."
+        await nothing_left(node, spec)
+
+
+async def test_a_run_hook_that_fails(node_lab: NodeLab) -> None:
+    deaf = Hooks(9001, {HookName.READY: HookSetting(True), HookName.RUN: HookSetting(True)})
+    async with node_lab.node() as node:
+        spec = spec_of(deaf)
+        await node.start(spec)
+        died = await node.reports.next(Died)
+        assert died.reason.startswith("Run lifecycle hook could not be reached.")
+        await nothing_left(node, spec)
+
+
+async def test_a_suspend_hook_that_fails_ends_the_microvm(node_lab: NodeLab) -> None:
+    async with node_lab.node() as node:
+        spec = spec_of(with_hooks(HookName.SUSPEND))
+        await ask(await started(node, spec), "fail/suspend")
+        await suspend(node, spec)
+        died = await node.reports.next(Died)
+        assert died.reason.startswith("Suspend lifecycle hook returned HTTP status 500.")
+        await nothing_left(node, spec)
+
+
+async def test_a_resume_hook_that_fails_leaves_it_suspended(node_lab: NodeLab) -> None:
+    async with node_lab.node() as node:
+        spec = spec_of(with_hooks(HookName.RESUME))
+        await ask(await started(node, spec), "fail/resume")
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        for generation in (2, 3):
+            again = replace(spec, generation=generation)
+            await node.agent.send(ResumeMicrovm(again))
+            failed = await node.reports.next(ResumeFailed)
+            assert failed.reason.startswith("Resume lifecycle hook returned HTTP status 500.")
+            assert node.equipment.paths.microvm(spec.microvm_id).suspended
+        await gone(node, again)
+
+
+async def test_a_suspend_that_fails_is_taken_back(node_lab: NodeLab) -> None:
+    async with node_lab.node() as node:
+        spec = spec_of()
+        files = node.equipment.paths.microvm(spec.microvm_id)
+        address = await started(node, spec)
+        assert await ask(address, "count") == "1"
+        in_the_way = files.directory / "manifest.json.new"
+        in_the_way.mkdir()
+        await suspend(node, spec)
+        failed = await node.reports.next(SuspendFailed)
+        assert failed.reason.startswith("Suspend failed: ")
+        assert failed.edge_address == address
+        assert await ask(address, "count") == "2"
+        assert not files.suspended
+
+        in_the_way.rmdir()
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        await gone(node, spec)
+
+
+async def test_a_snapshot_that_is_damaged_is_no_reason_to_lose_it(node_lab: NodeLab) -> None:
+    async with node_lab.node() as node:
+        spec = spec_of()
+        files = node.equipment.paths.microvm(spec.microvm_id)
+        await started(node, spec)
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        aside = files.directory / "aside"
+        files.suspend.diff.rename(aside)
+        again = replace(spec, generation=2)
+        await node.agent.send(ResumeMicrovm(again))
+        assert "missing" in (await node.reports.next(ResumeFailed)).reason
+        aside.rename(files.suspend.diff)
+        again = replace(spec, generation=3)
+        await node.agent.send(ResumeMicrovm(again))
+        assert await ask((await node.reports.next(Started)).edge_address, "count") == "1"
+        await gone(node, again)
+
+
+async def test_a_restart_of_the_node_ends_no_microvm(node_lab: NodeLab) -> None:
+    spec = spec_of()
+    async with node_lab.node() as node:
+        address = await started(node, spec)
+        assert await ask(address, "count") == "1"
+        pid = node.pid_of(spec)
+    assert await ask(address, "count") == "2", "it takes requests while no node is there"
+    async with node_lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await node.agent.send(AdoptMicrovm(spec, Phase.RUNNING))
+        assert (await node.reports.next(Started)).edge_address == address
+        assert node.pid_of(spec) == pid
+        assert await ask(address, "count") == "3"
+        await ask(address, "say/heard")
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        assert "heard" in await node.log_of(spec)
+        await gone(node, spec)
+
+
+async def test_a_restart_in_the_middle_of_a_resume_loses_nothing(node_lab: NodeLab) -> None:
+    hooks = Hooks(9000, {HookName.READY: HookSetting(True), HookName.RESUME: HookSetting(True, 5)})
+    spec = spec_of(hooks)
+    again = replace(spec, generation=2)
+    async with node_lab.node() as node:
+        address = await started(node, spec)
+        await ask(address, "count")
+        await ask(address, "hang/resume")
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        await node.agent.send(ResumeMicrovm(again))
+        await asyncio.to_thread(poll, lambda: node.pid_of(spec), limit=LIMIT)
+        async with asyncio.timeout(LIMIT):
+            while "resume" not in await ask(node.address_of(spec), "hooks"):
+                pass
+        # The snapshot is burnt, the hook is under way: now the node stops.
+        assert not node.equipment.paths.microvm(spec.microvm_id).suspended
+    async with node_lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await node.agent.send(AdoptMicrovm(again, Phase.RESUMING))
+        failed = await node.reports.next(ResumeFailed)
+        assert failed.reason.startswith("Resume lifecycle hook timed out.")
+        assert node.equipment.paths.microvm(spec.microvm_id).suspended
+        await gone(node, again)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_restart_in_the_middle_of_a_suspend(stored: bool, node_lab: NodeLab) -> None:
+    spec = spec_of()
+    async with node_lab.node() as node:
+        address = await started(node, spec)
+        if stored:
+            (node.equipment.paths.microvm(spec.microvm_id).directory / "manifest.json").touch()
+    async with node_lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await node.agent.send(AdoptMicrovm(spec, Phase.SUSPENDING))
+        if stored:
+            await node.reports.next(Suspended)
+            assert node.pid_of(spec) is None, "its snapshot counts: it must not run on beside it"
+        else:
+            failed = await node.reports.next(SuspendFailed)
+            assert failed.reason == "The suspend was interrupted by a restart."
+            assert await ask(address, "count") == "1"
+        await gone(node, spec)
+
+
+async def test_a_vmm_that_ended_while_no_node_was_there(node_lab: NodeLab) -> None:
+    spec = spec_of()
+    async with node_lab.node() as node:
+        await started(node, spec)
+        pid = node.pid_of(spec)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(os.waitpid, pid, 0)
+    async with node_lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await node.agent.send(AdoptMicrovm(spec, Phase.RUNNING))
+        died = await node.reports.next(Died)
+        assert died.reason.startswith("The MicroVM was lost")
+        await nothing_left(node, spec)
