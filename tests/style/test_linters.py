@@ -17,6 +17,7 @@ LINTERS = {
         "--strict",
         "--namespace-packages",
         "--explicit-package-bases",
+        "--exclude=tests/apps/",  # programs that run in guests, as examples/ are
         "tests",
         "bench",
     ],

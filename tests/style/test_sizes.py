@@ -61,7 +61,7 @@ def test_module_says_why(path: Path) -> None:
 @pytest.mark.parametrize("path", [*PYTHON, *NATIVE], ids=_name)
 def test_names_and_words(path: Path) -> None:
     assert path.stem not in BANNED_NAMES
-    if path != Path(__file__):
+    if path.parent != Path(__file__).parent:  # the rules themselves name what they ban
         found = BANNED_TEXT.search(path.read_text())
         assert not found, f"{found[0]} does not belong into the repository" if found else ""
 
