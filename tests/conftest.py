@@ -94,12 +94,14 @@ def pytest_runtest_makereport(
 
 
 def _logs(item: pytest.Item) -> Iterator[tuple[str, str]]:
-    """The end of every log below the test's own directory (VMM, serial console, server)."""
-    directory = getattr(item, "funcargs", {}).get("tmp_path")
-    if not isinstance(directory, Path) or not directory.is_dir():
-        return
-    for path in sorted(directory.rglob("*")):
-        if path.suffix in LOG_SUFFIXES and path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - LOG_BYTES))
-                yield str(path.relative_to(directory)), file.read().decode(errors="replace")
+    """The end of every log below the test's own directories (VMM, serial console, server)."""
+    arguments = getattr(item, "funcargs", {})
+    places = [arguments.get("tmp_path"), getattr(arguments.get("service"), "directory", None)]
+    for directory in places:
+        if not isinstance(directory, Path) or not directory.is_dir():
+            continue
+        for path in sorted(directory.rglob("*")):
+            if path.suffix in LOG_SUFFIXES and path.is_file() and not path.is_symlink():
+                with path.open("rb") as file:
+                    file.seek(max(0, path.stat().st_size - LOG_BYTES))
+                    yield str(path.relative_to(directory)), file.read().decode(errors="replace")

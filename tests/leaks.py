@@ -3,7 +3,8 @@
 What this process made itself (children, descriptors, mounts and half-written files below the
 test's directory) is checked always. Things that only their name gives away (interfaces, network
 namespaces, nft tables, cgroups) are checked where the machine is ours alone, that is under CI:
-elsewhere another run beside this one may be at work.
+elsewhere another run beside this one may be at work. A service that several tests share changes on
+its own (networks in store, its own restart); it is a resident, and whoever shares it checks it.
 """
 
 import gc
@@ -11,9 +12,10 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -24,6 +26,22 @@ SETTLE_STEP = 0.05
 # Descriptors of these kinds are never kept by a library on purpose.
 OWNED_DESCRIPTORS = ("net:[", "/dev/net/tun", "anon_inode:[pidfd]", "/memfd:", "/dev/kvm")
 OUR_NAME = "microvmd"
+
+
+class Resident(Protocol):
+    """Outlives single tests, whose fixture looks for what they left in it."""
+
+    def owns(self, interface: str) -> bool: ...
+
+    def lasting(self) -> set[int]:
+        """Pids of its own."""
+        ...
+
+
+@pytest.fixture(scope="session")
+def residents() -> list[Resident]:
+    """Fixtures of a wider scope put what they share in here, and take it out at the end."""
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +59,12 @@ class Traces:
     half_written: frozenset[str]
 
     @classmethod
-    def now(cls, directory: Path, *, whole_machine: bool) -> "Traces":
+    def now(
+        cls, directory: Path, *, whole_machine: bool, residents: Sequence[Resident] = ()
+    ) -> "Traces":
         nothing: frozenset[str] = frozenset()
         return cls(
-            processes=_processes(directory),
+            processes=_processes(directory, residents),
             threads=frozenset(
                 f"{thread.name} ({thread.ident})"
                 for thread in threading.enumerate()
@@ -52,7 +72,7 @@ class Traces:
             ),
             descriptors=_descriptors(directory),
             mounts=_mounts(directory),
-            interfaces=_names(Path("/sys/class/net")) if whole_machine else nothing,
+            interfaces=_interfaces(residents) if whole_machine else nothing,
             namespaces=_names(Path("/run/netns")) if whole_machine else nothing,
             tables=_tables() if whole_machine else nothing,
             cgroups=_cgroups() if whole_machine else nothing,
@@ -73,7 +93,12 @@ def _names(directory: Path) -> frozenset[str]:
     return frozenset(os.listdir(directory)) if directory.is_dir() else frozenset()
 
 
-def _processes(directory: Path) -> frozenset[str]:
+def _interfaces(residents: Sequence[Resident]) -> frozenset[str]:
+    names = _names(Path("/sys/class/net"))
+    return frozenset(name for name in names if not any(one.owns(name) for one in residents))
+
+
+def _processes(directory: Path, residents: Sequence[Resident]) -> frozenset[str]:
     """Descendants of this process, and whatever names the test's directory on its command line."""
     parents: dict[int, int] = {}
     lines: dict[int, str] = {}
@@ -97,7 +122,8 @@ def _processes(directory: Path) -> frozenset[str]:
         grown = bool(children)
     found = ours - {os.getpid()}
     found |= {pid for pid, line in lines.items() if os.fspath(directory) in line}
-    return frozenset(f"{pid} {lines[pid][:200]}" for pid in found - {os.getpid()} if pid in lines)
+    found -= {os.getpid(), *(pid for one in residents for pid in one.lasting())}
+    return frozenset(f"{pid} {lines[pid][:200]}" for pid in found if pid in lines)
 
 
 def _descriptors(directory: Path) -> frozenset[str]:
@@ -140,16 +166,20 @@ def _half_written(directory: Path) -> frozenset[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_leaks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+def no_leaks(
+    request: pytest.FixtureRequest, tmp_path: Path, residents: list[Resident]
+) -> Iterator[None]:
     """Fail a test with real resources that leaves one behind."""
     if not CHECKED_MARKERS & {marker.name for marker in request.node.iter_markers()}:
         yield
         return
     whole_machine = bool(os.environ.get("MICROVMD_CI"))
-    before = Traces.now(tmp_path, whole_machine=whole_machine)
+    before = Traces.now(tmp_path, whole_machine=whole_machine, residents=residents)
     yield
     limit = time.monotonic() + SETTLE_SECONDS
-    while left := Traces.now(tmp_path, whole_machine=whole_machine).since(before):
+    while left := Traces.now(tmp_path, whole_machine=whole_machine, residents=residents).since(
+        before
+    ):
         if time.monotonic() > limit:
             pytest.fail(f"left behind: {left}")
         time.sleep(SETTLE_STEP)

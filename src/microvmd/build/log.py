@@ -50,8 +50,10 @@ async def build_log(store: LogStore, target: LogTarget) -> AsyncIterator[BuildLo
     log = BuildLog()
     with ungrouped():
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(log.write(store, target))
+            writing = tasks.create_task(log.write(store, target))
             try:
                 yield log
             finally:
                 log.end()
+                # Not left to the group, which cancels it when the build fails.
+                await writing

@@ -1,0 +1,644 @@
+"""A real `microvmd serve` of a test's own: started, killed, restarted, and looked at from outside.
+
+Each has its own root, run directory, ports, names, addresses, user ids and AWS files, so that any
+number run beside one another and beside the machine's own service. Bases, kernels and layers come
+from the machine's cache. What a service holds is read from the kernel (processes, cgroups, mounts,
+interfaces, tables), never from the service's own word.
+"""
+
+import ast
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+import httpx
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+
+from microvmd.cli.waiting import poll
+from microvmd.node.cgroup import find_hierarchies, names
+from tests.edgelab import free_port
+
+CHECKOUT = Path(__file__).parents[1]
+SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+PROFILE = "microvmd"
+BUCKET = "artifacts"
+POOL = 2
+UIDS = 1000
+START_LIMIT = 90.0
+STATE_LIMIT = 60.0
+BUILD_LIMIT = 280.0
+STOP_LIMIT = 30.0
+SETTLE_LIMIT = 15.0
+TOKEN_HEADER = "X-aws-proxy-auth"
+PORT_HEADER = "X-aws-proxy-port"
+ALL_HOOKS = {
+    "port": 9000,
+    "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 60},
+    "microvmHooks": {
+        name: "ENABLED" if not name.endswith("Seconds") else 20
+        for hook in ("run", "resume", "suspend", "terminate")
+        for name in (hook, f"{hook}TimeoutInSeconds")
+    },
+}
+AUTO_RESUME = {
+    "maxIdleDurationSeconds": 900,
+    "suspendedDurationSeconds": 3600,
+    "autoResumeEnabled": True,
+}
+Found = TypeVar("Found")
+
+
+def until(ask: Callable[[], Found | None], limit: float, what: str) -> Found:
+    """The first answer that is not None; the test fails when there is none in time."""
+    found = poll(ask, limit=limit)
+    assert found is not None, f"not within {limit:.0f} s: {what}"
+    return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """What no two services on one machine may share; a directory in /run claims it."""
+
+    run: Path
+    number: int
+
+    @classmethod
+    def claim(cls) -> "Place":
+        for number in range(16):
+            run = Path("/run") / f"mvt{chr(ord('a') + number)}"
+            with contextlib.suppress(FileExistsError):
+                run.mkdir(mode=0o755)
+                return cls(run, number)
+        raise AssertionError("all /run/mvt? are taken: earlier test runs were killed, look there")
+
+    @property
+    def prefix(self) -> str:
+        return self.run.name
+
+    @property
+    def subnet(self) -> str:
+        return f"10.{236 + self.number}.0.0/18"
+
+    @property
+    def first_uid(self) -> int:
+        return 3_000_000 + self.number * UIDS
+
+
+@dataclass
+class Image:
+    """One version of an image."""
+
+    arn: str
+    version: str
+
+
+@dataclass
+class Microvm:
+    """A MicroVM as its user sees it."""
+
+    service: "Service"
+    id: str
+    endpoint: str
+
+    @cached_property
+    def token(self) -> str:
+        return self.service.token(self.id)
+
+    def get(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.service.api.get_microvm(microvmIdentifier=self.id)
+        return found
+
+    @property
+    def state(self) -> str:
+        return str(self.get()["state"])
+
+    def wait(self, state: str, limit: float = STATE_LIMIT) -> dict[str, Any]:
+        def ask() -> dict[str, Any] | None:
+            found = self.get()
+            if found["state"] != state and found["state"] == "TERMINATED":
+                raise AssertionError(f"{self.id} is TERMINATED: {found.get('stateReason')}")
+            return found if found["state"] == state else None
+
+        return until(ask, limit, f"{self.id} {state}")
+
+    def suspend(self) -> None:
+        self.service.api.suspend_microvm(microvmIdentifier=self.id)
+        self.wait("SUSPENDED")
+
+    def resume(self) -> None:
+        self.service.api.resume_microvm(microvmIdentifier=self.id)
+        self.wait("RUNNING")
+
+    def terminate(self) -> dict[str, Any]:
+        self.service.api.terminate_microvm(microvmIdentifier=self.id)
+        return self.wait("TERMINATED")
+
+    def request(
+        self,
+        method: str = "GET",
+        path: str = "/",
+        *,
+        port: int | None = None,
+        token: str | None = None,
+        **options: Any,
+    ) -> httpx.Response:
+        """One request on a connection of its own, with the certificate verified."""
+        headers = {TOKEN_HEADER: self.token if token is None else token}
+        if port is not None:
+            headers[PORT_HEADER] = str(port)
+        with self.service.http() as client:
+            url = f"https://{self.endpoint}{path}"
+            return client.request(method, url, headers=headers, **options)
+
+    def text(self, path: str = "/") -> str:
+        answer = self.request(path=path)
+        assert answer.status_code == 200, (answer.status_code, answer.text)
+        return answer.text
+
+    def execute(self, code: str) -> Any:
+        """The value of the last expression of Python code, run by examples/interpreter."""
+        answer = self.request("POST", "/execute", json={"code": code})
+        assert answer.status_code == 200, (answer.status_code, answer.text)
+        found = answer.json()
+        assert found["error"] is None, found["error"]
+        return None if found["result"] is None else ast.literal_eval(found["result"])
+
+    @property
+    def vmm(self) -> int | None:
+        """The pid of its VMM: the process whose cgroup has its name."""
+        return self.service.vmms().get(self.id)
+
+
+@dataclass
+class Service:
+    """One service. Use `service`, which also ends it and looks for what it left."""
+
+    directory: Path
+    place: Place
+    api_port: int = field(default_factory=free_port)
+    edge_port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+    _images: dict[str, Image] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "root"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "serve.log"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def ca_file(self) -> Path:
+        return self.root / "ca" / "ca.pem"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the service and for its clients."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "MICROVMD_"))
+            or name in ("MICROVMD_CACHE", "MICROVMD_ASSETS")
+        }
+        settings = {
+            "ROOT": self.root,
+            "RUN": self.place.run,
+            "ACCOUNT": ACCOUNT,
+            "PROFILE": PROFILE,
+            "API_PORT": self.api_port,
+            "EDGE_PORT": self.edge_port,
+            "NETWORK_PREFIX": self.place.prefix,
+            "NETWORK_SUBNET": self.place.subnet,
+            "NETWORK_POOL": POOL,
+            "VMM_UID_FIRST": self.place.first_uid,
+            "VMM_UID_COUNT": UIDS,
+            "BUILD_ISOLATION": "namespace",
+        }
+        if SYSTEM_CA.exists():
+            settings["BUILD_CA_BUNDLE"] = SYSTEM_CA
+        aws = self.directory / "aws"
+        return {
+            **kept,
+            **{f"MICROVMD_{name}": str(value) for name, value in settings.items()},
+            "AWS_CONFIG_FILE": str(aws / "config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(aws / "credentials"),
+        }
+
+    # -- the process -------------------------------------------------------------------------
+
+    def launch(self) -> None:
+        """Start the process without waiting for it."""
+        assert self.process is None
+        self.root.mkdir(exist_ok=True)
+        (self.directory / "aws").mkdir(exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).parent / "microvmd"), "serve"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
+            )
+
+    def start(self) -> None:
+        """Until the service says itself that it is healthy."""
+        self.launch()
+        self.wait_healthy()
+
+    def wait_healthy(self) -> None:
+        process = self.process
+        assert process is not None
+
+        def ask() -> bool | None:
+            assert process.poll() is None, f"serve ended with {process.returncode}\n{self.said()}"
+            try:
+                answer = httpx.get(f"{self.url}/microvmd/v1/health", timeout=10, trust_env=False)
+            except httpx.HTTPError:
+                return None
+            return True if answer.status_code == 200 else None
+
+        until(ask, START_LIMIT, f"a healthy service\n{self.said()}")
+        self.__dict__.pop("api", None)
+
+    def said(self, lines: int = 40) -> str:
+        """The end of the service's log."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def kill(self) -> None:
+        """kill -9: the service gets no chance to say goodbye."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM, as systemd does; ends with code 0."""
+        code = self._end(signal.SIGTERM)
+        assert code == 0, f"serve ended with {code}\n{self.said()}"
+
+    def _end(self, number: signal.Signals) -> int:
+        process, self.process = self.process, None
+        assert process is not None
+        process.send_signal(number)
+        try:
+            return process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_LIMIT)
+            raise
+
+    # -- clients -----------------------------------------------------------------------------
+
+    @cached_property
+    def session(self) -> boto3.Session:
+        import configparser
+
+        found = configparser.ConfigParser()
+        found.read(self.environment["AWS_SHARED_CREDENTIALS_FILE"])
+        keys = found[PROFILE]
+        return boto3.Session(
+            aws_access_key_id=keys["aws_access_key_id"],
+            aws_secret_access_key=keys["aws_secret_access_key"],
+            region_name=REGION,
+        )
+
+    @cached_property
+    def api(self) -> Any:
+        return self.client("lambda-microvms")
+
+    def client(self, name: str) -> Any:
+        """An unmodified boto3 client."""
+        config = Config(
+            retries={"total_max_attempts": 1},
+            read_timeout=120,
+            s3={"addressing_style": "path"},
+        )
+        return self.session.client(name, endpoint_url=self.url, config=config)  # type: ignore[call-overload]
+
+    def http(self) -> httpx.Client:
+        """Trusts the endpoints' certificate authority and no other."""
+        trust = ssl.create_default_context(cafile=str(self.ca_file))
+        return httpx.Client(verify=trust, timeout=90, trust_env=False)
+
+    def token(self, microvm_id: str, ports: Any = None) -> str:
+        answer = self.api.create_microvm_auth_token(
+            microvmIdentifier=microvm_id,
+            expirationInMinutes=60,
+            allowedPorts=ports or [{"allPorts": {}}],
+        )
+        return str(answer["authToken"][TOKEN_HEADER])
+
+    # -- images ------------------------------------------------------------------------------
+
+    def image(self, name: str, files: Mapping[str, bytes], **options: Any) -> Image:
+        """A CREATED image of these files, built once for the same content and options."""
+        digest = hashlib.sha256(repr((name, sorted(files.items()), options)).encode()).hexdigest()
+        made = self._images.get(digest)
+        if made is None:
+            made = self.begin_image(f"{name}-{digest[:8]}", files, **options)
+            assert self.built(made) == "SUCCESSFUL", self.build(made)
+            self._images[digest] = made
+        return made
+
+    def begin_image(self, name: str, files: Mapping[str, bytes], **options: Any) -> Image:
+        """CreateMicrovmImage; the build goes on."""
+        answer = self.api.create_microvm_image(
+            name=name,
+            baseImageArn=f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1",
+            buildRoleArn=f"arn:aws:iam::{ACCOUNT}:role/build",
+            codeArtifact={"uri": self.upload(name, files)},
+            **options,
+        )
+        return Image(answer["imageArn"], answer["imageVersion"])
+
+    def log_lines(self, group: str, stream: str) -> list[str]:
+        """Messages of a log, oldest first; builds have the stream build/<version>/<buildId>."""
+        query = httpx.QueryParams(group=group, stream=stream)
+        lines = self._signed(f"/logs?{query}").splitlines()
+        return [json.loads(line)["message"] for line in lines]
+
+    def facts(self, microvm_id: str) -> dict[str, Any]:
+        """What AWS does not tell about a MicroVM."""
+        found: dict[str, Any] = json.loads(self._signed(f"/microvms/{microvm_id}"))
+        return found
+
+    def _signed(self, path: str) -> str:
+        request = AWSRequest("GET", f"{self.url}/microvmd/v1{path}")
+        keys = self.session.get_credentials()
+        assert keys is not None
+        SigV4Auth(keys.get_frozen_credentials(), "lambda", REGION).add_auth(request)
+        headers = dict(request.headers.items())
+        answer = httpx.get(str(request.url), headers=headers, timeout=30, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def upload(self, name: str, files: Mapping[str, bytes]) -> str:
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for path, data in files.items():
+                archive.writestr(path, data)
+        s3 = self.client("s3")
+        s3.create_bucket(Bucket=BUCKET)
+        s3.put_object(Bucket=BUCKET, Key=f"{name}.zip", Body=content.getvalue())
+        return f"s3://{BUCKET}/{name}.zip"
+
+    def built(self, image: Image, limit: float = BUILD_LIMIT) -> str:
+        """The final state of a version: SUCCESSFUL or FAILED."""
+
+        def ask() -> str | None:
+            found = self.api.get_microvm_image_version(
+                imageIdentifier=image.arn, imageVersion=image.version
+            )
+            return found["state"] if found["state"] in ("SUCCESSFUL", "FAILED") else None
+
+        return until(ask, limit, f"{image.arn} {image.version} built")
+
+    def build(self, image: Image) -> dict[str, Any]:
+        """The version's build, with its state and stateReason."""
+        items = self.api.list_microvm_image_builds(
+            imageIdentifier=image.arn, imageVersion=image.version
+        )["items"]
+        found: dict[str, Any] = items[0]
+        return found
+
+    def run(self, image: Image, *, wait: bool = True, **options: Any) -> Microvm:
+        options.setdefault("idlePolicy", AUTO_RESUME)
+        answer = self.api.run_microvm(imageIdentifier=image.arn, **options)
+        microvm = Microvm(self, answer["microvmId"], answer["endpoint"])
+        if wait:
+            microvm.wait("RUNNING")
+        return microvm
+
+    def states(self) -> dict[str, str]:
+        """Every MicroVM that was ever run, by id."""
+        pages = self.api.get_paginator("list_microvms").paginate()
+        return {item["microvmId"]: item["state"] for page in pages for item in page["items"]}
+
+    # -- what the kernel knows ---------------------------------------------------------------
+
+    def vmms(self) -> dict[str, int]:
+        """Pid of each VMM by the name of its cgroup: a MicroVM's id, or a build's."""
+        found = {}
+        for name in self.cgroups():
+            for hierarchy in find_hierarchies():
+                procs = hierarchy.root / self.group / name / "cgroup.procs"
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    for pid in procs.read_text().split():
+                        found[name] = int(pid)
+        return found
+
+    @property
+    def group(self) -> str:
+        return f"microvmd-{self.place.prefix}"
+
+    def cgroups(self) -> set[str]:
+        return names(find_hierarchies(), self.group)
+
+    def processes(self) -> dict[int, str]:
+        """Command line of everything that the service started, now or in an earlier run.
+
+        VMMs run as users of our range; everything else inherits the environment, or is a child of
+        what did (the commands of a build get a clean one).
+        """
+        found: dict[int, str] = {}
+        children: dict[int, list[int]] = {}
+        lines: dict[int, str] = {}
+        mark = f"MICROVMD_ROOT={self.root}".encode()
+        uids = range(self.place.first_uid, self.place.first_uid + UIDS)
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                pid, stat = int(entry.name), entry / "stat"
+                parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(pid)
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                lines[pid] = line.decode(errors="replace").strip()
+                ours = stat.stat().st_uid in uids
+                if ours or mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found[pid] = lines[pid]
+        new = list(found)
+        while new:
+            new = [pid for parent in new for pid in children.get(parent, ()) if pid not in found]
+            found |= {pid: lines.get(pid, "?") for pid in new}
+        return found
+
+    def lasting(self) -> set[int]:
+        """Processes that are there as long as the service is: its own, HAProxy, the local AWS."""
+        own = set() if self.process is None else {self.process.pid}
+        return own | self.haproxy().keys() | self.local_aws().keys()
+
+    def haproxy(self) -> dict[int, str]:
+        """Master and workers."""
+        return {pid: line for pid, line in self.processes().items() if line.startswith("haproxy")}
+
+    def local_aws(self) -> dict[int, str]:
+        found = self.processes().items()
+        return {pid: line for pid, line in found if "microvmd.cli.local_aws" in line}
+
+    def networks(self) -> set[str]:
+        return {path.name for path in (self.place.run / "netns").glob("*/*")}
+
+    def strays(self) -> list[str]:
+        """What is there beyond the records, while the service runs and nothing is being changed."""
+        states = self.states()
+        alive = {name for name, state in states.items() if state != "TERMINATED"}
+        running = {name for name in alive if states[name] == "RUNNING"}
+        vmms = self.vmms()
+        found = [f"cgroup {name}" for name in self.cgroups() - running]
+        expected = self.lasting() | set(vmms.values())
+        found += [
+            f"process {pid}: {line[:300]}"
+            for pid, line in self.processes().items()
+            if pid not in expected
+        ]
+        found += [f"no VMM of {name}" for name in running - vmms.keys()]
+        if len(self.networks()) != POOL + len(running):
+            found.append(f"{len(self.networks())} networks, not {POOL} + {len(running)}")
+        found += [f"half-written {path}" for path in (self.root / "tmp").glob("*")]
+        files = {path.name for path in (self.root / "microvms").glob("*")}
+        found += [f"files of {name}" for name in files ^ alive]
+        return found
+
+    def check_strays(self) -> None:
+        """Fail when something of an ended MicroVM or build stays."""
+        last: list[str] = []
+
+        def ask() -> bool | None:
+            nonlocal last
+            last = self.strays()
+            return None if last else True
+
+        assert poll(ask, limit=SETTLE_LIMIT) is True, f"left behind: {last}\n{self.said()}"
+
+    def terminate_all(self) -> None:
+        """End every MicroVM that a test left."""
+        alive = [name for name, state in self.states().items() if state != "TERMINATED"]
+        for name in alive:
+            self.api.terminate_microvm(microvmIdentifier=name)
+        for name in alive:
+            Microvm(self, name, "").wait("TERMINATED")
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the service and what outlives it on purpose; raise when something else is left."""
+        failures: list[str] = []
+        try:
+            if self.process is not None:
+                if self.process.poll() is None:
+                    self.terminate_all()
+                self.stop()
+            for pid in (*self.haproxy(), *self.local_aws()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            failures = poll(lambda: [] if not self._left() else None, limit=SETTLE_LIMIT) or []
+            failures = self._left()
+        finally:
+            self._by_force()
+        assert not failures, f"left behind by serve: {failures}\n{self.said()}"
+
+    def _left(self) -> list[str]:
+        found = [f"process {pid}: {line[:300]}" for pid, line in self.processes().items()]
+        found += [f"cgroup {name}" for name in self.cgroups()]
+        found += [f"network {name}" for name in self.networks()]
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        places = (f"{self.place.run}/", f"{self.directory}/")
+        found += [line for line in mounts if line.split()[4].startswith(places)]
+        shown = json.loads(_output("ip", "-json", "link"))
+        prefix = self.place.prefix
+        found += [f"interface {link['ifname']}" for link in shown if self.owns(link["ifname"])]
+        tables = _output("nft", "list", "tables").splitlines()
+        found += [table for table in tables if table.endswith(f"_{prefix}")]
+        routes = _output("ip", "route", "show", "type", "unreachable")
+        found += [line for line in routes.splitlines() if self.place.subnet in line]
+        return found
+
+    def owns(self, interface: str) -> bool:
+        number = interface.removeprefix(self.place.prefix)
+        return number != interface and number.isdigit()
+
+    def _by_force(self) -> None:
+        """What the service should have cleared itself: other tests must not suffer from it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(STOP_LIMIT)
+            self.process = None
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        poll(lambda: None if self.processes() else True, limit=SETTLE_LIMIT)
+        for path in (self.place.run / "netns").glob("*/*"):
+            subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)
+        for hierarchy in find_hierarchies():
+            group = hierarchy.root / self.group
+            for path in (*group.glob("*/"), group):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+        prefix = self.place.prefix
+        subprocess.run(
+            ["nft", "delete", "table", "inet", f"microvmd_{prefix}"],
+            check=False,
+            capture_output=True,
+        )
+        subprocess.run(
+            ["ip", "route", "flush", "type", "unreachable", "exact", self.place.subnet],
+            check=False,
+            capture_output=True,
+        )
+        shutil.rmtree(self.place.run, ignore_errors=True)
+
+
+def _output(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.contextmanager
+def running_service() -> Iterator[Service]:
+    """A started service in a directory with a short name: UNIX sockets allow 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="mvt") as directory:
+        service = Service(Path(directory), Place.claim())
+        try:
+            service.start()
+            yield service
+        finally:
+            service.close()
+
+
+def folder(path: Path) -> dict[str, bytes]:
+    """The files of an example, as an artifact has them."""
+    return {
+        str(item.relative_to(path)): item.read_bytes()
+        for item in sorted(path.rglob("*"))
+        if item.is_file() and "__pycache__" not in item.parts
+    }
+
+
+def interpreter(service: Service) -> Image:
+    """examples/interpreter with all its hooks."""
+    files = folder(CHECKOUT / "examples" / "interpreter")
+    return service.image("interpreter", files, hooks=ALL_HOOKS)
