@@ -148,7 +148,6 @@ class Capture:
         raise self._refused(f"The application ended with {how} before it was ready.")
 
     def _refused(self, reason: str) -> BuildRefused:
-        self.log(f"error: {reason}")
         return BuildRefused(reason, code_bytes=self.rootfs.size)
 
     async def _validate(self, image: ImageFiles, manifest: Manifest) -> None:

@@ -48,6 +48,12 @@ class ImageBuilder:
             except BuildFailed as failure:
                 lines(f"error: {failure.reason}")
                 raise BuildRefused(failure.reason) from failure
+            except BuildRefused as refused:
+                lines(f"error: {refused.reason}")
+                raise
+            except Exception:
+                lines("error: the platform failed; the service's log has the cause")
+                raise
 
     async def _build(self, command: BuildVersion, lines: BuildLog) -> SnapshotSizes:
         tmp = self._equipment.paths.tmp
