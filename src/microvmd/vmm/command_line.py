@@ -6,6 +6,7 @@ none of them, except the memory file, the kernel and the initramfs, which QEMU o
 Why these options (each was found by experiment on QEMU 10.0):
 - `pic=off`: with the legacy interrupt controller most boots fail under TCG.
 - `acpi=on`: Debian's kernel finds virtio-mmio devices through ACPI only.
+- `announce-rounds=0`: a restored guest need not tell any switch where it is; it is not woken for it.
 - `suppress-vmdesc=on` and `send-configuration=off`, at every start: the device state written for a
   suspend snapshot has neither part, and a restore refuses a file that differs from its options.
 - `readonly=on,rom=off` for clones: the guest's pages are private, and nothing can write to the
@@ -104,6 +105,7 @@ def command_line(
         "-m", f"{spec.memory_mib}M",
         "-object", _memory(spec, start, paths),
         "-global", "migration.send-configuration=off",
+        "-global", "migration.announce-rounds=0",
         *_contents(spec, start, files, paths),
         *_channels(files),
         "-device", "virtio-rng-device",
