@@ -68,7 +68,7 @@ from microvmd.node.jail_root import JailRootFailed
 from microvmd.node.kernel import KernelError
 from microvmd.node.logs import LogStore
 from microvmd.node.network import NetworkPool
-from microvmd.node.paths import NodePaths
+from microvmd.node.paths import LONGEST_ROOT, NodePaths
 from microvmd.node.slots import NetworkError, NetworkSettings
 from microvmd.node.snapshot import Stamp
 from microvmd.vmm.accelerator import ProbeGuest, detect
@@ -95,6 +95,11 @@ def serve(settings: Settings) -> None:
     own_log.configure()
     if os.geteuid() != 0:
         raise Failure("microvmd serve needs root", "start it with sudo or as a systemd service")
+    if len(os.fsencode(settings.root)) > LONGEST_ROOT:
+        raise Failure(
+            f"the path of the root, {settings.root}, is too long for sockets below it",
+            f"give a --root of at most {LONGEST_ROOT} characters",
+        )
     with _only_one(settings):
         try:
             with ungrouped():

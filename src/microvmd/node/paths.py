@@ -12,6 +12,9 @@ from pathlib import Path
 from microvmd.messages.node import VersionKey
 from microvmd.node.snapshot import MANIFEST, ImageFiles, SuspendFiles
 
+LONGEST_ROOT = 42
+"""Bytes of the root's path: a socket below `microvms/<id>/` must fit into 107 (unix(7))."""
+
 
 @dataclass(frozen=True, slots=True)
 class MicrovmFiles:

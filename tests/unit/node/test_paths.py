@@ -1,12 +1,16 @@
 """The node's directories: who may look, and what a start removes."""
 
+import os
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
 from microvmd.messages.node import VersionKey
-from microvmd.node.paths import NodePaths, remove
+from microvmd.model.identifiers import new_microvm_id
+from microvmd.node.paths import LONGEST_ROOT, NodePaths, remove
+from microvmd.vmm.machine import MachineFiles
 
 KEPT = VersionKey("000000000000", "app", "1.0")
 GONE = VersionKey("000000000000", "app", "2.0")
@@ -73,3 +77,12 @@ def test_removing_follows_no_link(tmp_path: Path) -> None:
     assert not link.exists()
     assert (outside / "file").exists()
     remove(tmp_path / "never there")
+
+
+def test_sockets_below_the_longest_root_can_be_bound() -> None:
+    root = Path("/" + "r" * (LONGEST_ROOT - 1))
+    files = MachineFiles(NodePaths(root).microvm(new_microvm_id()).directory)
+    with socket.socket(socket.AF_UNIX) as listener, pytest.raises(FileNotFoundError):
+        listener.bind(os.fspath(files.agent))
+    with socket.socket(socket.AF_UNIX) as listener, pytest.raises(OSError, match="too long"):
+        listener.bind(f"{root}x{os.fspath(files.agent).removeprefix(os.fspath(root))}")
