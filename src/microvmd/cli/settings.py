@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -37,6 +38,12 @@ def default_assets() -> Path:
     """Of a checkout when ``./run setup`` has filled it, else those of an installation."""
     checkout = Path(__file__).parents[3] / "build" / "assets"
     return checkout if checkout.is_dir() else INSTALLED_ASSETS
+
+
+def _trusted_here() -> Path | None:
+    """What this process trusts by its own variable, its builds may trust too."""
+    named = os.environ.get("SSL_CERT_FILE")
+    return Path(named) if named and Path(named).is_file() else None
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
@@ -107,8 +114,9 @@ class BuildSettings(Section):
         "several times faster and only for Dockerfiles that you trust",
     )
     ca_bundle: AbsolutePath | None = Field(
-        default=None,
-        description="certificates that builds trust, for a mirror or proxy with a private CA",
+        default_factory=_trusted_here,
+        description="certificates that builds trust, for a mirror or proxy with a private CA; "
+        "without it the file that SSL_CERT_FILE names, if that is set",
     )
     registries: tuple[str, ...] = Field(
         default=(), description="registries that FROM may pull from; none means local bases only"
@@ -191,7 +199,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     edge: EdgeSettings = EdgeSettings()
     vmm: VmmSettings = VmmSettings()
-    build: BuildSettings = BuildSettings()
+    build: BuildSettings = Field(default_factory=BuildSettings)
     network: NetworkSettings = NetworkSettings()
     aws: AwsSettings = AwsSettings()
 
@@ -246,18 +254,16 @@ def setting_names() -> dict[str, tuple[str, str]]:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             for inner, inner_field in kind.model_fields.items():
-                rows[f"{name}.{inner}"] = (
-                    _default(inner_field.default),
-                    inner_field.description or "",
-                )
+                rows[f"{name}.{inner}"] = (_default(inner_field), inner_field.description or "")
         else:
-            default = "" if field.default_factory else _default(field.default)
-            rows[name] = (default, field.description or "")
+            rows[name] = (_default(field), field.description or "")
     return rows
 
 
-def _default(value: object) -> str:
-    if value is None or value == ():
+def _default(field: FieldInfo) -> str:
+    """As a reader would write it; nothing where it is found out at start."""
+    value = field.default
+    if field.default_factory or value is None or value == ():
         return ""
     if isinstance(value, bool):
         return str(value).lower()

@@ -6,7 +6,7 @@ none of them, except the memory file, the kernel and the initramfs, which QEMU o
 Why these options (each was found by experiment on QEMU 10.0):
 - `pic=off`: with the legacy interrupt controller most boots fail under TCG.
 - `acpi=on`: Debian's kernel finds virtio-mmio devices through ACPI only.
-- `announce-rounds=0`: a restored guest need not tell any switch where it is; it is not woken for it.
+- `announce-rounds=0`: a restored guest need not tell a switch where it is; it is not woken for it.
 - `suppress-vmdesc=on` and `send-configuration=off`, at every start: the device state written for a
   suspend snapshot has neither part, and a restore refuses a file that differs from its options.
 - `readonly=on,rom=off` for clones: the guest's pages are private, and nothing can write to the
