@@ -85,7 +85,7 @@ def test_named_file_must_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_a_flag_left_out_changes_nothing() -> None:
-    assert settings.settings.load(region=None).region == "us-east-1"
+    assert settings.load(region=None).region == "us-east-1"
 
 
 def test_builds_trust_what_this_process_is_told_to_trust(
@@ -98,4 +98,5 @@ def test_builds_trust_what_this_process_is_told_to_trust(
     assert settings.load().build.ca_bundle is None, "a variable that names nothing says nothing"
     bundle.touch()
     assert settings.load().build.ca_bundle == bundle
-    assert settings.load(build={"ca_bundle": tmp_path / "other"}).build.ca_bundle == tmp_path / "other"
+    other = tmp_path / "other"
+    assert settings.load(build={"ca_bundle": other}).build.ca_bundle == other
