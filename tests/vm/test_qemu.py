@@ -1,0 +1,60 @@
+"""What `launch` and `adopt` promise around a machine, beside boot, restore and suspend."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from microvmd.vmm.machine import EndReason, MachineFailed, MachineFiles, Status
+from microvmd.vmm.process import ProcessGone, ProcessIdentity
+from microvmd.vmm.qemu import adopt, installed_version
+
+if TYPE_CHECKING:
+    from tests.vm.conftest import SmallGuest
+
+pytestmark = [pytest.mark.vm, pytest.mark.anyio]
+
+
+async def test_a_machine_tells_its_version_and_its_end(
+    small_guest: "SmallGuest", tmp_path: Path
+) -> None:
+    async with small_guest.restored(tmp_path / "m") as (machine, _):
+        assert machine.vmm_version == await installed_version()
+        assert await machine.status() is Status.RUNNING
+        ended = await machine.kill()
+        assert ended.reason is EndReason.ASKED
+        assert await machine.wait() == ended
+        with pytest.raises(MachineFailed, match="the VMM has ended"):
+            await machine.cont()
+
+
+async def test_who_stops_waiting_for_an_adoption_ends_no_guest(
+    small_guest: "SmallGuest", tmp_path: Path
+) -> None:
+    directory = tmp_path / "m"
+    files, spec = MachineFiles(directory), small_guest.spec_for(directory)
+    async with small_guest.restored(directory) as (machine, voice):
+        # Our connection is the only one that QEMU serves, so that the adoption has to wait.
+        async with asyncio.TaskGroup() as tasks:
+            adopting = tasks.create_task(_adopted(small_guest, files, machine.identity))
+            assert await voice.ask("sync") == "ok"
+            adopting.cancel()
+        assert machine.identity.alive()
+        assert await voice.ask("sync") == "ok"
+    assert not machine.identity.alive()
+    with pytest.raises(ProcessGone):
+        async with adopt(spec, files, machine.identity):
+            raise AssertionError("adopted what is gone")
+
+
+async def _adopted(guest: "SmallGuest", files: MachineFiles, identity: ProcessIdentity) -> None:
+    async with adopt(guest.spec_for(files.directory), files, identity):
+        raise AssertionError("QEMU serves one monitor connection at a time")
+
+
+async def test_sockets_are_for_root_only(small_guest: "SmallGuest", tmp_path: Path) -> None:
+    async with small_guest.restored(tmp_path / "m"):
+        for path in (MachineFiles(tmp_path / "m").qmp, MachineFiles(tmp_path / "m").agent):
+            assert os.stat(path).st_mode & 0o777 == 0o600
