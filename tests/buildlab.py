@@ -4,15 +4,23 @@ The builder root and the bases made from Debian are costly and never changed by 
 come from the machine's cache; layers and test bases are each test's own.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from moto.server import ThreadedMotoServer
 
 from microvmd.build.archive import Archive, ArchiveLimits, inspect
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 CACHE = Path(os.environ.get("MICROVMD_CACHE", "/var/cache/microvmd"))
 TOOLS = ("dash", "cat", "id", "sleep", "ln", "mkdir", "rm")
@@ -27,6 +35,33 @@ def cache(directory: Path, *, shared: tuple[str, ...] = ("builder",)) -> Path:
         (CACHE / part).mkdir(parents=True, exist_ok=True)
         (made / part).symlink_to(CACHE / part)
     return made
+
+
+@contextlib.contextmanager
+def aws() -> Iterator[tuple[str, "S3Client"]]:
+    """S3 and STS at a URL of their own, and a client to fill the bucket `code` with."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        yield _url(server), stack.enter_context(contextlib.closing(_with_bucket(_url(server))))
+
+
+def _url(server: ThreadedMotoServer) -> str:
+    host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
+def _with_bucket(url: str) -> "S3Client":
+    client = boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    client.create_bucket(Bucket="code")
+    return client
 
 
 def context(directory: Path, files: Mapping[str, str | bytes]) -> Archive:

@@ -9,9 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from microvmd.build.builder import BuildOptions
 from microvmd.build.in_namespace import NamespaceWorkshop
@@ -54,23 +52,10 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "app": program.read_bytes(),
         },
     }
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    client.create_bucket(Bucket="code")
-    for name, files in artifacts.items():
-        client.put_object(Bucket="code", Key=name, Body=_zip(files))
-    client.close()
-    yield url
-    server.stop()
+    with buildlab.aws() as (url, client):
+        for name, files in artifacts.items():
+            client.put_object(Bucket="code", Key=name, Body=_zip(files))
+        yield url
 
 
 def _zip(files: dict[str, str | bytes]) -> bytes:

@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 
 from microvmd.build.archive import ArchiveLimits
 from microvmd.build.failure import BuildFailed
 from microvmd.build.source import S3Location, SourceSettings, _failure, fetch
+from tests.buildlab import aws
 from tests.unit.build.test_archive import pack
 
 ROLE = "arn:aws:iam::123456789012:role/build"
@@ -19,24 +18,11 @@ ROLE = "arn:aws:iam::123456789012:role/build"
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    client.create_bucket(Bucket="code")
-    client.put_object(Bucket="code", Key="a b/app?.zip", Body=pack(("app.py", b"print()")))
-    client.put_object(Bucket="code", Key="text", Body=b"no zip")
-    client.put_object(Bucket="code", Key="cold", Body=b"x", StorageClass="GLACIER")
-    client.close()
-    yield url
-    server.stop()
+    with aws() as (url, client):
+        client.put_object(Bucket="code", Key="a b/app?.zip", Body=pack(("app.py", b"print()")))
+        client.put_object(Bucket="code", Key="text", Body=b"no zip")
+        client.put_object(Bucket="code", Key="cold", Body=b"x", StorageClass="GLACIER")
+        yield url
 
 
 def settings(endpoint: str, limits: ArchiveLimits | None = None) -> SourceSettings:
