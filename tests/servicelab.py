@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import ssl
+import stat
 import subprocess
 import sys
 import tempfile
@@ -289,7 +290,8 @@ class Service:
         """The end of the service's log."""
         if not self.log.exists():
             return ""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        every = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in every if '"event": "answered"' not in line][-lines:])
 
     def kill(self) -> None:
         """kill -9: the service gets no chance to say goodbye."""
@@ -360,8 +362,8 @@ class Service:
         made = self._images.get(digest)
         if made is None:
             made = self.begin_image(f"{name}-{digest[:8]}", files, **options)
-            assert self.built(made) == "SUCCESSFUL", self.build(made)
             self._images[digest] = made
+        assert self.built(made) == "SUCCESSFUL", self.build(made)
         return made
 
     def begin_image(self, name: str, files: Mapping[str, bytes], **options: Any) -> Image:
@@ -400,7 +402,9 @@ class Service:
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
             for path, data in files.items():
-                archive.writestr(path, data)
+                entry = zipfile.ZipInfo(path)
+                entry.external_attr = (stat.S_IFREG | 0o755) << 16
+                archive.writestr(entry, data)
         s3 = self.client("s3")
         s3.create_bucket(Bucket=BUCKET)
         s3.put_object(Bucket=BUCKET, Key=f"{name}.zip", Body=content.getvalue())
@@ -473,12 +477,12 @@ class Service:
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):
-                pid, stat = int(entry.name), entry / "stat"
-                parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+                pid, status = int(entry.name), entry / "stat"
+                parent = int(status.read_text(errors="replace").rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(pid)
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
                 lines[pid] = line.decode(errors="replace").strip()
-                ours = stat.stat().st_uid in uids
+                ours = status.stat().st_uid in uids
                 if ours or mark in (entry / "environ").read_bytes().split(b"\0"):
                     found[pid] = lines[pid]
         new = list(found)

@@ -140,3 +140,12 @@ def test_a_dockerfile_that_fails(service: Service) -> None:
     assert service.built(image) == "FAILED"
     assert service.build(image)["stateReason"] == "The container image build failed."
     assert any("it goes wrong here" in line for line in _build_log(service, image))
+
+
+def test_a_program_that_cannot_be_started(service: Service) -> None:
+    dockerfile = b'FROM scratch\nCOPY note /note\nENTRYPOINT ["/note"]\n'
+    image = service.begin_image("note", {"Dockerfile": dockerfile, "note": b"no program"})
+    assert service.built(image) == "FAILED"
+    reason = service.build(image)["stateReason"]
+    assert reason.startswith("The application cannot be started: ")
+    assert "/note" in reason

@@ -18,7 +18,7 @@ from microvmd.model.hooks import HookName, build_failure_reason
 from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import INITRD, KERNEL, Equipment, identity_of, launched
 from microvmd.node.disk import create_disk, create_overlay
-from microvmd.node.guest import GuestClient, GuestGone, connect
+from microvmd.node.guest import GuestClient, GuestError, GuestGone, connect
 from microvmd.node.jail import limits_for
 from microvmd.node.snapshot import ImageFiles, Manifest, seal_image
 from microvmd.vmm.machine import Boot, Drive, MachineFiles, MachineSpec, Start
@@ -85,13 +85,17 @@ class Capture:
             )
         await guest.configure("localhost", "0" * 32)
         self.log(f"starting {config.argv[0]}")
-        await guest.start(
-            config.argv,
-            env=self._environment(),
-            cwd=config.working_dir,
-            user=config.user,
-            all_capabilities="ALL" in self.command.config.os_capabilities,
-        )
+        try:
+            await guest.start(
+                config.argv,
+                env=self._environment(),
+                cwd=config.working_dir,
+                user=config.user,
+                all_capabilities="ALL" in self.command.config.os_capabilities,
+            )
+        except GuestError as error:
+            # No such file, not executable, no such user: the image's own fault.
+            raise self._refused(f"The application cannot be started: {error.message}") from error
 
     def _environment(self) -> list[str]:
         """The image's, the request's, the platform's: the later wins (reference, section 7)."""

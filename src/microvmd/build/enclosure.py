@@ -5,8 +5,9 @@ operator trusts, not a wall against hostile ones (a shared kernel and a real roo
 
 The host side makes an :class:`Enclosure` and runs its :meth:`Enclosure.argv`; this same module,
 run as a program, then enters the namespaces and becomes the command. All of it dies with the
-program's process: the command is process 1 of the pid namespace and gets SIGKILL when its parent
-ends, so no mount and no process can outlive a build.
+process that began the build, even if that is killed: the program gets SIGKILL when its parent ends,
+and the command, process 1 of the pid namespace, when the program does. So no mount and no process
+can outlive a build.
 """
 
 import ctypes
@@ -56,14 +57,17 @@ class Enclosure:
     network: str | None = None
 
     def argv(self, command: list[str]) -> list[str]:
-        """Return the command line that runs ``command`` enclosed."""
-        job = json.dumps({"enclosure": asdict(self), "command": command})
+        """Return the command line that runs ``command`` enclosed, as a child of this process."""
+        job = json.dumps({"enclosure": asdict(self), "command": command, "parent": os.getpid()})
         return [sys.executable, "-I", "-m", "microvmd.build.enclosure", job]
 
 
 def main() -> NoReturn:
     """Enter and become the command; the parent exits with its exit code."""
     job = json.loads(sys.argv[1])
+    _check("prctl", _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    if os.getppid() != job["parent"]:
+        sys.exit("whoever began the build is gone")
     binds = tuple(Bind(**bind) for bind in job["enclosure"].pop("binds"))
     enclosure = Enclosure(binds=binds, **job["enclosure"])
     if enclosure.network is not None:

@@ -1,6 +1,7 @@
 """The command line into namespaces; what it isolates is shown in tests/vm."""
 
 import json
+import os
 import sys
 
 from microvmd.build.enclosure import Bind, Enclosure
@@ -13,6 +14,7 @@ def test_the_command_line_carries_everything() -> None:
     # -I: nothing of the caller's environment or folder may lead the interpreter elsewhere.
     assert options == ["-I", "-m", "microvmd.build.enclosure"]
     read = json.loads(job)
+    assert read["parent"] == os.getpid()
     assert read["command"] == ["/usr/bin/env", "-i"]
     assert Bind(**read["enclosure"].pop("binds")[0]) == enclosure.binds[0]
     assert Enclosure(binds=enclosure.binds, **read["enclosure"]) == enclosure
