@@ -37,7 +37,7 @@ kernel_present() {
 }
 
 fetch_kernel() {
-    guest/fetch-kernel.sh "$assets/kernel"
+    guest/fetch-kernel.sh "$assets"
 }
 
 guest_inputs() {
