@@ -6,7 +6,8 @@ none of them, except the memory file, the kernel and the initramfs, which QEMU o
 Why these options (each was found by experiment on QEMU 10.0):
 - `pic=off`: with the legacy interrupt controller most boots fail under TCG.
 - `acpi=on`: Debian's kernel finds virtio-mmio devices through ACPI only.
-- `announce-rounds=0`: a restored guest need not tell a switch where it is; it is not woken for it.
+- `guest_announce=off`: a restored guest need not tell a switch where it is; QEMU does, once, and
+  does not wake it. (`announce-rounds=0` would save that too, but then QEMU crashes when it ends.)
 - `suppress-vmdesc=on` and `send-configuration=off`, at every start: the device state written for a
   suspend snapshot has neither part, and a restore refuses a file that differs from its options.
 - `readonly=on,rom=off` for clones: the guest's pages are private, and nothing can write to the
@@ -105,7 +106,7 @@ def command_line(
         "-m", f"{spec.memory_mib}M",
         "-object", _memory(spec, start, paths),
         "-global", "migration.send-configuration=off",
-        "-global", "migration.announce-rounds=0",
+        "-global", "migration.announce-rounds=1",
         *_contents(spec, start, files, paths),
         *_channels(files),
         "-device", "virtio-rng-device",
@@ -173,7 +174,8 @@ def _channels(files: OpenFiles) -> tuple[str, ...]:
 def _network(files: OpenFiles) -> tuple[str, ...]:
     """Without a tap the card is there all the same, connected to nothing."""
     backend = "hubport,id=net,hubid=0" if files.tap is None else f"tap,id=net,fd={files.tap}"
-    return ("-netdev", backend, "-device", f"virtio-net-device,netdev=net,mac={GUEST_MAC}")
+    card = f"virtio-net-device,netdev=net,mac={GUEST_MAC},guest_announce=off"
+    return ("-netdev", backend, "-device", card)
 
 
 def _drives(spec: MachineSpec, files: OpenFiles) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def test_every_start_can_be_suspended() -> None:
         assert "suppress-vmdesc=on" in _value(line, "-machine")
         joined = " ".join(line)
         assert "-global migration.send-configuration=off" in joined
-        assert "-global migration.announce-rounds=0" in joined
+        assert "-global migration.announce-rounds=1" in joined
 
 
 def test_nothing_shrinks_the_shared_memory_file() -> None:
