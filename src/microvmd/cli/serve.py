@@ -88,6 +88,8 @@ START_FAILURES = (
     ProcessFailed,
 )
 ROTATE_INTERVAL_S = 60.0
+GRACE_S = 2
+"""Seconds for requests in flight at the end; one that follows a log would never end by itself."""
 
 
 def serve(settings: Settings) -> None:
@@ -386,7 +388,10 @@ async def _listen_until(stopping: asyncio.Event, app: ASGIApp, settings: Setting
             "stop what uses the port, or choose another with --api-port",
         ) from error
     with listener:
-        server = _Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        config = uvicorn.Config(
+            app, log_config=None, lifespan="on", timeout_graceful_shutdown=GRACE_S
+        )
+        server = _Server(config)
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[listener]))
             log.info("serve.ready", url=settings.api.url, profile=settings.profile)
