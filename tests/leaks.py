@@ -2,7 +2,7 @@
 
 What this process made itself (children, descriptors, mounts and half-written files below the
 test's directory) is checked always. Things that only their name gives away (interfaces, network
-namespaces, nft tables, cgroups) are checked where the machine is ours alone, that is under CI:
+namespaces, nft tables, cgroups, mounts in /run) are checked where the machine is ours alone, that is under CI:
 elsewhere another run beside this one may be at work. A service that several tests share changes on
 its own (networks in store, its own restart); it is a resident, and whoever shares it checks it.
 """
@@ -71,7 +71,7 @@ class Traces:
                 if not thread.daemon
             ),
             descriptors=_descriptors(directory),
-            mounts=_mounts(directory),
+            mounts=_mounts(directory, whole_machine),
             interfaces=_interfaces(residents) if whole_machine else nothing,
             namespaces=_names(Path("/run/netns")) if whole_machine else nothing,
             tables=_tables() if whole_machine else nothing,
@@ -139,9 +139,9 @@ def _descriptors(directory: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _mounts(directory: Path) -> frozenset[str]:
+def _mounts(directory: Path, whole_machine: bool) -> frozenset[str]:
     points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    ours = (f"{directory}/", f"/run/{OUR_NAME}/")
+    ours = (f"{directory}/", *([f"/run/{OUR_NAME}/"] if whole_machine else []))
     return frozenset(point for point in points if point.startswith(ours))
 
 

@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.faults]
 
 INTERRUPTED = "INTERNAL_PLATFORM_ERROR: The build was interrupted by a restart. Build again."
 SETTLED = {"RUNNING", "SUSPENDED", "TERMINATED"}
-KILLS = 8
-LATEST_KILL = 2.5
+ENDS = 6
+LATEST_END = 2.5
 """Seconds: about the length of a cycle of run, suspend, resume and terminate."""
 SLEEPING = b"FROM microvmd/python:3\nRUN sleep 4711\n"
 
@@ -181,24 +181,27 @@ def test_kill_of_haproxy(service: Service, counter: Image) -> None:
     assert not before & set(service.haproxy())
 
 
-def test_kills_at_random_moments(service: Service, counter: Image) -> None:
+@pytest.mark.parametrize("end", [Service.kill, Service.stop], ids=["kill", "stop"])
+def test_ends_at_random_moments(
+    service: Service, counter: Image, end: Callable[[Service], None]
+) -> None:
     kept = service.run(counter)
     counted = _count(kept)
-    for _ in range(KILLS):
-        moment = random.uniform(0, LATEST_KILL)
+    for _ in range(ENDS):
+        moment = random.uniform(0, LATEST_END)
         with _in_background(lambda: _cycle(service, counter)):
             threading.Event().wait(moment)
-            service.kill()
+            end(service)
         service.start()
         _settle(service)
         service.check_strays()
         counted += 1
-        assert _count(kept) == counted, f"after a kill at {moment:.3f} s"
+        assert _count(kept) == counted, f"ended after {moment:.3f} s"
         _use(service, kept)
 
 
 def _cycle(service: Service, image: Image) -> None:
-    """Run, suspend, resume, terminate, until the service is killed under it."""
+    """Run, suspend, resume, terminate, until the service ends under it."""
     with suppress(botocore.exceptions.BotoCoreError, httpx.HTTPError, AssertionError):
         for _ in range(10):
             microvm = service.run(image)
