@@ -2,9 +2,10 @@
 
 What this process made itself (children, descriptors, mounts and half-written files below the
 test's directory) is checked always. Things that only their name gives away (interfaces, network
-namespaces, nft tables, cgroups, mounts in /run) are checked where the machine is ours alone, that is under CI:
-elsewhere another run beside this one may be at work. A service that several tests share changes on
-its own (networks in store, its own restart); it is a resident, and whoever shares it checks it.
+namespaces, nft tables, cgroups, mounts in /run) are checked where the machine is ours alone, that
+is under CI: elsewhere another run beside this one may be at work. A service that several tests
+share changes on its own (networks in store, its own restart); it is a resident, and whoever shares
+it checks it.
 """
 
 import gc

@@ -51,14 +51,20 @@ STOP_LIMIT = 30.0
 SETTLE_LIMIT = 15.0
 TOKEN_HEADER = "X-aws-proxy-auth"
 PORT_HEADER = "X-aws-proxy-port"
+MICROVM_HOOKS: dict[str, Any] = {
+    "run": "ENABLED",
+    "runTimeoutInSeconds": 20,
+    "resume": "ENABLED",
+    "resumeTimeoutInSeconds": 20,
+    "suspend": "ENABLED",
+    "suspendTimeoutInSeconds": 20,
+    "terminate": "ENABLED",
+    "terminateTimeoutInSeconds": 20,
+}
 ALL_HOOKS = {
     "port": 9000,
     "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 60},
-    "microvmHooks": {
-        name: "ENABLED" if not name.endswith("Seconds") else 20
-        for hook in ("run", "resume", "suspend", "terminate")
-        for name in (hook, f"{hook}TimeoutInSeconds")
-    },
+    "microvmHooks": MICROVM_HOOKS,
 }
 AUTO_RESUME = {
     "maxIdleDurationSeconds": 900,
@@ -551,7 +557,12 @@ class Service:
 
     def close(self) -> None:
         """End the service and what outlives it on purpose; raise when something else is left."""
-        failures: list[str] = []
+        left: list[str] = []
+
+        def ask() -> bool | None:
+            left[:] = self._left()
+            return None if left else True
+
         try:
             if self.process is not None:
                 if self.process.poll() is None:
@@ -560,11 +571,10 @@ class Service:
             for pid in (*self.haproxy(), *self.local_aws()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            failures = poll(lambda: [] if not self._left() else None, limit=SETTLE_LIMIT) or []
-            failures = self._left()
+            poll(ask, limit=SETTLE_LIMIT)
         finally:
             self._by_force()
-        assert not failures, f"left behind by serve: {failures}\n{self.said()}"
+        assert not left, f"left behind by serve: {left}\n{self.said()}"
 
     def _left(self) -> list[str]:
         found = [f"process {pid}: {line[:300]}" for pid, line in self.processes().items()]

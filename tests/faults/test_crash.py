@@ -181,6 +181,17 @@ def test_kill_of_haproxy(service: Service, counter: Image) -> None:
     assert not before & set(service.haproxy())
 
 
+def test_kill_of_haproxy_and_the_service(service: Service, counter: Image) -> None:
+    """The routes were in HAProxy's memory; the new one gets them from the record."""
+    microvm = service.run(counter)
+    assert _count(microvm) == 1
+    service.kill()
+    for pid in service.haproxy():
+        os.kill(pid, signal.SIGKILL)
+    service.start()
+    assert _count(microvm) == 2
+
+
 @pytest.mark.parametrize("end", [Service.kill, Service.stop], ids=["kill", "stop"])
 def test_ends_at_random_moments(
     service: Service, counter: Image, end: Callable[[Service], None]

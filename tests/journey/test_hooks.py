@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.servicelab import ALL_HOOKS, CHECKOUT, Image, Microvm, Service, folder
+from tests.servicelab import CHECKOUT, MICROVM_HOOKS, Image, Microvm, Service, folder
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 
@@ -14,9 +14,17 @@ NOT_YET = 3
 ADVICE = "Please check your hook endpoint and application logs for more details."
 
 
+RUN_LIMIT = 5
+"""Seconds; long enough for a busy machine."""
+
+
 def _hooks(**ready: Any) -> dict[str, Any]:
     image_hooks = {"ready": "ENABLED", "readyTimeoutInSeconds": 60, "validate": "ENABLED"}
-    return {**ALL_HOOKS, "microvmImageHooks": {**image_hooks, **ready}}
+    return {
+        "port": 9000,
+        "microvmImageHooks": {**image_hooks, **ready},
+        "microvmHooks": {**MICROVM_HOOKS, "runTimeoutInSeconds": RUN_LIMIT},
+    }
 
 
 @pytest.fixture
