@@ -63,17 +63,16 @@ class Together:
 class Lab:
     """The client's side of all measurements, on connections that are new each time."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, memory: int) -> None:
         self.service = service
+        self.options = BuildOptions(name=f"{IMAGE}-{memory}", memory=memory)
         self.image_arn = ""
 
     def prepare(self, boots: int) -> list[float]:
         """Build the image ``boots`` times; each build boots it cold once. Seconds of each boot."""
         cold = []
         for number in range(boots):
-            image = build_image(
-                self.service, default_example(), BuildOptions(name=IMAGE), show_log=number == 0
-            )
+            image = build_image(self.service, default_example(), self.options, show_log=number == 0)
             self.image_arn = image["imageArn"]
             cold.append(self._cold_boot(image["imageVersion"]))
             self._keep_only(image["imageVersion"])
@@ -86,7 +85,7 @@ class Lab:
             imageIdentifier=self.image_arn, imageVersion=version
         )
         stream = f"build/{version}/{builds['items'][0]['buildId']}"
-        lines = list(self.service.logs(f"/aws/lambda-microvms/{IMAGE}", stream))
+        lines = list(self.service.logs(f"/aws/lambda-microvms/{self.options.name}", stream))
         begins = next(line.time for line in lines if line.message.startswith(BOOT_BEGINS))
         ends = next(line.time for line in lines if line.message.startswith(BOOT_ENDS))
         return ends - begins
@@ -260,7 +259,7 @@ def report(
 async def bench(options: argparse.Namespace) -> None:
     settings = load()
     async with running_service(settings):
-        lab = Lab(Service(settings))
+        lab = Lab(Service(settings), options.memory)
         await asyncio.to_thread(_measure_all, lab, options)
 
 
@@ -287,6 +286,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--together", type=int, default=20, help="how many at once; 0 for none")
     parser.add_argument("--boots", type=int, default=3, help="builds, each with one cold boot")
+    parser.add_argument("--memory", type=int, default=512, help="size of the image, MiB at least")
     options = parser.parse_args()
     try:
         with reported():
