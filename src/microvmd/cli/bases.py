@@ -9,6 +9,7 @@ import typer
 
 from microvmd.build.bases import BaseStore, InvalidName, UnknownBase
 from microvmd.build.debian import DebianUnavailable
+from microvmd.build.oci import InvalidImage
 from microvmd.cli import settings
 from microvmd.cli.failure import Failure, reported
 from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table, size
@@ -30,7 +31,7 @@ def _done(work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run(work)
     except UnknownBase as error:
         raise Failure(str(error), "see what there is: microvmd base list") from error
-    except (InvalidName, DebianUnavailable, ProcessFailed) as error:
+    except (InvalidImage, InvalidName, DebianUnavailable, ProcessFailed) as error:
         raise Failure(str(error)) from error
     except PermissionError as error:
         raise Failure(str(error), "base images belong to the service: run this as root") from error

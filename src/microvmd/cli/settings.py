@@ -131,9 +131,9 @@ class NetworkSettings(Section):
 
     prefix: str = Field(
         default="mvm",
-        pattern=r"^[a-z][a-z0-9]{0,5}$",
-        description="begin of the names of interfaces, namespaces and tables on this machine; "
-        "two services on one machine need two",
+        pattern=r"^([a-z][a-z0-9]{0,5})?[a-z]$",
+        description="begin of the names of interfaces, namespaces and tables on this machine, "
+        "ending in a letter; two services on one machine need two",
     )
     subnet: IPv4Network = Field(
         default=IPv4Network("10.200.0.0/16"),

@@ -56,3 +56,11 @@ def test_refused(tarball: Path, argv: tuple[str, ...], said: str) -> None:
     code, output = _run(*argv)
     assert code == 1
     assert said in output
+
+
+def test_a_file_that_is_no_image_is_refused_in_words(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no image")
+    code, output = _run("add", "mine", str(text))
+    assert code == 1
+    assert output.startswith("error: ")

@@ -68,6 +68,7 @@ def test_every_setting_has_a_variable_that_is_its_own() -> None:
         "account = '12'",
         "[network]\nsubnet = '10.0.0.0/31'",
         "[network]\nprefix = 'far-too-long'",
+        "[network]\nprefix = 'mvm2'",
         "[aws]\nlocal = false",
         "[edge]\nport = 0",
     ],
