@@ -22,7 +22,7 @@ import dns.rdatatype
 import dns.rrset
 
 from microvmd.node import nftables
-from microvmd.node.commands import ip, nft
+from microvmd.node.commands import ip, nft, query
 from microvmd.node.namespace import Visitor, destroy
 from microvmd.node.network import Network
 from microvmd.node.slots import NetworkSettings
@@ -218,6 +218,27 @@ async def disarm(path: Path, *chains: str) -> None:
 async def disarm_host(settings: NetworkSettings, *chains: str) -> None:
     table = nftables.host_table(settings)
     await nft("".join(f"flush chain inet {table} {chain}\n" for chain in chains))
+
+
+@contextlib.asynccontextmanager
+async def unguarded() -> AsyncIterator[int]:
+    """Without the guard of any instance: other tests' services may stand beside ours.
+
+    Gives how many guards there were; they are back afterwards.
+    """
+    tables = (await query("nft", "list", "tables")).decode().splitlines()
+    names = [line.split()[2] for line in tables if line.startswith("table inet microvmd_")]
+    guards: dict[str, str] = {}
+    for name in names:
+        listed = (await query("nft", "list", "table", "inet", name)).decode()
+        if f"chain {nftables.GUARD} {{" in listed:
+            chain = await query("nft", "list", "chain", "inet", name, nftables.GUARD)
+            guards[name] = chain.decode()
+    await nft("".join(f"flush chain inet {name} {nftables.GUARD}\n" for name in guards))
+    try:
+        yield len(guards)
+    finally:
+        await nft("".join(guards.values()))
 
 
 def upstream(records: dict[str, str]) -> Callable[[bytes], bytes]:
