@@ -14,7 +14,7 @@ TEST_FILE_LINES = 800
 FUNCTION_LINES = 80
 # A function without a home shows a missing noun; these names hide it.
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "core"}
-BANNED_TEXT = re.compile(r"\b(TODO|FIXME|HACK|XXX)\b|/work/|/tmp/bash")
+BANNED_TEXT = re.compile(rf"\b(TODO|FIXME|HACK|XXX)\b|{re.escape(str(CHECKOUT))}/")
 PYTHON = sorted(
     path
     for folder in ("src", "tests", "bench", "examples")
