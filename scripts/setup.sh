@@ -40,8 +40,13 @@ fetch_kernel() {
     guest/fetch-kernel.sh "$assets"
 }
 
+native_files() {
+    source_files "$1"
+    echo scripts/build-native.sh
+}
+
 guest_inputs() {
-    source_files guest | hash_files
+    native_files guest | hash_files
 }
 
 agent_present() {
@@ -53,7 +58,7 @@ build_agent() {
 }
 
 jailer_inputs() {
-    source_files jailer | hash_files
+    native_files jailer | hash_files
 }
 
 jailer_present() {

@@ -30,6 +30,7 @@ from microvmd.model.image import (
     Version,
     VersionConfig,
     VersionStatus,
+    echo_base_version,
 )
 
 Request = Mapping[str, Any]
@@ -208,7 +209,10 @@ def _config(config: VersionConfig) -> dict[str, Any]:
     """Unset members are null, whatever their default is: recorded, as are the two exceptions."""
     return {
         "baseImageArn": config.base_image_arn,
-        "baseImageVersion": _base_version(config.base_image_version),
+        # The newest is the default.
+        "baseImageVersion": echo_base_version(
+            config.base_image_version or MANAGED_VERSIONS[0].number
+        ),
         "buildRoleArn": config.build_role_arn,
         "description": config.description,
         "codeArtifact": {"uri": config.code_artifact_uri},
@@ -221,11 +225,6 @@ def _config(config: VersionConfig) -> dict[str, Any]:
         "environmentVariables": dict(config.environment) or None,
         "kmsKeyIdentifier": config.kms_key,
     }
-
-
-def _base_version(number: str | None) -> str:
-    """Recorded: requests name the base as ``1``, answers as ``1.0``; the newest is the default."""
-    return f"{number or MANAGED_VERSIONS[0].number}.0"
 
 
 def _logging(logging: Logging | None) -> dict[str, Any] | None:

@@ -22,8 +22,6 @@ _HEREDOC_INSTRUCTIONS = frozenset({"RUN", "COPY", "ADD"})
 _MAX_STAGES = 64
 _MAX_WORD = 4096
 _MAX_FLAGS = 32
-# The machine names of the kernel and the architecture names of OCI for the same processors.
-OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,8 +356,6 @@ class MicroVms:
             case Effect.RESUME:
                 assert spec is not None
                 await self._node.send(ResumeMicrovm(spec))
-            case Effect.START:
-                raise AssertionError("a MicroVM starts in run()")
 
     def _note_timings(self, report: MicrovmReport) -> None:
         if isinstance(report, Started | Suspended):

@@ -69,7 +69,6 @@ class Event(StrEnum):
 class Effect(StrEnum):
     """What a decision asks the outside to do, in order."""
 
-    START = auto()
     SUSPEND = auto()
     RESUME = auto()
     TERMINATE = auto()

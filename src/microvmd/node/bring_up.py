@@ -179,7 +179,7 @@ class Running:
             await equipment.logs.append(target.group, target.stream, lines)
 
 
-def clone_spec(equipment: Equipment, spec: MicrovmSpec, files: MicrovmFiles) -> MachineSpec:
+def _clone_spec(equipment: Equipment, spec: MicrovmSpec, files: MicrovmFiles) -> MachineSpec:
     """Raise SnapshotBroken or SnapshotForeign when the image cannot be restored here."""
     image = equipment.paths.image(spec.version)
     manifest = load(image.directory, stamp=equipment.stamp)
@@ -206,7 +206,7 @@ async def bring_up(
     leaves it running.
     """
     files = equipment.paths.microvm(spec.microvm_id)
-    machine_spec = clone_spec(equipment, spec, files)
+    machine_spec = _clone_spec(equipment, spec, files)
     with timings.step("network"):
         network = await stack.enter_async_context(equipment.networks.network())
     jail = await stack.enter_async_context(
@@ -268,7 +268,7 @@ async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) 
     record = equipment.vmm_of(files)
     if record is None:
         raise ProcessGone(f"{spec.microvm_id} has no VMM")
-    machine_spec = clone_spec(equipment, spec, files)
+    machine_spec = _clone_spec(equipment, spec, files)
     network = await stack.enter_async_context(equipment.networks.adopt(record.network))
     with _kept(network):
         jail = await stack.enter_async_context(
