@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 import uvicorn
 from botocore.config import Config
+from starlette.applications import Starlette
 
 from microvmd.api.credentials import Identity, KeyRing
 from microvmd.api.handlers import control_handlers
@@ -144,8 +145,23 @@ async def _serve(
     async with (
         Store.at(directory / "state.db") as store,
         local_aws(directory, directory / "local-aws.log", ACCOUNT, keep=False) as aws,
-        _control(store) as (images, microvms),
+        application(store, issuer, aws.socket) as app,
     ):
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(server.serve(sockets=[listener]))
+            up.set()
+            await asyncio.to_thread(down.wait)
+            server.should_exit = True
+            await serving
+
+
+@contextlib.asynccontextmanager
+async def application(
+    store: Store, issuer: TokenIssuer, aws_socket: Path | None = None
+) -> AsyncIterator[Starlette]:
+    """The API over control and store. Without a local AWS server, its services are refused."""
+    async with _control(store) as (images, microvms):
         handlers = control_handlers(
             images,
             microvms,
@@ -154,14 +170,8 @@ async def _serve(
             endpoint_name=lambda endpoint: endpoint_name(endpoint, REGION, "microvm.localhost"),
         )
         keys = KeyRing([KEY])
-        app = create_app(handlers, keys, Relay(aws.socket, keys), region=REGION)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
-        async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(server.serve(sockets=[listener]))
-            up.set()
-            await asyncio.to_thread(down.wait)
-            server.should_exit = True
-            await serving
+        relay = None if aws_socket is None else Relay(aws_socket, keys)
+        yield create_app(handlers, keys, relay, region=REGION)
 
 
 @contextlib.asynccontextmanager
