@@ -48,6 +48,8 @@ def spec_of(microvm: MicroVm, version: Version) -> MicrovmSpec:
         hooks=version.config.hooks,
         log=log_of(microvm, version),
         run_hook_payload=microvm.run_hook_payload,
+        execution_role_arn=microvm.execution_role_arn,
+        kms_key=microvm.kms_key or version.config.kms_key,
     )
 
 

@@ -47,6 +47,9 @@ class MicrovmSpec:
     hooks: Hooks
     log: LogTarget
     run_hook_payload: str | None = None
+    execution_role_arn: str | None = None
+    kms_key: str | None = None
+    """What its suspend snapshots are encrypted with: its own key, else that of its image."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,21 @@ async def test_what_the_node_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("image_key", "own_key", "told"),
+    [(None, None, None), ("k1", None, "k1"), (None, "k2", "k2"), ("k1", "k2", "k2")],
+)
+async def test_its_own_key_wins_over_that_of_its_image(
+    image_key: str | None, own_key: str | None, told: str | None, tmp_path: Path
+) -> None:
+    async with plane(tmp_path) as p:
+        await p.built(**({"kmsKeyIdentifier": image_key} if image_key else {}))
+        found = await p.store.run(lambda tx: tx.version(ACCOUNT, "app", ImageVersion(1)))
+        assert found is not None
+        spec = spec_of(microvm(kms_key=own_key, execution_role_arn="role"), found)
+    assert (spec.kms_key, spec.execution_role_arn) == (told, "role")
+
+
+@pytest.mark.parametrize(
     ("logging", "target"),
     [
         (None, LogTarget("/aws/lambda-microvms/app", "2001/09/09[1.0]microvm-1")),
