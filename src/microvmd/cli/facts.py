@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from microvmd.cli.extensions import Health, LogLine, MicrovmFacts, VmmFacts
+from microvmd.control.logs import run_log
 from microvmd.control.microvms import MicroVms
-from microvmd.control.runnable import log_of
 from microvmd.control.store import Store, Transaction
 from microvmd.edge.stats import CommandFailed
 from microvmd.messages.node import LogTarget
@@ -114,7 +114,7 @@ def _log_target(tx: Transaction, microvm: MicroVm) -> LogTarget:
     version = tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
     if version is None:
         raise NotFound(f"MicroVM not found: {microvm.microvm_id}")
-    return log_of(microvm, version)
+    return run_log(microvm, version)
 
 
 def _pss(pid: int) -> int | None:

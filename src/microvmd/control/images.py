@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from microvmd.control.logs import build_delivery, build_log
 from microvmd.control.managed import check_base
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
@@ -15,7 +16,6 @@ from microvmd.messages.node import (
     BuildSucceeded,
     BuildVersion,
     DeleteVersion,
-    LogTarget,
     Node,
     VersionDeleted,
     VersionKey,
@@ -329,18 +329,9 @@ class Images:
                 image_arn=str(image.arn),
                 config=version.config,
                 log=build_log(version),
+                delivery=build_delivery(version),
             )
         )
-
-
-def build_log(version: Version) -> LogTarget:
-    """Group and stream of a version's build log."""
-    logging = version.config.logging
-    group = (logging.group if logging else None) or f"/aws/lambda-microvms/{version.image_name}"
-    stream = (
-        logging.stream if logging else None
-    ) or f"build/{version.number}/{version.build.build_id}"
-    return LogTarget(group, stream)
 
 
 def key_of(version: Version) -> VersionKey:

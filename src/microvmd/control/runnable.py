@@ -1,12 +1,12 @@
 """Which version a run takes, and what the node must know of it."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from microvmd.control.images import key_of
+from microvmd.control.logs import run_delivery, run_log
 from microvmd.control.store import Transaction
-from microvmd.messages.node import LogTarget, MicrovmSpec
+from microvmd.messages.node import MicrovmSpec
 from microvmd.model.errors import NotFound, ValidationError
 from microvmd.model.hooks import HookName
 from microvmd.model.identifiers import ImageArn, ImageVersion
@@ -46,17 +46,9 @@ def spec_of(microvm: MicroVm, version: Version) -> MicrovmSpec:
         image_arn=microvm.image_arn,
         size=version.config.size,
         hooks=version.config.hooks,
-        log=log_of(microvm, version),
+        log=run_log(microvm, version),
         run_hook_payload=microvm.run_hook_payload,
         execution_role_arn=microvm.execution_role_arn,
         kms_key=microvm.kms_key or version.config.kms_key,
+        delivery=run_delivery(microvm, version),
     )
-
-
-def log_of(microvm: MicroVm, version: Version) -> LogTarget:
-    """Group and stream of run-time logs: ``YYYY/MM/DD[<version>]<microvmId>`` (recorded)."""
-    logging = microvm.logging
-    group = (logging.group if logging else None) or f"/aws/lambda-microvms/{version.image_name}"
-    day = time.strftime("%Y/%m/%d", time.gmtime(microvm.started_at))
-    stream = logging.stream if logging else None
-    return LogTarget(group, stream or f"{day}[{version.number}]{microvm.microvm_id}")

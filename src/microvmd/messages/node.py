@@ -29,10 +29,19 @@ class VersionKey:
 
 @dataclass(frozen=True, slots=True)
 class LogTarget:
-    """Group and stream of a log; the local store always gets it."""
+    """Group and stream of a log in the node's own store, which always gets it."""
 
     group: str
     stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogDelivery:
+    """Where CloudWatch Logs gets a log too, and the role whose rights that takes."""
+
+    group: str
+    stream: str
+    role_arn: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +57,10 @@ class MicrovmSpec:
     log: LogTarget
     run_hook_payload: str | None = None
     execution_role_arn: str | None = None
+    """Whose credentials the guest gets."""
     kms_key: str | None = None
     """What its suspend snapshots are encrypted with: its own key, else that of its image."""
+    delivery: LogDelivery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,7 @@ class BuildVersion:
     image_arn: str
     config: VersionConfig
     log: LogTarget
+    delivery: LogDelivery | None = None
 
 
 @dataclass(frozen=True, slots=True)

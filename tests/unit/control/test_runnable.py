@@ -1,15 +1,15 @@
-"""Which version a run takes, and where its output goes."""
+"""Which version a run takes, and what the node is told of it."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from microvmd.control.runnable import choose_version, log_of, spec_of
-from microvmd.messages.node import LogTarget, VersionKey
+from microvmd.control.runnable import choose_version, spec_of
+from microvmd.messages.node import LogDelivery, VersionKey
 from microvmd.model.errors import NotFound, ValidationError
 from microvmd.model.identifiers import ImageArn, ImageVersion
-from microvmd.model.image import Logging, Version, VersionStatus
+from microvmd.model.image import Version, VersionStatus
 from microvmd.model.microvm import MicroVm, Phase
 from tests.unit.control.plane import ACCOUNT, CREATE, IMAGE_ARN, Plane, plane
 
@@ -88,6 +88,7 @@ async def test_what_the_node_is_told(tmp_path: Path) -> None:
     assert (spec.microvm_id, spec.generation) == ("microvm-1", 3)
     assert spec.version == VersionKey(ACCOUNT, "app", "1.0")
     assert spec.run_hook_payload == "payload"
+    assert (spec.execution_role_arn, spec.delivery) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -105,16 +106,9 @@ async def test_its_own_key_wins_over_that_of_its_image(
     assert (spec.kms_key, spec.execution_role_arn) == (told, "role")
 
 
-@pytest.mark.parametrize(
-    ("logging", "target"),
-    [
-        (None, LogTarget("/aws/lambda-microvms/app", "2001/09/09[1.0]microvm-1")),
-        (Logging(group="g"), LogTarget("g", "2001/09/09[1.0]microvm-1")),
-        (Logging(group="g", stream="s"), LogTarget("g", "s")),
-    ],
-)
-async def test_where_output_goes(
-    logging: Logging | None, target: LogTarget, tmp_path: Path
-) -> None:
+async def test_the_node_is_told_of_the_execution_role(tmp_path: Path) -> None:
+    role = f"arn:aws:iam::{ACCOUNT}:role/app"
     async with plane(tmp_path) as p:
-        assert log_of(microvm(logging=logging), await version(p)) == target
+        spec = spec_of(microvm(execution_role_arn=role), await version(p))
+    assert spec.execution_role_arn == role
+    assert spec.delivery == LogDelivery(spec.log.group, spec.log.stream, role)
