@@ -14,12 +14,12 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from microvmd.node.sparse import digest
 from microvmd.vmm.machine import (
     Accelerator,
     FromImage,
@@ -30,8 +30,6 @@ from microvmd.vmm.machine import (
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-BLOCK = 64 << 10
-ZERO_BLOCK = bytes(BLOCK)
 
 
 class SnapshotKind(StrEnum):
@@ -267,39 +265,6 @@ async def verify(directory: Path) -> Manifest:
         return manifest
 
     return await asyncio.to_thread(work)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 over the size and all blocks that are not zero, each with its number.
-
-    Reads only what is allocated, and does not depend on where a copy happens to have holes.
-    """
-    result = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        result.update(size.to_bytes(8, "little"))
-        for begin, end in _extents(file.fileno(), size):
-            for offset in range(begin - begin % BLOCK, end, BLOCK):
-                block = os.pread(file.fileno(), BLOCK, offset)
-                if block != ZERO_BLOCK[: len(block)]:
-                    result.update(offset.to_bytes(8, "little"))
-                    result.update(block)
-    return result.hexdigest()
-
-
-def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Allocated parts, cut so that no block of BLOCK bytes is in two of them."""
-    position = 0
-    while position < size:
-        try:
-            begin = os.lseek(fd, position, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            return
-        end = os.lseek(fd, begin, os.SEEK_HOLE)
-        begin = max(begin - begin % BLOCK, position)
-        end = min(end + -end % BLOCK, size)
-        yield begin, end
-        position = end
 
 
 def encode(manifest: Manifest) -> bytes:

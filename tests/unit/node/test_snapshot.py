@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microvmd.node.snapshot import (
-    BLOCK,
     MANIFEST,
     FileRecord,
     ImageFiles,
@@ -21,7 +20,6 @@ from microvmd.node.snapshot import (
     SnapshotKind,
     Stamp,
     decode,
-    digest,
     encode,
     load,
     seal_image,
@@ -30,38 +28,6 @@ from microvmd.node.snapshot import (
 from microvmd.vmm.machine import SuspendMethod
 
 STAMP = Stamp("tcg", "10.0.2", "max")
-
-
-def _write(path: Path, *pieces: tuple[int, bytes], size: int) -> Path:
-    with path.open("wb") as file:
-        for offset, content in pieces:
-            file.seek(offset)
-            file.write(content)
-        file.truncate(size)
-    return path
-
-
-def test_digest_does_not_depend_on_holes(tmp_path: Path) -> None:
-    data = random.randbytes(5000)
-    size = 20 * BLOCK + 77
-    sparse = _write(tmp_path / "a", (3 * BLOCK + 100, data), size=size)
-    full = tmp_path / "b"
-    full.write_bytes(sparse.read_bytes())
-    assert full.stat().st_blocks > sparse.stat().st_blocks
-    assert digest(sparse) == digest(full)
-
-
-def test_digest_sees_every_difference(tmp_path: Path) -> None:
-    size = 8 * BLOCK
-    files = [
-        _write(tmp_path / "zero", size=size),
-        _write(tmp_path / "longer", size=size + 1),
-        _write(tmp_path / "empty", size=0),
-        _write(tmp_path / "first", (0, b"x"), size=size),
-        _write(tmp_path / "second", (BLOCK, b"x"), size=size),
-        _write(tmp_path / "last", (size - 1, b"x"), size=size),
-    ]
-    assert len({digest(path) for path in files}) == len(files)
 
 
 def _image(directory: Path) -> Path:
