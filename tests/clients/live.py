@@ -24,6 +24,7 @@ from microvmd.api.relay import Relay
 from microvmd.api.service import create_app
 from microvmd.cli.local_aws import local_aws
 from microvmd.control.images import Images
+from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
 from microvmd.control.store import Store
@@ -34,6 +35,7 @@ from microvmd.model.image import SnapshotSizes
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
+MANAGED = ManagedImages(REGION)
 KEY = Identity("AKIAMICROVMD", "secret/+key", ACCOUNT)
 CONFIG: Any = Config(
     retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, parameter_validation=False
@@ -147,7 +149,9 @@ async def _serve(
         local_aws(directory, directory / "local-aws.log", ACCOUNT, keep=False) as aws,
         application(store, issuer, aws.socket) as app,
     ):
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, lifespan="on", server_header=False)
+        )
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[listener]))
             up.set()
@@ -166,7 +170,7 @@ async def application(
             images,
             microvms,
             issuer,
-            region=REGION,
+            managed=MANAGED,
             endpoint_name=lambda endpoint: endpoint_name(endpoint, REGION, "microvm.localhost"),
         )
         keys = KeyRing([KEY])
@@ -180,8 +184,8 @@ async def _control(store: Store) -> AsyncIterator[tuple[Images, MicroVms]]:
 
     cursors, node = Cursors(b"k" * 32), MemoryNode()
     routes = _Routes()
-    async with MicroVms(store, node, routes, cursors, time.time, REGION) as microvms:
-        images = Images(store, node, cursors, time.time, REGION)
+    async with MicroVms(store, node, routes, cursors, time.time, MANAGED) as microvms:
+        images = Images(store, node, cursors, time.time, MANAGED)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(node.work(images, microvms))
             yield images, microvms

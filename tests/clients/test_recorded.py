@@ -268,7 +268,8 @@ def test_empty_answers(api: LiveApi) -> None:
             404,
             "ResourceNotFoundException",
             {
-                "message": f"MicroVMImage not found for MicroVMImageID: {_arn('ghost')}",
+                "message": f"MicroVMImage not found for MicroVMImage: {_arn('ghost')}, "
+                "Version: 1.0",
                 "resourceId": None,
                 "resourceType": None,
             },

@@ -6,6 +6,7 @@ from microvmd.api.microvms import EndpointName, MicrovmHandlers
 from microvmd.api.tags import TagHandlers
 from microvmd.api.tokens import TokenHandlers
 from microvmd.control.images import Images
+from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.tokens import TokenIssuer
 
@@ -15,12 +16,12 @@ def control_handlers(
     microvms: MicroVms,
     issuer: TokenIssuer,
     *,
-    region: str,
+    managed: ManagedImages,
     endpoint_name: EndpointName,
 ) -> list[object]:
     """What ``create_app`` needs: together they have a method for every operation."""
     return [
-        ImageHandlers(images, region),
+        ImageHandlers(images, managed),
         MicrovmHandlers(microvms, endpoint_name),
         TagHandlers(images),
         TokenHandlers(microvms, issuer),

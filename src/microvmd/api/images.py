@@ -11,13 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from microvmd.api.requests import RequestContext
-from microvmd.control.images import Images, ImageView
-from microvmd.control.managed import (
-    MANAGED_VERSIONS,
-    ManagedVersion,
-    managed_arn,
-    managed_versions,
-)
+from microvmd.control.images import Images
+from microvmd.control.lookups import ImageView
+from microvmd.control.managed import MANAGED_VERSIONS, ManagedImages, ManagedVersion
 from microvmd.control.paging import Page
 from microvmd.model.errors import NotFound, ValidationError
 from microvmd.model.hooks import IMAGE_HOOKS, MICROVM_HOOKS, HookName, Hooks
@@ -39,11 +35,11 @@ _ID_NAMESPACE = uuid.UUID("6a0c2a8e-6c5e-5e3a-9a55-0d6f3c1b7e42")
 
 
 class ImageHandlers:
-    """One method for each operation on images. ``region`` names the managed images."""
+    """One method for each operation on images."""
 
-    def __init__(self, images: Images, region: str) -> None:
+    def __init__(self, images: Images, managed: ManagedImages) -> None:
         self._images = images
-        self._region = region
+        self._managed = managed
 
     async def create_microvm_image(
         self, context: RequestContext, request: Request
@@ -159,7 +155,7 @@ class ImageHandlers:
         _refuse_token(request)
         newest, oldest = MANAGED_VERSIONS[0], MANAGED_VERSIONS[-1]
         item = {
-            "imageArn": managed_arn(self._region),
+            "imageArn": self._managed.arn,
             "createdAt": oldest.created_at,
             "updatedAt": newest.created_at,
         }
@@ -169,9 +165,9 @@ class ImageHandlers:
         self, context: RequestContext, request: Request
     ) -> Mapping[str, Any]:
         start = _page_start(request)
-        found = managed_versions(request["imageIdentifier"], self._region)
+        found = self._managed.versions(request["imageIdentifier"])
         end = start + int(request.get("maxResults") or len(found))
-        items = [_managed(version, self._region) for version in found[start:end]]
+        items = [_managed(version, self._managed.arn) for version in found[start:end]]
         return {"items": items, "nextToken": str(end) if end < len(found) else None}
 
     async def _find_version(self, context: RequestContext, request: Request) -> Version:
@@ -209,10 +205,7 @@ def _config(config: VersionConfig) -> dict[str, Any]:
     """Unset members are null, whatever their default is: recorded, as are the two exceptions."""
     return {
         "baseImageArn": config.base_image_arn,
-        # The newest is the default.
-        "baseImageVersion": echo_base_version(
-            config.base_image_version or MANAGED_VERSIONS[0].number
-        ),
+        "baseImageVersion": echo_base_version(config.base_image_version),
         "buildRoleArn": config.build_role_arn,
         "description": config.description,
         "codeArtifact": {"uri": config.code_artifact_uri},
@@ -312,11 +305,11 @@ def _wanted(build: Build, request: Request) -> bool:
     )
 
 
-def _managed(version: ManagedVersion, region: str) -> dict[str, Any]:
+def _managed(version: ManagedVersion, arn: str) -> dict[str, Any]:
     return {
-        "imageArn": managed_arn(region),
+        "imageArn": arn,
         "imageVersion": version.number,
-        "status": version.status,
+        "status": version.status.value,
         "createdAt": version.created_at,
         "updatedAt": version.created_at,
         "supportedCpuConfigurations": [{"architecture": "ARM_64"}, {"architecture": "X86_64"}],

@@ -40,6 +40,7 @@ from microvmd.cli.keys import AccessKey, access_key, cursor_key
 from microvmd.cli.local_aws import local_aws
 from microvmd.cli.settings import Settings
 from microvmd.control.images import Images
+from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
 from microvmd.control.reconcile import adopt_all, inventory, watch
@@ -189,12 +190,13 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     equipment = await stack.enter_async_context(_equipment(settings))
     cursors = Cursors(cursor_key(settings.root / "keys"))
     issuer = TokenIssuer(settings.root / "keys")
+    managed = ManagedImages(settings.region, settings.image.base_status)
     resolver, link = _Resolver(), _NodeLink()
     edge = Edge(_edge_settings(settings), resolve=resolver, keys=issuer.keys)
     microvms = await stack.enter_async_context(
-        MicroVms(store, link, edge.routes, cursors, time.time, settings.region)
+        MicroVms(store, link, edge.routes, cursors, time.time, managed)
     )
-    images = Images(store, link, cursors, time.time, settings.region)
+    images = Images(store, link, cursors, time.time, managed, settings.image.sizes)
     resolver.microvms = microvms
     builder = ImageBuilder(
         equipment, _source(settings, key), lambda account: _options(settings, equipment, account)
@@ -219,7 +221,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         ask_edge=edge.activity,
     )
     handlers = control_handlers(
-        images, microvms, issuer, region=settings.region, endpoint_name=edge.endpoint
+        images, microvms, issuer, managed=managed, endpoint_name=edge.endpoint
     )
     return await _application(stack, settings, key, handlers, facts)
 
@@ -389,7 +391,11 @@ async def _listen_until(stopping: asyncio.Event, app: ASGIApp, settings: Setting
         ) from error
     with listener:
         config = uvicorn.Config(
-            app, log_config=None, lifespan="on", timeout_graceful_shutdown=GRACE_S
+            app,
+            log_config=None,
+            lifespan="on",
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
         )
         server = _Server(config)
         async with asyncio.TaskGroup() as tasks:

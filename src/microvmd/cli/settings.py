@@ -19,6 +19,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from microvmd.control.managed import BaseStatus
+from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
+
 CONFIG_VARIABLE = "MICROVMD_CONFIG"
 DEFAULT_CONFIG = Path("/etc/microvmd/config.toml")
 INSTALLED_ASSETS = Path("/usr/lib/microvmd")
@@ -126,6 +129,25 @@ class BuildSettings(Section):
     )
 
 
+class ImageSettings(Section):
+    """What images may ask for."""
+
+    memory_sizes: tuple[Annotated[int, Field(ge=SMALLEST_MIB, le=LARGEST_MIB)], ...] = Field(
+        default=(),
+        description="baseline memory sizes in MiB beside those of AWS, for example [256, 16384]; "
+        "a guest sees four times its baseline",
+    )
+    base_status: dict[Annotated[str, Field(pattern="^[01]$")], BaseStatus] = Field(
+        default_factory=dict,
+        description="lifecycle of managed base image versions, where it is not AVAILABLE: "
+        'for example {"0" = "DEPRECATED"}; RECALLED ones neither build nor run',
+    )
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes.with_own(self.memory_sizes)
+
+
 class NetworkSettings(Section):
     """How MicroVMs are connected."""
 
@@ -200,6 +222,7 @@ class Settings(BaseSettings):
     edge: EdgeSettings = EdgeSettings()
     vmm: VmmSettings = VmmSettings()
     build: BuildSettings = Field(default_factory=BuildSettings)
+    image: ImageSettings = Field(default_factory=ImageSettings)
     network: NetworkSettings = NetworkSettings()
     aws: AwsSettings = AwsSettings()
 

@@ -2,11 +2,12 @@
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from microvmd.control.logs import build_delivery, build_log
-from microvmd.control.managed import check_base
+from microvmd.control.lookups import ImageView, image_named, version_named, view_named, view_of
+from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
 from microvmd.control.store import Store, Transaction
@@ -20,7 +21,7 @@ from microvmd.messages.node import (
     VersionDeleted,
     VersionKey,
 )
-from microvmd.model.errors import Conflict, NotFound, ValidationError
+from microvmd.model.errors import Conflict, ValidationError
 from microvmd.model.identifiers import ImageArn, ImageVersion, new_build_id
 from microvmd.model.image import (
     Build,
@@ -35,48 +36,45 @@ from microvmd.model.image import (
     VersionStatus,
     apply_build,
     apply_image,
-    latest_active,
-    latest_failed,
     next_number,
 )
+from microvmd.model.size import AWS_SIZES, Sizes
 
 BuildReport = BuildStarted | BuildSucceeded | BuildFailed
 _GONE = (VersionState.DELETED, VersionState.DELETING)
 INTERRUPTED = "INTERNAL_PLATFORM_ERROR: The build was interrupted by a restart. Build again."
 
 
-@dataclass(frozen=True, slots=True)
-class ImageView:
-    """An image with what follows from its versions."""
-
-    image: Image
-    latest_active: str | None
-    latest_failed: str | None
-
-
 class Images:
     """All decisions about images. ``clock`` gives wall-clock seconds."""
 
     def __init__(
-        self, store: Store, node: Node, cursors: Cursors, clock: Callable[[], float], region: str
+        self,
+        store: Store,
+        node: Node,
+        cursors: Cursors,
+        clock: Callable[[], float],
+        managed: ManagedImages,
+        sizes: Sizes = AWS_SIZES,
     ) -> None:
         self._store = store
         self._node = node
         self._cursors = cursors
         self._clock = clock
-        self._region = region
+        self._region = managed.region
+        self._managed = managed
+        self._sizes = sizes
 
     async def create(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
         """CreateMicrovmImage: the image and its version 1.0, whose build begins."""
-        config = VersionConfig.from_request(request, self._region)
-        check_base(config.base_image_arn, config.base_image_version, self._region)
+        config = self._config(request)
         arn = ImageArn("aws", self._region, account, request["name"])
         now = self._clock()
 
         def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:
             if replayed(tx, account, "CreateMicrovmImage", request) is not None:
-                view = _view(tx, account, arn)
-                return view, _version(tx, arn, ImageVersion(1)), False
+                view = view_named(tx, account, arn)
+                return view, version_named(tx, account, arn, "1.0"), False
             if tx.image(account, arn.name) is not None:
                 raise ValidationError(
                     f"A MicroVM image with the name '{arn.name}' already exists in this account"
@@ -97,21 +95,20 @@ class Images:
         """UpdateMicrovmImage: a further version; nothing is inherited from the one before."""
         arn = ImageArn.parse(request["imageIdentifier"])
         operation = f"UpdateMicrovmImage {arn.name}"
-        config = VersionConfig.from_request(request, self._region)
-        check_base(config.base_image_arn, config.base_image_version, self._region)
+        config = self._config(request)
         now = self._clock()
 
         def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:
             done = replayed(tx, account, operation, request)
             if done is not None:
-                number = ImageVersion.parse(done.rsplit(" ", 1)[1])
-                return _view(tx, account, arn), _version(tx, arn, number), False
-            image = apply_image(_image(tx, account, arn), ImageEvent.UPDATE_REQUESTED, now)
+                number = done.rsplit(" ", 1)[1]
+                return view_named(tx, account, arn), version_named(tx, account, arn, number), False
+            image = apply_image(image_named(tx, account, arn), ImageEvent.UPDATE_REQUESTED, now)
             version = _new_version(image, next_number(tx.versions(account, arn.name)), config, now)
             tx.save_image(image)
             tx.add_version(version)
             remember(tx, account, operation, request, f"{arn} {version.number}", now)
-            return _view(tx, account, arn), version, True
+            return view_named(tx, account, arn), version, True
 
         view, version, made = await self._store.run(decide)
         if made:
@@ -120,7 +117,7 @@ class Images:
 
     async def get(self, account: str, identifier: str) -> ImageView:
         arn = ImageArn.parse(identifier)
-        return await self._store.run(lambda tx: _view(tx, account, arn))
+        return await self._store.run(lambda tx: view_named(tx, account, arn))
 
     async def list_images(
         self,
@@ -137,7 +134,7 @@ class Images:
         def read(tx: Transaction) -> tuple[list[ImageView], str | None]:
             found = tx.images(account, after=None if after is None else str(after), limit=limit + 1)
             more = found[limit - 1].name if len(found) > limit else None
-            return [_view_of(tx, image) for image in found[:limit]], more
+            return [view_of(tx, image) for image in found[:limit]], more
 
         views, more = await self._store.run(read)
         token = None if more is None else self._cursors.seal(f"images {account}", more)
@@ -150,7 +147,7 @@ class Images:
         now = self._clock()
 
         def decide(tx: Transaction) -> tuple[Image, list[Version]]:
-            image = apply_image(_image(tx, account, arn), ImageEvent.DELETE_REQUESTED, now)
+            image = apply_image(image_named(tx, account, arn), ImageEvent.DELETE_REQUESTED, now)
             if any(vm.image_arn == str(arn) for vm in tx.microvms_not_terminated()):
                 raise ValidationError("Cannot delete microvm image with running microvms.")
             doomed = [
@@ -170,9 +167,7 @@ class Images:
 
     async def version(self, account: str, identifier: str, number: str) -> Version:
         arn = ImageArn.parse(identifier)
-        return await self._store.run(
-            lambda tx: _owned_version(tx, account, arn, ImageVersion.parse(number))
-        )
+        return await self._store.run(lambda tx: version_named(tx, account, arn, number))
 
     async def versions(
         self,
@@ -188,7 +183,7 @@ class Images:
         start = int(self._cursors.open(scope, next_token) or 0)
 
         def read(tx: Transaction) -> list[Version]:
-            _image(tx, account, arn)
+            image_named(tx, account, arn)
             return [v for v in tx.versions(account, arn.name) if v.state != VersionState.DELETED]
 
         found = await self._store.run(read)
@@ -206,8 +201,8 @@ class Images:
         arn = ImageArn.parse(identifier)
 
         def decide(tx: Transaction) -> Version:
-            version = _owned_version(tx, account, arn, ImageVersion.parse(number))
-            image = _image(tx, account, arn)
+            version = version_named(tx, account, arn, number)
+            image = image_named(tx, account, arn)
             if image.state in (ImageState.UPDATING, ImageState.CREATING, ImageState.DELETING):
                 raise Conflict(f"MicroVM Image is already in state: {image.state}")
             if status is VersionStatus.ACTIVE and version.state is not VersionState.SUCCESSFUL:
@@ -226,7 +221,7 @@ class Images:
         arn = ImageArn.parse(identifier)
 
         def decide(tx: Transaction) -> tuple[Version, bool]:
-            version = _owned_version(tx, account, arn, ImageVersion.parse(number), deleted=True)
+            version = version_named(tx, account, arn, number, deleted=True)
             if version.state in _GONE:
                 return version, False
             _check_version_deletable(tx, version, arn)
@@ -256,7 +251,7 @@ class Images:
         arn = ImageArn.parse(identifier)
 
         def decide(tx: Transaction) -> None:
-            image = _image(tx, account, arn)
+            image = image_named(tx, account, arn)
             tags = change(image.tags)
             if len(tags) > 50:
                 raise ValidationError("A resource can have at most 50 tags.")
@@ -320,6 +315,11 @@ class Images:
         for key in doomed:
             await self._node.send(DeleteVersion(key))
         return kept
+
+    def _config(self, request: Mapping[str, Any]) -> VersionConfig:
+        config = VersionConfig.from_request(request, self._region, self._sizes)
+        base = self._managed.resolve(config.base_image_arn, config.base_image_version)
+        return replace(config, base_image_version=base)
 
     async def _build(self, image: Image, version: Version) -> None:
         await self._node.send(
@@ -392,50 +392,3 @@ def _check_version_deletable(tx: Transaction, version: Version, arn: ImageArn) -
 
 def _pair(key: VersionKey) -> tuple[str, str]:
     return key.account, key.image_name
-
-
-def _not_found(arn: ImageArn) -> NotFound:
-    return NotFound(f"MicroVMImage not found for MicroVMImageID: {arn}")
-
-
-def _image(tx: Transaction, account: str, arn: ImageArn) -> Image:
-    image = tx.image(account, arn.name) if arn.account == account else None
-    if image is None or image.arn != arn:
-        raise _not_found(arn)
-    return image
-
-
-def _view(tx: Transaction, account: str, arn: ImageArn) -> ImageView:
-    return _view_of(tx, _image(tx, account, arn))
-
-
-def _view_of(tx: Transaction, image: Image) -> ImageView:
-    versions = tx.versions(image.account, image.name)
-    active, failed = latest_active(versions), latest_failed(versions)
-    return ImageView(
-        image,
-        None if active is None else str(active),
-        None if failed is None else str(failed),
-    )
-
-
-def _version(tx: Transaction, arn: ImageArn, number: ImageVersion) -> Version:
-    version = tx.version(arn.account, arn.name, number)
-    if version is None:
-        raise NotFound(f"MicroVMImage not found for MicroVMImage: {arn}, Version: {number}")
-    return version
-
-
-def _owned_version(
-    tx: Transaction,
-    account: str,
-    arn: ImageArn,
-    number: ImageVersion,
-    *,
-    deleted: bool = False,
-) -> Version:
-    _image(tx, account, arn)
-    version = _version(tx, arn, number)
-    if version.state is VersionState.DELETED and not deleted:
-        raise NotFound(f"MicroVMImage not found for MicroVMImage: {arn}, Version: {number}")
-    return version

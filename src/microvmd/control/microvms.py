@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
+from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
 from microvmd.control.runnable import choose_version, spec_of
@@ -88,14 +89,15 @@ class MicroVms:
         routes: Routes,
         cursors: Cursors,
         clock: Callable[[], float],
-        region: str,
+        managed: ManagedImages,
     ) -> None:
         self._store = store
         self._node = node
         self._routes = routes
         self._cursors = cursors
         self._clock = clock
-        self._region = region
+        self._region = managed.region
+        self._managed = managed
         self._live: dict[str, MicroVm] = {}
         self._timings: dict[str, dict[str, Mapping[str, float]]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -129,7 +131,7 @@ class MicroVms:
             made = replayed(tx, account, "RunMicrovm", request)
             if made is not None:
                 return _owned(tx, account, made), None
-            version = choose_version(tx, account, arn, request)
+            version = choose_version(tx, account, arn, request, self._managed)
             microvm = MicroVm(
                 microvm_id=new_microvm_id(),
                 account=account,

@@ -5,6 +5,8 @@ from typing import Any
 
 from microvmd.control.images import key_of
 from microvmd.control.logs import run_delivery, run_log
+from microvmd.control.lookups import find_image
+from microvmd.control.managed import ManagedImages
 from microvmd.control.store import Transaction
 from microvmd.messages.node import MicrovmSpec
 from microvmd.model.errors import NotFound, ValidationError
@@ -15,21 +17,29 @@ from microvmd.model.microvm import MicroVm
 
 
 def choose_version(
-    tx: Transaction, account: str, arn: ImageArn, request: Mapping[str, Any]
+    tx: Transaction,
+    account: str,
+    arn: ImageArn,
+    request: Mapping[str, Any],
+    managed: ManagedImages,
 ) -> Version:
-    """The pinned version or the newest active one; raise the recorded refusals."""
-    if arn.account != account or tx.image(account, arn.name) is None:
-        raise NotFound(f"MicroVMImage not found for MicroVMImageID: {arn}")
+    """The pinned version or the newest active one; raise the recorded refusals.
+
+    An image that does not exist, or is another account's, has no active version either.
+    """
     pinned = request.get("imageVersion")
+    image = find_image(tx, account, arn)
+    versions = [] if image is None else tx.versions(account, arn.name)
     if pinned is None:
-        number = latest_active(tx.versions(account, arn.name))
+        number = latest_active(versions)
         suffix = ""
     else:
-        number = ImageVersion.parse(pinned)
-        suffix = f" and version {number}"
-    version = None if number is None else tx.version(account, arn.name, number)
-    if version is None or not version.runnable:
+        number = ImageVersion.read(pinned)
+        suffix = f" and version {pinned}"
+    version = next((v for v in versions if v.number == number and v.runnable), None)
+    if version is None:
         raise NotFound(f"No active version found for MicroVM image {arn}{suffix}")
+    managed.check_run(version.config.base_image_version)
     if request.get("runHookPayload") and not version.config.hooks.enabled(HookName.RUN):
         raise ValidationError(
             "The run hook must be enabled on the MicroVM image to use runHookPayload."

@@ -63,11 +63,18 @@ class ImageVersion:
     minor: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def read(cls, text: str) -> Self | None:
+        """None for what is no version number: such a version does not exist."""
         found = _VERSION.fullmatch(text)
+        return None if found is None else cls(int(found[1]), int(found[2]))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A number that we wrote ourselves; ValueError for anything else."""
+        found = cls.read(text)
         if found is None:
-            raise ValidationError(f"Invalid image version format: {text}. Use major.minor, as 1.0.")
-        return cls(int(found[1]), int(found[2]))
+            raise ValueError(f"not an image version: {text!r}")
+        return found
 
     def next(self) -> "ImageVersion":
         return ImageVersion(self.major + 1)

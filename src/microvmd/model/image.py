@@ -13,7 +13,7 @@ from microvmd.model.connector import resolve_egress
 from microvmd.model.errors import Conflict, ValidationError
 from microvmd.model.hooks import Hooks
 from microvmd.model.identifiers import ImageArn, ImageVersion
-from microvmd.model.size import DEFAULT_MEMORY_MIB, Size, size_of
+from microvmd.model.size import AWS_SIZES, DEFAULT_MEMORY_MIB, Size, Sizes
 
 
 class ImageState(StrEnum):
@@ -138,11 +138,13 @@ class VersionConfig:
     kms_key: str | None = None
 
     @classmethod
-    def from_request(cls, request: Mapping[str, Any], region: str) -> Self:
+    def from_request(
+        cls, request: Mapping[str, Any], region: str, sizes: Sizes = AWS_SIZES
+    ) -> Self:
         """Raise ValidationError for what no shape can say: sizes, hook rules, connectors."""
         resources = request.get("resources") or [{"minimumMemoryInMiB": DEFAULT_MEMORY_MIB}]
         memory_mib = int(resources[0]["minimumMemoryInMiB"])
-        size_of(memory_mib, request["baseImageArn"])
+        sizes.check(memory_mib, request["baseImageArn"])
         uri = (request.get("codeArtifact") or {}).get("uri")
         if not uri:
             raise ValidationError("codeArtifact must have a uri, as s3://bucket/key.")
@@ -167,7 +169,7 @@ class VersionConfig:
 
     @property
     def size(self) -> Size:
-        return size_of(self.memory_mib, self.base_image_arn)
+        return Size.of(self.memory_mib)
 
 
 @dataclass(frozen=True, slots=True)

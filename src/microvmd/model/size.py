@@ -1,14 +1,20 @@
 """Memory sizes, and the processors and disk that follow from them.
 
-The table is the vendor's (reference, section 3.1): a size names the *baseline*; the guest sees the
-peak, four times the memory, from its first moment.
+A size names the *baseline*; the guest sees the peak, four times the memory, from its first moment
+(the vendor's table: reference, section 3.1). An operator may offer further sizes of the same shape.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from microvmd.model.errors import ValidationError
 
 DEFAULT_MEMORY_MIB = 2048
+AWS_MEMORY_MIB = (512, 1024, 2048, 4096, 8192)
+SMALLEST_MIB = 64
+"""Four times this is what a kernel, the agent and a small application need."""
+LARGEST_MIB = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,26 +26,39 @@ class Size:
     peak_vcpus: int
     disk_gib: int
 
+    @classmethod
+    def of(cls, baseline_mib: int) -> Self:
+        """The vendor's five rows follow this rule, and so do an operator's own sizes."""
+        return cls(
+            baseline_mib=baseline_mib,
+            peak_mib=4 * baseline_mib,
+            peak_vcpus=max(1, baseline_mib // 512),
+            disk_gib=max(8, baseline_mib // 256),
+        )
+
     def vcpus(self, host_cpus: int) -> int:
         """More virtual processors than real ones only slow a guest down."""
         return max(1, min(self.peak_vcpus, host_cpus))
 
 
-SIZES = {
-    512: Size(512, 2048, 1, 8),
-    1024: Size(1024, 4096, 2, 8),
-    2048: Size(2048, 8192, 4, 8),
-    4096: Size(4096, 16384, 8, 16),
-    8192: Size(8192, 32768, 16, 32),
-}
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes that images may ask for, smallest first; MiB of baseline memory."""
+
+    offered: tuple[int, ...] = AWS_MEMORY_MIB
+
+    @classmethod
+    def with_own(cls, own_mib: Iterable[int]) -> Self:
+        """AWS's sizes and an operator's own."""
+        return cls(tuple(sorted({*AWS_MEMORY_MIB, *own_mib})))
+
+    def check(self, memory_mib: int, base_image_arn: str) -> None:
+        """Raise ValidationError with the recorded text for a size that is not offered."""
+        if memory_mib not in self.offered:
+            raise ValidationError(
+                f"The requested memory size of {memory_mib} MiB is not supported by base MicroVM "
+                f"image {base_image_arn}. Supported memory sizes in MiB are: {list(self.offered)}."
+            )
 
 
-def size_of(memory_mib: int, base_image_arn: str) -> Size:
-    """Raise ValidationError with the recorded text for a size that is not offered."""
-    size = SIZES.get(memory_mib)
-    if size is None:
-        raise ValidationError(
-            f"The requested memory size of {memory_mib} MiB is not supported by base MicroVM image "
-            f"{base_image_arn}. Supported memory sizes in MiB are: {list(SIZES)}."
-        )
-    return size
+AWS_SIZES = Sizes()

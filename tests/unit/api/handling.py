@@ -34,7 +34,7 @@ class Api:
             self.plane.images,
             self.plane.microvms,
             self.issuer,
-            region=REGION,
+            managed=self.plane.managed,
             endpoint_name=lambda endpoint_id: f"{endpoint_id}.test",
         )
         self.table = dispatch_table(load_operations(), handlers)

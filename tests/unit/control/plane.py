@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from microvmd.control.images import Images
+from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
 from microvmd.control.store import Store
@@ -74,6 +75,7 @@ class Plane:
     node: RecordingNode
     routes: RouteTable
     clock: Clock
+    managed: ManagedImages
     images: Images
     microvms: MicroVms
 
@@ -93,13 +95,16 @@ class Plane:
 
 
 @asynccontextmanager
-async def plane(directory: Path) -> AsyncIterator[Plane]:
+async def plane(
+    directory: Path,
+    managed: ManagedImages = ManagedImages(REGION),  # noqa: B008 - frozen
+) -> AsyncIterator[Plane]:
     """A control plane over a database in ``directory``; open it again to play a restart."""
     node, routes, clock = RecordingNode(), RouteTable(), Clock()
     cursors = Cursors(b"k" * 32)
     async with (
         Store.at(directory / "state.db") as store,
-        MicroVms(store, node, routes, cursors, clock, REGION) as microvms,
+        MicroVms(store, node, routes, cursors, clock, managed) as microvms,
     ):
-        images = Images(store, node, cursors, clock, REGION)
-        yield Plane(store, node, routes, clock, images, microvms)
+        images = Images(store, node, cursors, clock, managed)
+        yield Plane(store, node, routes, clock, managed, images, microvms)

@@ -27,7 +27,7 @@ async def two_versions(p: Plane, **request: object) -> None:
 
 
 async def chosen(p: Plane, **request: object) -> str:
-    found = await p.store.run(lambda tx: choose_version(tx, ACCOUNT, ARN, request))
+    found = await p.store.run(lambda tx: choose_version(tx, ACCOUNT, ARN, request, p.managed))
     return str(found.number)
 
 
@@ -50,7 +50,7 @@ async def test_no_image_or_that_of_another_account(tmp_path: Path) -> None:
             await chosen(p)
         await p.built()
         with pytest.raises(NotFound):
-            await p.store.run(lambda tx: choose_version(tx, "111122223333", ARN, {}))
+            await p.store.run(lambda tx: choose_version(tx, "111122223333", ARN, {}, p.managed))
 
 
 async def test_a_payload_needs_a_run_hook(tmp_path: Path) -> None:
