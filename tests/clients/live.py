@@ -23,6 +23,7 @@ from microvmd.api.listener import listen
 from microvmd.api.relay import Relay
 from microvmd.api.service import create_app
 from microvmd.cli.local_aws import local_aws
+from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
@@ -53,7 +54,7 @@ class MemoryNode:
     async def send(self, command: messages.Command) -> None:
         await self.commands.put(command)
 
-    async def work(self, images: Images, microvms: MicroVms) -> None:
+    async def work(self, images: Images, microvms: MicroVms, connectors: Connectors) -> None:
         """Report the outcome of every command, in order."""
         while True:
             for report in _outcome(await self.commands.get()):
@@ -64,6 +65,8 @@ class MemoryNode:
                         messages.BuildStarted() | messages.BuildSucceeded() | messages.BuildFailed()
                     ):
                         await images.report(report)
+                    case messages.ConnectorProvisioned() | messages.ConnectorRevoked():
+                        await connectors.report(report)
                     case _:
                         await microvms.report(report)
 
@@ -85,6 +88,10 @@ def _outcome(command: messages.Command) -> list[Any]:
             return [messages.Suspended(microvm_id, generation, {})]
         case messages.TerminateMicrovm(microvm_id=microvm_id, generation=generation):
             return [messages.Terminated(microvm_id, generation)]
+        case messages.ProvisionConnector(connector_id=connector_id, number=number):
+            return [messages.ConnectorProvisioned(connector_id, number)]
+        case messages.RevokeConnector(connector_id=connector_id, numbers=numbers):
+            return [messages.ConnectorRevoked(connector_id, numbers)]
     raise AssertionError(f"unknown command {command}")
 
 
@@ -165,11 +172,12 @@ async def application(
     store: Store, issuer: TokenIssuer, aws_socket: Path | None = None
 ) -> AsyncIterator[Starlette]:
     """The API over control and store. Without a local AWS server, its services are refused."""
-    async with _control(store) as (images, microvms):
+    async with _control(store) as (images, microvms, connectors):
         handlers = control_handlers(
             images,
             microvms,
             issuer,
+            connectors=connectors,
             managed=MANAGED,
             endpoint_name=lambda endpoint: endpoint_name(endpoint, REGION, "microvm.localhost"),
         )
@@ -179,16 +187,17 @@ async def application(
 
 
 @contextlib.asynccontextmanager
-async def _control(store: Store) -> AsyncIterator[tuple[Images, MicroVms]]:
+async def _control(store: Store) -> AsyncIterator[tuple[Images, MicroVms, Connectors]]:
     import time
 
     cursors, node = Cursors(b"k" * 32), MemoryNode()
     routes = _Routes()
     async with MicroVms(store, node, routes, cursors, time.time, MANAGED) as microvms:
         images = Images(store, node, cursors, time.time, MANAGED)
+        connectors = Connectors(store, node, cursors, time.time, REGION)
         async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(node.work(images, microvms))
-            yield images, microvms
+            working = tasks.create_task(node.work(images, microvms, connectors))
+            yield images, microvms, connectors
             working.cancel()
 
 

@@ -25,6 +25,7 @@ from microvmd.model.errors import (
     Conflict,
     InsufficientCapacity,
     InternalError,
+    InvalidParameter,
     NotFound,
     QuotaExceeded,
     Throttled,
@@ -85,6 +86,7 @@ class WireError:
 
 _STATUS = {
     ValidationError: 400,
+    InvalidParameter: 400,
     AccessDenied: 403,
     NotFound: 404,
     Conflict: 409,
@@ -158,7 +160,10 @@ def _body(error: ApiError, shape: StructureShape | None, *, explicit_nulls: bool
         if name.lower() == "message":
             body[name] = error.message
         elif name == "Type":
-            body[name] = "User" if shape.metadata.get("error", {}).get("senderFault") else "Service"
+            # Recorded: lambda-core does not send it.
+            if explicit_nulls:
+                fault = shape.metadata.get("error", {}).get("senderFault")
+                body[name] = "User" if fault else "Service"
         elif explicit_nulls or members.get(name) is not None:
             body[name] = members.get(name)
     return body

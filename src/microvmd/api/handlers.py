@@ -1,10 +1,12 @@
 """All handlers of the API, on the objects of the control plane."""
 
-from microvmd.api.connectors import ConnectorHandlers, RuntimeHandlers
+from microvmd.api.connectors import ConnectorHandlers
 from microvmd.api.images import ImageHandlers
 from microvmd.api.microvms import EndpointName, MicrovmHandlers
+from microvmd.api.runtimes import RuntimeHandlers
 from microvmd.api.tags import TagHandlers
 from microvmd.api.tokens import TokenHandlers
+from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
@@ -16,6 +18,7 @@ def control_handlers(
     microvms: MicroVms,
     issuer: TokenIssuer,
     *,
+    connectors: Connectors,
     managed: ManagedImages,
     endpoint_name: EndpointName,
 ) -> list[object]:
@@ -23,8 +26,8 @@ def control_handlers(
     return [
         ImageHandlers(images, managed),
         MicrovmHandlers(microvms, endpoint_name),
-        TagHandlers(images),
+        TagHandlers(images, connectors),
         TokenHandlers(microvms, issuer),
-        ConnectorHandlers(),
+        ConnectorHandlers(connectors),
         RuntimeHandlers(),
     ]

@@ -39,6 +39,7 @@ from microvmd.cli.failure import Failure
 from microvmd.cli.keys import AccessKey, access_key, cursor_key
 from microvmd.cli.local_aws import local_aws
 from microvmd.cli.settings import Settings
+from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
@@ -56,6 +57,8 @@ from microvmd.messages.node import (
     BuildStarted,
     BuildSucceeded,
     Command,
+    ConnectorProvisioned,
+    ConnectorRevoked,
     Report,
     VersionDeleted,
 )
@@ -144,6 +147,7 @@ class _Control:
 
     images: Images
     microvms: MicroVms
+    connectors: Connectors
 
     async def report(self, report: Report) -> None:
         match report:
@@ -151,6 +155,8 @@ class _Control:
                 await self.images.report(report)
             case VersionDeleted():
                 await self.images.report_deleted(report)
+            case ConnectorProvisioned() | ConnectorRevoked():
+                await self.connectors.report(report)
             case _:
                 await self.microvms.report(report)
 
@@ -197,17 +203,19 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         MicroVms(store, link, edge.routes, cursors, time.time, managed)
     )
     images = Images(store, link, cursors, time.time, managed, settings.image.sizes)
+    connectors = Connectors(store, link, cursors, time.time, settings.region)
     resolver.microvms = microvms
     builder = ImageBuilder(
         equipment, _source(settings, key), lambda account: _options(settings, equipment, account)
     )
     link.agent = await stack.enter_async_context(
-        NodeAgent(equipment, builder, _Control(images, microvms).report)
+        NodeAgent(equipment, builder, _Control(images, microvms, connectors).report)
     )
     await link.agent.sweep(await inventory(images, microvms))
     await stack.enter_async_context(edge)
     await edge.routes.replace(_running(microvms))
     await adopt_all(microvms, link)
+    await connectors.go_on_after_restart()
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
     for work in (watch(microvms, lambda: _bytes_of(edge), time.time), _rotate(issuer)):
         stack.callback(tasks.create_task(work).cancel)
@@ -221,7 +229,12 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         ask_edge=edge.activity,
     )
     handlers = control_handlers(
-        images, microvms, issuer, managed=managed, endpoint_name=edge.endpoint
+        images,
+        microvms,
+        issuer,
+        connectors=connectors,
+        managed=managed,
+        endpoint_name=edge.endpoint,
     )
     return await _application(stack, settings, key, handlers, facts)
 

@@ -234,6 +234,9 @@ class Images:
             await self._node.send(DeleteVersion(key_of(version)))
         return version
 
+    async def tags(self, account: str, identifier: str) -> Mapping[str, str]:
+        return (await self.get(account, identifier)).image.tags
+
     async def set_tags(self, account: str, identifier: str, tags: Mapping[str, str]) -> None:
         await self._retag(account, identifier, lambda old: {**old, **tags})
 

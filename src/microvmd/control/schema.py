@@ -64,3 +64,29 @@ client_tokens = Table(
     Column("created_at", Float, nullable=False),
     PrimaryKeyConstraint("account", "operation", "token"),
 )
+
+connectors = Table(
+    "connectors",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("connector_id", String(64), nullable=False, unique=True),
+    Column("account", String(12), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("modified_at", Float, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("connectors_by_account", "account", "sequence"),
+    Index("connectors_by_name", "account", "name"),
+    Index("connectors_by_state", "state", "modified_at"),
+)
+
+connector_versions = Table(
+    "connector_versions",
+    metadata,
+    Column("connector_id", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("connector_id", "number"),
+    Index("connector_versions_by_state", "state"),
+)

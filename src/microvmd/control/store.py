@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, e
 from sqlalchemy import update as update_rows
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
+from microvmd.control.connector_rows import ConnectorRows
 from microvmd.control.schema import client_tokens, images, microvms, versions
 from microvmd.model.identifiers import ImageVersion
 from microvmd.model.image import Image, Version, VersionState
@@ -36,6 +37,7 @@ class Transaction:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.connectors = ConnectorRows(connection)
 
     def image(self, account: str, name: str) -> Image | None:
         row = self._one(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from microvmd.model.egress import Egress
 from microvmd.model.hooks import Hooks
 from microvmd.model.image import SnapshotSizes, VersionConfig
 from microvmd.model.microvm import Phase
@@ -120,6 +121,23 @@ class AdoptMicrovm:
     phase: Phase
 
 
+@dataclass(frozen=True, slots=True)
+class ProvisionConnector:
+    """Find out whether this node can keep a guest to what a version of a connector opens."""
+
+    connector_id: str
+    number: int
+    egress: Egress
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeConnector:
+    """Take what these versions of a connector opened from every guest, now and for good."""
+
+    connector_id: str
+    numbers: tuple[int, ...]
+
+
 Command = (
     StartMicrovm
     | ResumeMicrovm
@@ -128,6 +146,8 @@ Command = (
     | BuildVersion
     | DeleteVersion
     | AdoptMicrovm
+    | ProvisionConnector
+    | RevokeConnector
 )
 
 
@@ -217,6 +237,24 @@ class VersionDeleted:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectorProvisioned:
+    """``error`` is None when guests may be given it."""
+
+    connector_id: str
+    number: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorRevoked:
+    """``error`` is None when no guest has it any more."""
+
+    connector_id: str
+    numbers: tuple[int, ...]
+    error: str | None = None
+
+
 Report = (
     Started
     | Suspended
@@ -228,6 +266,8 @@ Report = (
     | BuildSucceeded
     | BuildFailed
     | VersionDeleted
+    | ConnectorProvisioned
+    | ConnectorRevoked
 )
 
 

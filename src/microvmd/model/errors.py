@@ -4,6 +4,7 @@
 
     ApiError
      +- ValidationError        400 ValidationException
+     +- InvalidParameter       400 InvalidParameterValueException
      +- AccessDenied           403 AccessDeniedException
      +- NotFound               404 ResourceNotFoundException
      +- Conflict               409 ConflictException
@@ -32,6 +33,12 @@ class ValidationError(ApiError):
     """The request breaks a rule that the caller can read and mend."""
 
     code = "ValidationException"
+
+
+class InvalidParameter(ApiError):
+    """The same in lambda-core, for rules that its model does not tell."""
+
+    code = "InvalidParameterValueException"
 
 
 class AccessDenied(ApiError):

@@ -19,11 +19,15 @@ from microvmd.messages.node import (
     BuildSucceeded,
     BuildVersion,
     Command,
+    ConnectorProvisioned,
+    ConnectorRevoked,
     DeleteVersion,
     Died,
     Inventory,
+    ProvisionConnector,
     Report,
     ResumeMicrovm,
+    RevokeConnector,
     StartMicrovm,
     SuspendMicrovm,
     Terminated,
@@ -109,6 +113,8 @@ class NodeAgent:
                 self._own(self._build(command), f"build {command.version}")
             case DeleteVersion():
                 self._own(self._delete(command), f"delete {command.version}")
+            case ProvisionConnector() | RevokeConnector():
+                self._own(self._connector(command), command.connector_id)
 
     def task_of(self, microvm_id: str) -> MicrovmTask | None:
         """The task of a MicroVM that is on the node now."""
@@ -184,6 +190,13 @@ class NodeAgent:
             await self._report(VersionDeleted(command.version, str(error)))
         else:
             await self._report(VersionDeleted(command.version))
+
+    async def _connector(self, command: ProvisionConnector | RevokeConnector) -> None:
+        """No guest can be given a connector yet: there is nothing to make and nothing to take."""
+        if isinstance(command, ProvisionConnector):
+            await self._report(ConnectorProvisioned(command.connector_id, command.number))
+        else:
+            await self._report(ConnectorRevoked(command.connector_id, command.numbers))
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._tasks.create_task(self._guarded(work, name), name=name)

@@ -34,6 +34,7 @@ class Api:
             self.plane.images,
             self.plane.microvms,
             self.issuer,
+            connectors=self.plane.connectors,
             managed=self.plane.managed,
             endpoint_name=lambda endpoint_id: f"{endpoint_id}.test",
         )

@@ -1,4 +1,4 @@
-"""Tags of images."""
+"""Tags of images and of network connectors."""
 
 from pathlib import Path
 
@@ -15,3 +15,24 @@ async def test_tags(tmp_path: Path) -> None:
         await api("TagResource", Resource=IMAGE_ARN, Tags={"b": "2"})
         await api("UntagResource", Resource=IMAGE_ARN, TagKeys=["a"])
         assert await api("ListTags", Resource=IMAGE_ARN) == {"Tags": {"b": "2"}}
+
+
+@pytest.mark.anyio
+async def test_tags_of_a_connector(tmp_path: Path) -> None:
+    egress = {
+        "SubnetIds": ["subnet-1"],
+        "NetworkProtocol": "IPv4",
+        "AssociatedComputeResourceTypes": ["MicroVm"],
+    }
+    async with handled(tmp_path) as api:
+        made = await api(
+            "CreateNetworkConnector",
+            Name="net",
+            Configuration={"VpcEgressConfiguration": egress},
+            OperatorRole="arn:aws:iam::000000000000:role/operator",
+            ClientToken="t",
+            Tags={"a": "1"},
+        )
+        await api("TagResource", Resource=made["Arn"], Tags={"b": "2"})
+        await api("UntagResource", Resource=made["Arn"], TagKeys=["a"])
+        assert await api("ListTags", Resource=made["Arn"]) == {"Tags": {"b": "2"}}

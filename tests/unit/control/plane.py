@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
@@ -78,6 +79,7 @@ class Plane:
     managed: ManagedImages
     images: Images
     microvms: MicroVms
+    connectors: Connectors
 
     async def built(self, **request: Any) -> None:
         """Create the image ``app`` and play a successful build."""
@@ -107,4 +109,5 @@ async def plane(
         MicroVms(store, node, routes, cursors, clock, managed) as microvms,
     ):
         images = Images(store, node, cursors, clock, managed)
-        yield Plane(store, node, routes, clock, managed, images, microvms)
+        connectors = Connectors(store, node, cursors, clock, REGION)
+        yield Plane(store, node, routes, clock, managed, images, microvms, connectors)

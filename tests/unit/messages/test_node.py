@@ -18,7 +18,8 @@ def test_a_version_key_names_a_place_of_its_own() -> None:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.__name__)
 def test_each_message_says_what_it_speaks_of(message: type) -> None:
     names = {field.name for field in fields(message)}
-    assert names & {"spec", "version"} or names >= {"microvm_id", "generation"}
+    incarnation = names >= {"microvm_id", "generation"}
+    assert names & {"spec", "version", "connector_id"} or incarnation
     assert "__slots__" in vars(message)
 
 
