@@ -4,7 +4,8 @@ A guest here is a namespace whose interface is a veth plugged in where the tap w
 filter goes by interface names and cannot tell. Sockets are made inside a namespace and then used
 from the test's own threads, as they stay where they were made. The internet is a namespace that
 owns 198.51.100.0/24 (TEST-NET-2, in no deny list) and is routed to, not translated to; it also
-answers for a private address and the metadata address, so that "not reachable" has a counterpart.
+answers for a private, a link-local and the metadata address, so that "not reachable" has a
+counterpart.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ from microvmd.node.slots import NetworkSettings
 INTERNET = "198.51.100.7"
 HOST_PUBLIC = "198.51.100.1"
 PRIVATE = "10.99.0.1"
+LINK_LOCAL = "169.254.77.1"
 METADATA = "169.254.169.254"
 LIMIT = 1.0
 """Seconds after which a connection counts as refused; what is allowed takes a few ms."""
@@ -118,6 +120,7 @@ async def internet(visitor: Visitor, path: Path) -> AsyncIterator[Place]:
                     "link set lo up",
                     f"address add {INTERNET}/24 dev eth0",
                     f"address add {PRIVATE}/32 dev lo",
+                    f"address add {LINK_LOCAL}/32 dev lo",
                     f"address add {METADATA}/32 dev lo",
                     "link set eth0 up",
                     f"route add default via {HOST_PUBLIC}",
@@ -127,6 +130,7 @@ async def internet(visitor: Visitor, path: Path) -> AsyncIterator[Place]:
             await ip(
                 [
                     f"route add {PRIVATE}/32 via {INTERNET}",
+                    f"route add {LINK_LOCAL}/32 via {INTERNET}",
                     f"route add {METADATA}/32 via {INTERNET}",
                 ]
             )

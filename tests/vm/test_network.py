@@ -194,7 +194,12 @@ ATTACKS = {
         lambda _: netlab.HOST_PUBLIC, lambda _: None, (host_input,)
     ),
     "private range": Attack(lambda _: PRIVATE, lambda world: world.internet, (namespace_forward,)),
-    "metadata": Attack(lambda _: METADATA, lambda world: world.internet, (namespace_forward,)),
+    "link-local range": Attack(
+        lambda _: netlab.LINK_LOCAL, lambda world: world.internet, (namespace_forward,)
+    ),
+    "other ports of the metadata address": Attack(
+        lambda _: METADATA, network_place, (namespace_local,)
+    ),
     "UDP": Attack(
         lambda _: INTERNET,
         lambda world: world.internet,

@@ -15,6 +15,7 @@ import contextlib
 import ipaddress
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from typing import Self
 
 import structlog
 
-from microvmd.node import dns, namespace, nftables
+from microvmd.node import dns, metadata, metadata_server, namespace, nftables
 from microvmd.node.commands import ip, nft
 from microvmd.node.host import Host
 from microvmd.node.slots import EgressPolicy, NetworkError, NetworkSettings, Slot, Slots
@@ -59,6 +60,8 @@ class Network:
     _tap: int | None = None
     _sockets: list[socket.socket] = field(default_factory=list, repr=False)
     _stub: dns.Stub | None = field(default=None, repr=False)
+    _metadata: metadata_server.MetadataServer | None = field(default=None, repr=False)
+    _instance: metadata.Instance | None = field(default=None, repr=False)
     _detached: bool = False
 
     def open_tap(self) -> int:
@@ -73,6 +76,10 @@ class Network:
     async def block_port(self, port: int) -> None:
         """Refuse connections of the edge to this port of the guest, established ones too."""
         await nft(nftables.block_ports([port]), self.path)
+
+    def present(self, instance: metadata.Instance) -> None:
+        """Let the guest learn this at the metadata address; before, it learns nothing there."""
+        self._instance = instance
 
     def detach(self) -> None:
         """Leave the network alive when its context ends, for the next run of ours to adopt."""
@@ -94,6 +101,7 @@ class NetworkPool:
         self._slots = Slots(settings)
         self._visitor = namespace.Visitor()
         self._forwarder: dns.Forwarder
+        self._tokens = metadata.Tokens()
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -218,11 +226,17 @@ class NetworkPool:
         return Network(slot.name, slot.edge_address, EgressPolicy(path.parent.name), path)
 
     async def _serve(self, network: Network) -> None:
-        """Give the guest its DNS stub, on addresses that are there by now."""
-        if network.egress is EgressPolicy.NONE:
-            return
-        await self._visitor.inside(network.path, lambda: _bind_stub(network))
-        network._stub = dns.Stub(self._forwarder, network._sockets)
+        """Give the guest its metadata service and DNS stub, on addresses that are there by now."""
+        await self._visitor.inside(network.path, lambda: _bind(network))
+        *resolving, listener = network._sockets
+        network._metadata = metadata_server.MetadataServer(
+            self._forwarder.tasks, listener, lambda ask: self._inform(network, ask)
+        )
+        if resolving:
+            network._stub = dns.Stub(self._forwarder, resolving)
+
+    async def _inform(self, network: Network, ask: metadata.Ask) -> metadata.Answer:
+        return await metadata.answer(ask, network._instance, self._tokens, time.time())
 
     def _end(self, network: Network) -> None:
         """Needs no await, so no cancellation can interrupt it."""
@@ -272,8 +286,11 @@ def _prepare(network: Network) -> None:
     network._tap = namespace.make_tap(nftables.TAP)
 
 
-def _bind_stub(network: Network) -> None:
-    network._sockets = dns.bind((nftables.GATEWAY, nftables.LINK_RESOLVER))
+def _bind(network: Network) -> None:
+    """Runs inside the namespace. The metadata service is there whatever the egress."""
+    if network.egress is not EgressPolicy.NONE:
+        network._sockets = dns.bind((nftables.GATEWAY, nftables.LINK_RESOLVER))
+    network._sockets.append(metadata_server.bind())
 
 
 def _root_commands(slot: Slot, path: Path) -> list[str]:
@@ -295,6 +312,7 @@ def _guest_commands(slot: Slot) -> list[str]:
     return [
         "link set lo up",
         f"address add {nftables.LINK_RESOLVER}/32 dev lo",
+        f"address add {nftables.METADATA}/32 dev lo",
         f"address add {slot.edge_address}/30 dev {uplink}",
         f"link set {uplink} up",
         f"route add default via {slot.root_address}",
@@ -309,6 +327,8 @@ def _close(network: Network) -> None:
     """Give up what our process holds of a network."""
     if network._stub is not None:
         network._stub.close()
+    if network._metadata is not None:
+        network._metadata.close()
     for item in network._sockets:
         item.close()
     if network._tap is not None:

@@ -18,6 +18,8 @@ GATEWAY_MAC = "02:00:00:00:00:01"
 GUEST_PREFIX = 30
 LINK_RESOLVER = "169.254.169.253"
 """AWS serves DNS there too, for containers in the guest that cannot use the gateway's address."""
+METADATA = "169.254.169.254"
+"""Where AWS serves a guest's metadata, credentials among it."""
 TAP = "tap0"
 UPLINK = "eth0"
 _HOST_TABLE = "microvmd_"
@@ -85,6 +87,10 @@ def guest_ruleset(
         "limit rate 20/second burst 40 packets accept",
     ]
     dns_new = dns_input if internet else []
+    metadata_new = (
+        f'iifname "{TAP}" ip daddr {METADATA} tcp dport 80 ct state new '
+        "limit rate 50/second burst 100 packets accept"
+    )
     tcp_out = [
         f'iifname "{TAP}" oifname "{UPLINK}" meta l4proto tcp '
         f"ct count over {settings.connections} reject with tcp reset",
@@ -134,6 +140,7 @@ def guest_ruleset(
                 "type filter hook input priority 0; policy drop;",
                 'iifname "lo" accept',
                 *dns_new,
+                metadata_new,
                 "ct state established,related accept",
                 f'iifname "{UPLINK}" meta l4proto tcp reject with tcp reset',
                 f'iifname "{TAP}" reject with icmp type admin-prohibited',
