@@ -77,20 +77,7 @@ def guest_ruleset(
     route_localnet on); the reverse rewriting comes before the connection is looked up. Only the
     original direction is rewritten, or answers of the DNS stub over TCP would be too.
     """
-    resolvers = f"{{ {GATEWAY}, {LINK_RESOLVER} }}"
     internet = egress is EgressPolicy.INTERNET
-    dns_input = [
-        # First of all: a flood from one source port counts as one established connection.
-        f'iifname "{TAP}" udp dport 53 limit rate over 200/second burst 400 packets drop',
-        f'iifname "{TAP}" ip daddr {resolvers} udp dport 53 accept',
-        f'iifname "{TAP}" ip daddr {resolvers} tcp dport 53 ct state new '
-        "limit rate 20/second burst 40 packets accept",
-    ]
-    dns_new = dns_input if internet else []
-    metadata_new = (
-        f'iifname "{TAP}" ip daddr {METADATA} tcp dport 80 ct state new '
-        "limit rate 50/second burst 100 packets accept"
-    )
     tcp_out = [
         f'iifname "{TAP}" oifname "{UPLINK}" meta l4proto tcp '
         f"ct count over {settings.connections} reject with tcp reset",
@@ -136,17 +123,31 @@ def guest_ruleset(
                 *(tcp_out if internet else []),
                 f'iifname "{TAP}" reject with icmp type admin-prohibited',
             ],
-            "local": [
-                "type filter hook input priority 0; policy drop;",
-                'iifname "lo" accept',
-                *dns_new,
-                metadata_new,
-                "ct state established,related accept",
-                f'iifname "{UPLINK}" meta l4proto tcp reject with tcp reset',
-                f'iifname "{TAP}" reject with icmp type admin-prohibited',
-            ],
+            "local": _local(names=internet),
         },
     )
+
+
+def _local(*, names: bool) -> list[str]:
+    """The chain of what goes to the namespace itself: metadata, and DNS where there is egress."""
+    resolvers = f"{{ {GATEWAY}, {LINK_RESOLVER} }}"
+    dns_new = [
+        # First of all: a flood from one source port counts as one established connection.
+        f'iifname "{TAP}" udp dport 53 limit rate over 200/second burst 400 packets drop',
+        f'iifname "{TAP}" ip daddr {resolvers} udp dport 53 accept',
+        f'iifname "{TAP}" ip daddr {resolvers} tcp dport 53 ct state new '
+        "limit rate 20/second burst 40 packets accept",
+    ]
+    return [
+        "type filter hook input priority 0; policy drop;",
+        'iifname "lo" accept',
+        *(dns_new if names else []),
+        f'iifname "{TAP}" ip daddr {METADATA} tcp dport 80 ct state new '
+        "limit rate 50/second burst 100 packets accept",
+        "ct state established,related accept",
+        f'iifname "{UPLINK}" meta l4proto tcp reject with tcp reset',
+        f'iifname "{TAP}" reject with icmp type admin-prohibited',
+    ]
 
 
 def host_ruleset(settings: NetworkSettings, *, only_ours: bool) -> str:
