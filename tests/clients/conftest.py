@@ -1,13 +1,40 @@
-"""One running API for all client tests."""
+"""One running API for all client tests, and the clients that are tested against it."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
-from tests.clients.live import LiveApi, live_api
+pytest.register_assert_rewrite("tests.clients.exercises")
+
+from tests.clients.client_awscli import AwsCli  # noqa: E402 - after the rewriting is asked for
+from tests.clients.client_boto3 import Boto3Client  # noqa: E402
+from tests.clients.client_javascript import NODE, JavaScriptSdk  # noqa: E402
+from tests.clients.exercises.registry import Exercises, World  # noqa: E402
+from tests.clients.live import LiveApi, live_api  # noqa: E402
+from tests.clients.outcome import Client  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
     with live_api(tmp_path_factory.mktemp("api")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def exercises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercises]:
+    """With an API of their own: they leave many images behind, and other tests list theirs."""
+    if not NODE.exists():
+        pytest.skip("needs the AWS SDK for JavaScript: ./run setup installs it")
+    with contextlib.ExitStack() as stack:
+        api = stack.enter_context(live_api(tmp_path_factory.mktemp("exercised")))
+        clients: list[Client] = [
+            Boto3Client(api),
+            AwsCli(api, tmp_path_factory.mktemp("awscli")),
+            JavaScriptSdk(api),
+        ]
+        for client in clients:
+            stack.callback(client.close)
+        world = World(api)
+        stack.callback(world.close)
+        yield Exercises(world, {client.name: client for client in clients})

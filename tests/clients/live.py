@@ -33,6 +33,7 @@ from microvmd.control.tokens import TokenIssuer
 from microvmd.messages import node as messages
 from microvmd.model.identifiers import endpoint_name
 from microvmd.model.image import SnapshotSizes
+from tests.clients.served import ServedLog, Witness
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
@@ -43,6 +44,8 @@ CONFIG: Any = Config(
 )
 FAIL = "s3://bucket/fails.zip"
 """An artifact whose build fails, as its Dockerfile would make it."""
+HOLD = "s3://bucket/never-ends.zip"
+"""An artifact whose build is still in progress when the test ends."""
 
 
 @dataclass
@@ -75,6 +78,8 @@ def _outcome(command: messages.Command) -> list[Any]:
     match command:
         case messages.BuildVersion(version=version, build_id=build_id, config=config):
             started = messages.BuildStarted(version, build_id)
+            if config.code_artifact_uri == HOLD:
+                return [started]
             if config.code_artifact_uri == FAIL:
                 reason = "The container image build failed."
                 return [started, messages.BuildFailed(version, build_id, reason)]
@@ -97,10 +102,11 @@ def _outcome(command: messages.Command) -> list[Any]:
 
 @dataclass(frozen=True)
 class LiveApi:
-    """Where it listens; ``issuer`` reads the tokens that it hands out."""
+    """Where it listens; ``issuer`` reads the tokens handed out, ``served`` tells who asked what."""
 
     url: str
     issuer: TokenIssuer
+    served: ServedLog
 
     def client(self, service: str, **options: Any) -> Any:
         """An unmodified boto3 client."""
@@ -121,11 +127,11 @@ def live_api(directory: Path) -> Iterator[LiveApi]:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     up, down = threading.Event(), threading.Event()
     failure: list[BaseException] = []
-    issuer = TokenIssuer(directory / "keys")
+    found = LiveApi(url, TokenIssuer(directory / "keys"), ServedLog())
 
     def serve() -> None:
         try:
-            asyncio.run(_serve(directory, listener, issuer, up, down))
+            asyncio.run(_serve(directory, listener, found, up, down))
         except BaseException as error:  # shown in the test's thread
             failure.append(error)
         finally:
@@ -136,7 +142,7 @@ def live_api(directory: Path) -> Iterator[LiveApi]:
     try:
         assert up.wait(60)
         assert not failure, failure
-        yield LiveApi(url, issuer)
+        yield found
     finally:
         down.set()
         thread.join(60)
@@ -147,17 +153,18 @@ def live_api(directory: Path) -> Iterator[LiveApi]:
 async def _serve(
     directory: Path,
     listener: socket.socket,
-    issuer: TokenIssuer,
+    found: LiveApi,
     up: threading.Event,
     down: threading.Event,
 ) -> None:
     async with (
         Store.at(directory / "state.db") as store,
         local_aws(directory, directory / "local-aws.log", ACCOUNT, keep=False) as aws,
-        application(store, issuer, aws.socket) as app,
+        application(store, found.issuer, aws.socket) as app,
     ):
+        witnessed = Witness(app, found.served)
         server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, lifespan="on", server_header=False)
+            uvicorn.Config(witnessed, log_config=None, lifespan="on", server_header=False)
         )
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[listener]))
