@@ -49,6 +49,18 @@ fetch_kernel() {
     guest/fetch-kernel.sh "$assets"
 }
 
+shell_inputs() {
+    cat guest/fetch-shell.sh
+}
+
+shell_present() {
+    [[ -x $assets/busybox ]]
+}
+
+fetch_shell() {
+    guest/fetch-shell.sh "$assets"
+}
+
 native_files() {
     source_files "$1"
     echo scripts/build-native.sh
@@ -93,6 +105,8 @@ step "Debian packages" packages_inputs packages_present install_packages \
     "try by hand: apt-get update && apt-get install haproxy qemu-system-x86"
 step "Guest kernel" kernel_inputs kernel_present fetch_kernel \
     "check that the mirror offers a cloud kernel: apt-cache pkgnames linux-image-6.12."
+step "Shell for images without one" shell_inputs shell_present fetch_shell \
+    "check that the mirror offers it: apt-cache policy busybox-static"
 step "Guest agent" guest_inputs agent_present build_agent \
     "the compiler's message is above; the guest agent lives in guest/"
 step "Jailer" jailer_inputs jailer_present build_jailer \

@@ -64,6 +64,7 @@ pub struct Agent {
     /// On the heap and kept: a buffer on the stack would be cleared, and so copied, each time.
     buffer: Vec<u8>,
     pub(crate) root: Result<()>,
+    pub(crate) shell: Option<File>,
     pub(crate) identity: Identity,
     pub(crate) application: Application,
     pub(crate) sessions: BTreeMap<u32, Session>,
@@ -99,6 +100,7 @@ impl Agent {
             readable: true,
             buffer: vec![0; READ],
             root: booted.root,
+            shell: booted.shell,
             identity: Identity::new()?,
             application: Application::new(),
             sessions: BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! The application: its state, its log pipes, and the container that others enter.
 
 use crate::json::{object, Value};
-use crate::spawn::{self, Command, Container, Started, Streams};
+use crate::spawn::{self, Command, Container, Started, Streams, Surroundings};
 use crate::sys::{self, Error, Result, Step};
 use std::fs::File;
 use std::io::{self, Read};
@@ -48,13 +48,22 @@ pub struct Application {
     pub pid: i32,
     holder: i32,
     container: Option<Container>,
+    /// Of the application that was started last.
+    surroundings: Option<Surroundings>,
     /// The reading ends of stdout and stderr.
     pub logs: [Option<File>; 2],
 }
 
 impl Application {
     pub fn new() -> Application {
-        Application { state: State::Booted, pid: 0, holder: 0, container: None, logs: [None, None] }
+        Application {
+            state: State::Booted,
+            pid: 0,
+            holder: 0,
+            container: None,
+            surroundings: None,
+            logs: [None, None],
+        }
     }
 
     pub fn describe(&self) -> (Value, Value) {
@@ -77,6 +86,7 @@ impl Application {
             sys::set_nonblocking(file).step("set a log pipe non-blocking")?;
         }
         let streams = Streams::Pipes { input: None, output: output_end, error: error_end };
+        self.surroundings = Some(command.surroundings());
         let started = spawn::first(command, streams)?;
         self.pid = started.pid;
         self.state = State::Starting;
@@ -95,6 +105,13 @@ impl Application {
         self.state = State::Exited(exit);
         self.pid = 0;
         self.container = None;
+    }
+
+    /// Environment, directory and rights of the application; where none was started, `env` alone.
+    pub fn surroundings(&self, env: &[String]) -> Surroundings {
+        let alone =
+            || Surroundings { env: env.to_vec(), cwd: "/".to_string(), all_capabilities: false };
+        self.surroundings.clone().unwrap_or_else(alone)
     }
 
     /// Starts `command` in the application's container, or in one made for it.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 const MODULES: &str = "/modules";
 const PORT_NAME: &str = "microvmd.agent";
 const BASE: &str = "/base";
+/// In the initramfs: a static program that is a shell under the name of sh.
+const BUILTIN_SHELL: &str = "/shell";
 /// A device that has not appeared by then never will; a busy host needs seconds under TCG.
 const DEVICE_LIMIT_MS: i64 = 30_000;
 
@@ -26,6 +28,8 @@ const NODE_FLAGS: u64 = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
 
 pub struct Booted {
     pub port: File,
+    /// For images without a shell. Kept open: nothing else of the initramfs can be reached later.
+    pub shell: Option<File>,
     /// Why there is no root for an application, if so; the agent still answers the node.
     pub root: Result<()>,
 }
@@ -42,11 +46,12 @@ pub fn boot() -> Result<Booted> {
         eprintln!("microvmd-agent: {error}");
     }
     let port = devices.wait(find_port)?;
+    let shell = File::open(BUILTIN_SHELL).ok();
     let root = prepare_base().and_then(|()| mount_disks());
     enter_base()?;
     let port = fs::OpenOptions::new().read(true).write(true).open(&port).step("open the port")?;
     sys::set_nonblocking(&port).step("set the port non-blocking")?;
-    Ok(Booted { port, root })
+    Ok(Booted { port, shell, root })
 }
 
 /// Descriptors 0 to 2, so that no file of ours is ever taken for a standard stream.

@@ -9,6 +9,7 @@ use crate::net;
 use crate::spawn::{Command, Streams};
 use crate::sys::{self, Step};
 use std::fs;
+use std::os::unix::io::AsRawFd;
 
 const MAX_TIMEOUT_MS: i64 = 3_600_000;
 
@@ -34,6 +35,7 @@ impl Agent {
             "hook" => self.hook(id, &request).map(|()| None),
             "listening" => self.listening().map(Some),
             "exec" => self.exec(id, &request).map(|()| None),
+            "shell" => self.shell(id, &request).map(|()| None),
             "resize" => self.resize(&request).map(Some),
             "signal" => self.signal(&request).map(Some),
             "start" => self.start(id, &request).map(|()| None),
@@ -135,14 +137,29 @@ impl Agent {
 
     fn exec(&mut self, id: u32, request: &Value) -> Result<(), Failure> {
         let command = self.command(request)?;
+        self.open_session(id, command, request.flag("tty"), size(request))
+    }
+
+    fn shell(&mut self, id: u32, request: &Value) -> Result<(), Failure> {
+        self.require_root()?;
+        let surroundings = self.application.surroundings(&self.environment);
+        let command = Command::shell(surroundings, self.shell.as_ref().map(AsRawFd::as_raw_fd));
+        self.open_session(id, command, true, size(request))
+    }
+
+    fn open_session(
+        &mut self,
+        id: u32,
+        command: Command,
+        tty: bool,
+        (rows, cols): (u16, u16),
+    ) -> Result<(), Failure> {
         if id & exec::ERROR_BIT != 0 || self.sessions.contains_key(&id) {
             return Err(bad("the stream id is taken or too large"));
         }
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(("busy", format!("{MAX_SESSIONS} sessions are open")));
         }
-        let tty = request.flag("tty");
-        let (rows, cols) = size(request);
         let (streams, input, outputs) = if tty {
             let (master, slave) = exec::open_terminal(rows, cols).map_err(failed)?;
             let input = master.try_clone().step("dup").map_err(failed)?;

@@ -12,11 +12,14 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::raw::c_char;
-use std::os::unix::io::AsRawFd;
+use std::os::unix::io::{AsRawFd, RawFd};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const NEW_CONTAINER: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
 const FAILED: i32 = 127;
+
+/// The shells of an image, the best first; images may have a PATH without either directory.
+const SHELLS: [&str; 4] = ["bash", "/bin/bash", "sh", "/bin/sh"];
 
 /// What to run, as the node says it.
 pub struct Command {
@@ -24,6 +27,18 @@ pub struct Command {
     pub env: Vec<String>,
     pub cwd: String,
     pub user: String,
+    pub all_capabilities: bool,
+    /// What else to run, each by its name alone, where `argv` cannot be run.
+    pub otherwise: &'static [&'static str],
+    /// A program that is open already and that answers to the last name, when nothing else runs.
+    pub last_resort: Option<RawFd>,
+}
+
+/// What a process beside the application has in common with it.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub env: Vec<String>,
+    pub cwd: String,
     pub all_capabilities: bool,
 }
 
@@ -47,7 +62,32 @@ impl Command {
             cwd: request.text("cwd").filter(|cwd| !cwd.is_empty()).unwrap_or("/").to_string(),
             user: request.text("user").unwrap_or("").to_string(),
             all_capabilities: request.text("capabilities") == Some("all"),
+            otherwise: &[],
+            last_resort: None,
         })
+    }
+
+    /// A shell of the superuser; `builtin` is one that no image has to bring along.
+    pub fn shell(surroundings: Surroundings, builtin: Option<RawFd>) -> Command {
+        let Surroundings { mut env, cwd, all_capabilities } = surroundings;
+        env.retain(|entry| !entry.starts_with("TERM="));
+        let mut command = Command {
+            argv: vec![SHELLS[0].to_string()],
+            env,
+            cwd,
+            user: String::new(),
+            all_capabilities,
+            otherwise: &SHELLS[1..],
+            last_resort: builtin,
+        };
+        // Recorded: the prompt of the real service. An image's own start-up files win.
+        command.default("PS1", "λ $ ");
+        command
+    }
+
+    pub fn surroundings(&self) -> Surroundings {
+        let (env, cwd) = (self.env.clone(), self.cwd.clone());
+        Surroundings { env, cwd, all_capabilities: self.all_capabilities }
     }
 
     fn default(&mut self, name: &str, value: &str) {
@@ -223,12 +263,43 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
 }
 
 fn replace_process(command: &Command) -> Result<()> {
-    let name = &command.argv[0];
-    let texts =
-        |list: &[String]| list.iter().map(sys::c_string).collect::<std::io::Result<Vec<_>>>();
-    let argv = texts(&command.argv).step("argv")?;
     let env = texts(&command.env).step("env")?;
-    let (argv_pointers, env_pointers) = (pointers(&argv), pointers(&env));
+    let reason = run_found(&command.argv, command, &env)?;
+    for name in command.otherwise {
+        run_found(&[name.to_string()], command, &env)?;
+    }
+    if let Some(program) = command.last_resort {
+        run_open(program, command.otherwise.last().copied().unwrap_or(""), &env)?;
+    }
+    Err(Error::new(format!("run {}", command.argv[0]), reason))
+}
+
+fn texts(list: &[String]) -> std::io::Result<Vec<CString>> {
+    list.iter().map(sys::c_string).collect()
+}
+
+/// Runs a program by an open file, in a container whose file systems do not hold it.
+fn run_open(program: RawFd, name: &str, env: &[CString]) -> Result<()> {
+    let argv = texts(&[name.to_string()]).step("argv")?;
+    let nothing = b"\0".as_ptr();
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program,
+            nothing,
+            pointers(&argv).as_ptr(),
+            pointers(env).as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    Ok(())
+}
+
+/// Runs `argv` where PATH finds it; why it cannot be run, if so.
+fn run_found(argv: &[String], command: &Command, env: &[CString]) -> Result<std::io::Error> {
+    let name = &argv[0];
+    let argv = texts(argv).step("argv")?;
+    let (argv_pointers, env_pointers) = (pointers(&argv), pointers(env));
     let mut candidates = Vec::new();
     if name.contains('/') {
         candidates.push(name.clone());
@@ -249,5 +320,5 @@ fn replace_process(command: &Command) -> Result<()> {
             reason = cause;
         }
     }
-    Err(Error::new(format!("run {name}"), reason))
+    Ok(reason)
 }

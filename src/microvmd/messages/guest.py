@@ -46,6 +46,7 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 | hook      | name, port, timeoutMs, body (text or null)              | {status} or {error}     |
 | listening |                                                         | {ports}                 |
 | exec      | as start, and tty, rows, cols                           | {pid}; then DATA, CLOSE |
+| shell     | rows, cols                                              | as exec                 |
 | resize    | stream, rows, cols                                      | {}                      |
 | signal    | signal, stream (absent: the application)                | {}                      |
 | sync      |                                                         | {} after sync(2)        |
@@ -56,7 +57,8 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 `env` of configure goes to every process that start and exec make. `seed` is base64 of 32 to 512
 bytes and is not sent back; the other members of `restored` are read back in the guest. `error` of a
 hook is refused, timeout or reset. `start` and `exec` resolve `user` ("uid", "uid:gid", "name",
-"name:group") in the image's own tables.
+"name:group") in the image's own tables. `shell` starts bash, else sh, else a shell of the agent's
+own: as the superuser, on a terminal, with the application's environment, directory and rights.
 
 A new machine id in `restored` or `configure` also draws a new boot id; a resume of the same
 MicroVM keeps both. The Rust side is guest/src/frames.rs; a test feeds both the same bytes.

@@ -5,8 +5,8 @@ of what is, or dropped.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -34,6 +34,7 @@ from microvmd.messages.node import (
     TerminateMicrovm,
     VersionDeleted,
 )
+from microvmd.messages.shell import ShellEnd, ShellEnded, Terminal
 from microvmd.model.image import SnapshotSizes
 from microvmd.node.bring_up import Equipment
 from microvmd.node.microvm import Begin, MicrovmTask
@@ -119,6 +120,15 @@ class NodeAgent:
     def task_of(self, microvm_id: str) -> MicrovmTask | None:
         """The task of a MicroVM that is on the node now."""
         return self._microvms.get(microvm_id)
+
+    @asynccontextmanager
+    async def open_shell(self, microvm_id: str) -> AsyncIterator[Terminal]:
+        """A shell in a RUNNING MicroVM of this node, until the context ends. Raises ShellEnded."""
+        task = self._microvms.get(microvm_id)
+        if task is None:
+            raise ShellEnded(ShellEnd.NOT_RUNNING)
+        async with task.shells.open() as terminal:
+            yield terminal
 
     def _begin(self, command: Begin) -> None:
         task = MicrovmTask(self._equipment, command, self._report)

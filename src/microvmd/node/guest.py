@@ -254,7 +254,11 @@ class GuestClient:
         """Start a process beside the application; `terminal` = (rows, cols)."""
         rows, cols = terminal or (0, 0)
         size = {"tty": terminal is not None, "rows": rows, "cols": cols}
-        return await self._connection.open_session({**_members(argv, options), **size})
+        return await self._connection.open_session("exec", {**_members(argv, options), **size})
+
+    async def shell(self) -> ExecSession:
+        """A shell on a terminal without a size yet, amid what the application sees."""
+        return await self._connection.open_session("shell", {"rows": 0, "cols": 0})
 
     async def run(
         self, argv: Sequence[str], *, input: bytes = b"", **options: Unpack[ProcessOptions]

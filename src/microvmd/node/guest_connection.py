@@ -97,7 +97,8 @@ class GuestConnection(asyncio.Protocol):
         """Ask the agent; `limit` in seconds. Raises GuestError, GuestTimeout, GuestGone."""
         return await self._ask(self._new_id(), op, members, limit)
 
-    async def open_session(self, members: dict[str, object]) -> ExecSession:
+    async def open_session(self, op: str, members: dict[str, object]) -> ExecSession:
+        """Start a process with `op`, which is exec or shell."""
         stream = self._new_id()
 
         def forget() -> None:
@@ -107,7 +108,7 @@ class GuestConnection(asyncio.Protocol):
         # Known before the request: output may come in the same read as the reply.
         self._sessions[stream] = session
         try:
-            await self._ask(stream, "exec", members, REQUEST_LIMIT)
+            await self._ask(stream, op, members, REQUEST_LIMIT)
         except BaseException:
             session.close()
             raise

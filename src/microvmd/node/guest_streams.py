@@ -16,6 +16,9 @@ STDOUT = 1
 STDERR = 2
 
 LOG_LIMIT = 4 * 1024 * 1024
+CREDIT_AT_ONCE = WINDOW // 4
+"""Credit is given back in portions: each WINDOW frame interrupts the guest, and a terminal that is
+flooded sends a frame for every line."""
 
 
 class GuestFailed(Exception):
@@ -118,6 +121,7 @@ class ExecSession:
         self._forget = forget
         self._chunks: deque[tuple[int, bytes]] = deque()
         self._unread = {STDOUT: 0, STDERR: 0}
+        self._owed = {STDOUT: 0, STDERR: 0}
         self._credit = WINDOW
         self._changed = asyncio.Event()
         self._exit: Exit | None = None
@@ -135,7 +139,7 @@ class ExecSession:
         match frame.kind:
             case FrameKind.DATA:
                 self._unread[which] += len(frame.payload)
-                if self._unread[which] > WINDOW:
+                if self._unread[which] + self._owed[which] > WINDOW:
                     raise ValueError("more output than the window")
                 if frame.payload:
                     self._chunks.append((which, frame.payload))
@@ -166,9 +170,11 @@ class ExecSession:
             await self._wait()
         which, data = self._chunks.popleft()
         self._unread[which] -= len(data)
-        if self._exit is None and self._broken is None:
+        self._owed[which] += len(data)
+        if self._owed[which] >= CREDIT_AT_ONCE and self._exit is None and self._broken is None:
             stream = self.stream | ERROR_BIT if which == STDERR else self.stream
-            self._send(Frame(FrameKind.WINDOW, stream, len(data).to_bytes(4, "little")))
+            self._send(Frame(FrameKind.WINDOW, stream, self._owed[which].to_bytes(4, "little")))
+            self._owed[which] = 0
         return which, data
 
     async def write(self, data: bytes) -> None:
@@ -189,9 +195,11 @@ class ExecSession:
             self._send(Frame(FrameKind.DATA, self.stream, b""))
 
     async def resize(self, rows: int, cols: int) -> None:
+        self._check()
         await self._request("resize", {"stream": self.stream, "rows": rows, "cols": cols})
 
     async def signal(self, number: int) -> None:
+        self._check()
         await self._request("signal", {"stream": self.stream, "signal": number})
 
     async def wait(self) -> Exit:
@@ -218,8 +226,11 @@ class ExecSession:
     ) -> None:
         self.close()
 
-    async def _wait(self) -> None:
+    def _check(self) -> None:
         if self._broken is not None:
             raise self._broken
+
+    async def _wait(self) -> None:
+        self._check()
         self._changed.clear()
         await self._changed.wait()

@@ -7,6 +7,7 @@
     ASSETS/kernel/<release>/config
     ASSETS/kernel/<release>/modules/         the package's /lib/modules/<release>
     ASSETS/microvmd-agent
+    ASSETS/busybox                           static, from guest/fetch-shell.sh; may be missing
 
 and what comes out is CACHE/kernel/<digest>/{vmlinux,initrd}, named by the content of all that went
 in. Several processes may prepare at once: each makes its own and the first rename wins.
@@ -35,7 +36,8 @@ MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "erofs", "ov
 _SOFT = {"erofs": ("libcrc32c",)}
 
 AGENT = "microvmd-agent"
-_FORMAT = b"3"  # raise it when the way of making changes
+SHELL = "busybox"
+_FORMAT = b"4"  # raise it when the way of making changes
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _MAX_VMLINUX = 1 << 30
@@ -65,10 +67,13 @@ def prepare(assets: Path, cache: Path) -> GuestKernel:
         raise KernelError(f"{agent} is missing: run guest/build.sh {assets}")
     modules = _module_files(source / "modules")
     inputs = [source / "vmlinuz", agent, *modules]
+    shell = assets / SHELL
+    if shell.is_file():
+        inputs.append(shell)
     digest = _digest(source.name, inputs)
     ready = cache / "kernel" / digest
     if not ready.is_dir():
-        _make(source / "vmlinuz", agent, modules, ready)
+        _make(source / "vmlinuz", agent, shell, modules, ready)
     return GuestKernel(source.name, ready / "vmlinux", ready / "initrd", digest)
 
 
@@ -91,12 +96,13 @@ def _digest(release: str, inputs: list[Path]) -> str:
     return total.hexdigest()[:32]
 
 
-def _make(vmlinuz: Path, agent: Path, modules: list[Path], ready: Path) -> None:
+def _make(vmlinuz: Path, agent: Path, shell: Path, modules: list[Path], ready: Path) -> None:
     ready.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=ready.parent))
     try:
         _write(scratch / "vmlinux", extract_vmlinux(vmlinuz.read_bytes()))
-        _write(scratch / "initrd", initramfs(agent.read_bytes(), modules))
+        program = shell.read_bytes() if shell.is_file() else None
+        _write(scratch / "initrd", initramfs(agent.read_bytes(), modules, program))
         scratch.chmod(0o755)
         try:
             scratch.rename(ready)
@@ -224,8 +230,8 @@ def _section(elf: bytes, wanted: bytes) -> bytes:
 # The initramfs.
 
 
-def initramfs(agent: bytes, modules: list[Path]) -> bytes:
-    """A cpio archive with the agent as /init and the modules, unpacked.
+def initramfs(agent: bytes, modules: list[Path], shell: bytes | None = None) -> bytes:
+    """A cpio archive with the agent as /init, the modules, unpacked, and a shell that is static.
 
     Its size is one byte more than a multiple of 4096: SeaBIOS puts the ACPI tables of QEMU's
     microvm where the initrd ends, and one that ends just below a page border overwrites them.
@@ -240,6 +246,7 @@ def initramfs(agent: bytes, modules: list[Path]) -> bytes:
             _entry(f"modules/{n}", 0o100644, _unpacked(p))
             for n, p in zip(names, modules, strict=True)
         ),
+        *([] if shell is None else [_entry("shell", 0o100755, shell)]),
         _entry("init", 0o100755, agent),
         _entry("TRAILER!!!", 0),
     ]

@@ -27,6 +27,7 @@ from microvmd.messages.node import (
     Terminated,
     TerminateMicrovm,
 )
+from microvmd.messages.shell import ShellEnd
 from microvmd.model.hooks import HookAnswer, HookName, failure_reason, run_body
 from microvmd.model.microvm import Phase
 from microvmd.node.bring_up import Equipment, Running, adopt, bring_up
@@ -34,6 +35,7 @@ from microvmd.node.disk import create_overlay
 from microvmd.node.guest import GuestFailed
 from microvmd.node.jail import JailFailed, JailsExhausted
 from microvmd.node.paths import MicrovmFiles, remove
+from microvmd.node.shell import Shells
 from microvmd.node.slots import NetworkError
 from microvmd.node.snapshot import (
     SnapshotBroken,
@@ -85,6 +87,7 @@ class MicrovmTask:
     """The last report is out: orders come too late."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Nothing of this generation is held any more."""
+    shells: Shells = field(default_factory=Shells)
 
     @property
     def spec(self) -> MicrovmSpec:
@@ -155,6 +158,7 @@ class MicrovmTask:
                 failed = await self._resume_hook(running, Timings())
                 if failed is not None:
                     return failed
+            self.shells.begin(running.guest)
             await self.report(self._adopted(phase, running))
         return running
 
@@ -171,6 +175,7 @@ class MicrovmTask:
                 answer = await self._hook(running, HookName.RUN, body)
             if not answer.ok:
                 raise Ended(failure_reason(HookName.RUN, answer))
+        self.shells.begin(running.guest)
         await self.report(self._started(running, timings))
         return running
 
@@ -191,6 +196,7 @@ class MicrovmTask:
             failed = await self._resume_hook(running, timings)
             if failed is not None:
                 return failed
+            self.shells.begin(running.guest)
             await self.report(self._started(running, timings))
         return running
 
@@ -207,7 +213,7 @@ class MicrovmTask:
 
     async def _watch(self, running: Running) -> Report:
         """Serve orders until one ends the MicroVM, or it ends by itself."""
-        with running.kept(), ungrouped():
+        with running.kept(), self.shells.ending(), ungrouped():
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(running.pump_logs(self.equipment, self.spec.log))
                 try:
@@ -224,6 +230,7 @@ class MicrovmTask:
             if order.generation != self.spec.generation:
                 continue
             if isinstance(order, TerminateMicrovm):
+                self.shells.end(ShellEnd.TERMINATED)
                 await self._say_goodbye(running)
                 await running.machine.kill()
                 return Terminated(self.spec.microvm_id, self.spec.generation)
@@ -247,6 +254,7 @@ class MicrovmTask:
     async def _suspend(self, running: Running) -> Suspended | None:
         """None when it failed and was taken back."""
         timings = Timings()
+        self.shells.end(ShellEnd.SUSPENDED)
         if self.spec.hooks.enabled(HookName.SUSPEND):
             with timings.step("guest.suspend_hook"):
                 answer = await self._hook(running, HookName.SUSPEND)
@@ -259,6 +267,7 @@ class MicrovmTask:
             retire(self.files.suspend)
             await running.machine.cont()
             log.exception("microvm.suspend_failed", id=self.spec.microvm_id)
+            self.shells.begin(running.guest)
             await self.report(
                 SuspendFailed(
                     self.spec.microvm_id,

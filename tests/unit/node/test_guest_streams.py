@@ -7,6 +7,7 @@ import pytest
 
 from microvmd.messages.guest import ERROR_BIT, WINDOW, Frame, FrameKind
 from microvmd.node.guest_streams import (
+    CREDIT_AT_ONCE,
     LOG_LIMIT,
     STDERR,
     STDOUT,
@@ -70,16 +71,20 @@ async def test_a_slow_reader_loses_the_oldest_and_is_told() -> None:
     assert sum(len(chunk) for _, chunk in chunks[1:]) == LOG_LIMIT
 
 
-async def test_reading_gives_credit_back_per_stream() -> None:
+async def test_reading_gives_credit_back_per_stream_and_in_portions() -> None:
     channel = Channel()
     session = channel.session()
-    session.take(data(b"out"))
-    session.take(data(b"error", error=True))
+    almost = bytes(CREDIT_AT_ONCE - 1)
+    for payload in (almost, b"out"):
+        session.take(data(payload))
+    session.take(data(almost + b"error", error=True))
+    assert await session.read() == (STDOUT, almost)
+    assert channel.sent == []
     assert await session.read() == (STDOUT, b"out")
-    assert await session.read() == (STDERR, b"error")
+    assert await session.read() == (STDERR, almost + b"error")
     assert channel.sent == [
-        Frame(FrameKind.WINDOW, 7, b"\x03\0\0\0"),
-        Frame(FrameKind.WINDOW, 7 | ERROR_BIT, b"\x05\0\0\0"),
+        Frame(FrameKind.WINDOW, 7, (CREDIT_AT_ONCE + 2).to_bytes(4, "little")),
+        Frame(FrameKind.WINDOW, 7 | ERROR_BIT, (CREDIT_AT_ONCE + 4).to_bytes(4, "little")),
     ]
     session.ended(Exit(0, None))
     assert await session.read() is None
@@ -92,6 +97,14 @@ async def test_more_output_than_the_window_is_a_violation() -> None:
     session.take(data(bytes(65536), error=True))
     with pytest.raises(ValueError, match="window"):
         session.take(data(b"x"))
+
+
+async def test_read_output_counts_until_its_credit_is_given_back() -> None:
+    session = Channel().session()
+    session.take(data(b"read"))
+    await session.read()
+    with pytest.raises(ValueError, match="window"):
+        session.take(data(bytes(WINDOW)))
 
 
 @pytest.mark.parametrize("payload", [b"", b"\1\0\0", b"\1\0\0\0"])

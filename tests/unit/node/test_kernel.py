@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvmd.node.kernel import AGENT, KernelError, extract_vmlinux, initramfs, prepare
+from microvmd.node.kernel import AGENT, SHELL, KernelError, extract_vmlinux, initramfs, prepare
 
 VMLINUX = b"\x7fELF" + b"kernel" * 1000
 
@@ -103,6 +103,11 @@ def test_prepare_makes_kernel_and_initramfs(assets: Path, tmp_path: Path) -> Non
         "overlay.ko",
     ]
     assert found["modules/erofs.ko"][1] == module("")
+    assert "shell" not in found
+    (assets / SHELL).write_bytes(b"a shell")
+    with_shell = prepare(assets, tmp_path / "cache")
+    assert with_shell.digest != kernel.digest
+    assert members(with_shell.initrd.read_bytes())["shell"] == (0o100755, b"a shell")
 
 
 def test_the_newest_kernel_is_taken_and_the_agent_counts(assets: Path, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""A shell in a MicroVM as the edge sees it: the bytes of a terminal, and why it ended.
+
+The edge knows endpoints and WebSockets, the node guests and processes; ``cli/`` hands one to the
+other.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
+from typing import Protocol
+
+
+class ShellEnd(StrEnum):
+    """Why a shell ended or did not begin, other than by itself; the value is what a client reads.
+
+    The real service's words for these are not recorded.
+    """
+
+    SUSPENDED = "MicroVM suspended"
+    TERMINATED = "MicroVM terminated"
+    NOT_RUNNING = "MicroVM not running"
+    LOST = "MicroVM lost"
+    DETACHED = "service stopping"
+    TOO_MANY = "too many shells"
+    NO_SHELL = "no shell could be started"
+    OLD_IMAGE = "image version is too old for a shell"
+
+
+class ShellEnded(Exception):
+    """There is no shell, or no more."""
+
+    def __init__(self, why: ShellEnd) -> None:
+        super().__init__(why.value)
+        self.why = why
+
+
+class Terminal(Protocol):
+    """The outer end of a shell's terminal. Every method raises ShellEnded."""
+
+    async def read(self) -> bytes | None:
+        """What the shell writes, at most 64 KiB ahead of the reader; None: it has exited."""
+
+    async def write(self, data: bytes) -> None:
+        """Type this; waits while the shell does not read."""
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Each 1 to 65535."""
+
+
+class OpenShell(Protocol):
+    """Starts a shell in the RUNNING MicroVM of an endpoint; leaving the context ends it."""
+
+    def __call__(self, endpoint_id: str, /) -> AbstractAsyncContextManager[Terminal]:
+        """Entering raises ShellEnded."""
