@@ -33,12 +33,14 @@ from microvmd.model.hooks import MICROVM_HOOKS, HookName, Hooks, HookSetting
 from microvmd.model.identifiers import new_build_id, new_microvm_id
 from microvmd.model.image import SnapshotSizes, VersionConfig
 from microvmd.node.agent import BuildRefused, NodeAgent
+from microvmd.node.aws_access import AwsAccess
 from microvmd.node.bring_up import Equipment
 from microvmd.node.jail import Jails, JailSettings
 from microvmd.node.kernel import GuestKernel, prepare
 from microvmd.node.logs import LogStore
 from microvmd.node.network import NetworkPool
 from microvmd.node.paths import NodePaths
+from microvmd.node.roles import open_roles
 from microvmd.node.slots import NetworkSettings
 from microvmd.node.snapshot import ImageFiles, Stamp
 from microvmd.vmm.accelerator import measure_tsc_khz
@@ -56,6 +58,9 @@ LIMIT = 60.0
 """Seconds for one report; a restore takes well under one on an idle machine."""
 ALL_HOOKS = Hooks(9000, {name: HookSetting(True, 20) for name in HookName})
 READY_ONLY = Hooks(9000, {HookName.READY: HookSetting(True, 20)})
+
+# Nobody answers there: for nodes whose MicroVMs have no role.
+NO_AWS = AwsAccess("eu-central-1", "http://127.0.0.1:9", "http://127.0.0.1:9", "test", "test")
 
 R = TypeVar("R")
 
@@ -91,6 +96,7 @@ class NodeLab:
     directory: Path
     kernel: GuestKernel
     accelerator: Accelerator
+    aws: AwsAccess = NO_AWS
 
     @classmethod
     def make(cls, directory: Path) -> "NodeLab":
@@ -119,9 +125,18 @@ class NodeLab:
         async with (
             NetworkPool(self.network_settings) as networks,
             LogStore(paths.logs) as logs,
+            open_roles(self.aws) as roles,
         ):
             yield Equipment(
-                paths, self.kernel, self.accelerator, networks, jails, logs, stamp, host_cpus=2
+                paths=paths,
+                kernel=self.kernel,
+                accelerator=self.accelerator,
+                networks=networks,
+                jails=jails,
+                logs=logs,
+                stamp=stamp,
+                host_cpus=2,
+                roles=roles,
             )
 
     def rootfs(self, directory: Path, *arguments: str, cmd: bool = True) -> Rootfs:

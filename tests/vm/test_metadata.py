@@ -76,7 +76,7 @@ def in_world(
             visitor = stack.enter_context(namespace.Visitor())
             pool = await stack.enter_async_context(NetworkPool(settings(directory)))
             network = await stack.enter_async_context(pool.network(egress))
-            network.present(instance("one"))
+            network.instance = instance("one")
             guest = await stack.enter_async_context(
                 netlab.plugged_guest(network, visitor, directory / "guest")
             )
@@ -175,7 +175,7 @@ def test_each_guest_has_its_own(tmp_path: Path) -> None:
             world.pool.network() as network,
             netlab.plugged_guest(network, world.visitor, tmp_path / "other") as other,
         ):
-            network.present(instance("two"))
+            network.instance = instance("two")
             assert (await credentials(world.guest.path))["AccessKeyId"] == "ASIAone"
             assert (await credentials(other.path))["AccessKeyId"] == "ASIAtwo"
             with pytest.raises(json.JSONDecodeError):
@@ -203,7 +203,7 @@ def test_nobody_outside_is_answered(tmp_path: Path) -> None:
 def test_a_network_that_is_adopted_serves_again(tmp_path: Path) -> None:
     @contextlib.asynccontextmanager
     async def plugged(network: Network, visitor: namespace.Visitor) -> AsyncIterator[Place]:
-        network.present(instance("one"))
+        network.instance = instance("one")
         path = tmp_path / "guest"
         async with netlab.plugged_guest(network, visitor, path) as guest:
             yield guest
@@ -219,7 +219,7 @@ def test_a_network_that_is_adopted_serves_again(tmp_path: Path) -> None:
                     NetworkPool(settings(tmp_path)) as pool,
                     pool.adopt(network.name) as adopted,
                 ):
-                    adopted.present(instance("one"))
+                    adopted.instance = instance("one")
                     with pytest.raises(json.JSONDecodeError):
                         await credentials(guest.path, before)
                     assert (await credentials(guest.path))["AccessKeyId"] == "ASIAone"

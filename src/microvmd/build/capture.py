@@ -20,6 +20,7 @@ from microvmd.node.bring_up import INITRD, KERNEL, Equipment, identity_of, launc
 from microvmd.node.disk import create_disk, create_overlay
 from microvmd.node.guest import GuestClient, GuestError, GuestGone, connect
 from microvmd.node.jail import limits_for
+from microvmd.node.presence import build_present
 from microvmd.node.snapshot import ImageFiles, Manifest, seal_image
 from microvmd.vmm.machine import Boot, Drive, MachineFiles, MachineSpec, Start
 from microvmd.vmm.qemu import QemuMachine
@@ -176,6 +177,7 @@ class Capture:
         kind = self.equipment.accelerator.kind
         async with AsyncExitStack() as stack:
             network = await stack.enter_async_context(self.equipment.networks.network())
+            stack.enter_context(build_present(network, self.equipment.roles, self.command))
             jail = await stack.enter_async_context(
                 self.equipment.jails.jail(f"{name}-{self.command.build_id}", limits, kind)
             )

@@ -29,10 +29,10 @@ from microvmd.build.builder import BuildOptions
 from microvmd.build.in_microvm import MicrovmWorkshop
 from microvmd.build.in_namespace import NamespaceWorkshop
 from microvmd.build.service import ImageBuilder
-from microvmd.build.source import SourceSettings
 from microvmd.build.workshop import Workshop
 from microvmd.cli import logs as own_log
 from microvmd.cli import profile
+from microvmd.cli.aws import aws_access, source_settings
 from microvmd.cli.extensions import extension_routes
 from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.failure import Failure
@@ -65,6 +65,7 @@ from microvmd.messages.node import (
 from microvmd.model.microvm import Phase
 from microvmd.node import kernel
 from microvmd.node.agent import NodeAgent
+from microvmd.node.aws_access import AwsAccess
 from microvmd.node.bring_up import Equipment
 from microvmd.node.cgroup import CgroupUnavailable
 from microvmd.node.jail import JailFailed, Jails, JailSettings
@@ -73,6 +74,7 @@ from microvmd.node.kernel import KernelError
 from microvmd.node.logs import LogStore
 from microvmd.node.network import NetworkPool
 from microvmd.node.paths import LONGEST_ROOT, NodePaths
+from microvmd.node.roles import open_roles
 from microvmd.node.slots import NetworkError, NetworkSettings
 from microvmd.node.snapshot import Stamp
 from microvmd.vmm.accelerator import ProbeGuest, detect
@@ -193,7 +195,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     """Everything but the API's socket, ready to serve."""
     key = access_key(settings.root / "keys")
     store = await stack.enter_async_context(Store.at(settings.root / "state.db"))
-    equipment = await stack.enter_async_context(_equipment(settings))
+    equipment = await stack.enter_async_context(_equipment(settings, aws_access(settings, key)))
     cursors = Cursors(cursor_key(settings.root / "keys"))
     issuer = TokenIssuer(settings.root / "keys")
     managed = ManagedImages(settings.region, settings.image.base_status)
@@ -206,7 +208,9 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     connectors = Connectors(store, link, cursors, time.time, settings.region)
     resolver.microvms = microvms
     builder = ImageBuilder(
-        equipment, _source(settings, key), lambda account: _options(settings, equipment, account)
+        equipment,
+        source_settings(settings, key),
+        lambda account: _options(settings, equipment, account),
     )
     link.agent = await stack.enter_async_context(
         NodeAgent(equipment, builder, _Control(images, microvms, connectors).report)
@@ -258,7 +262,7 @@ async def _application(
 
 
 @asynccontextmanager
-async def _equipment(settings: Settings) -> AsyncIterator[Equipment]:
+async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equipment]:
     """The node's own resources."""
     paths = NodePaths(settings.root)
     paths.make()
@@ -284,9 +288,18 @@ async def _equipment(settings: Settings) -> AsyncIterator[Equipment]:
     async with (
         NetworkPool(_network_settings(settings)) as networks,
         LogStore(paths.logs) as logs,
+        open_roles(access) as roles,
     ):
         yield Equipment(
-            paths, guest, accelerator, networks, jails, logs, stamp, os.cpu_count() or 1
+            paths=paths,
+            kernel=guest,
+            accelerator=accelerator,
+            networks=networks,
+            jails=jails,
+            logs=logs,
+            stamp=stamp,
+            host_cpus=os.cpu_count() or 1,
+            roles=roles,
         )
 
 
@@ -310,23 +323,6 @@ def _edge_settings(settings: Settings) -> EdgeSettings:
         domain=settings.edge.domain,
         port=None if port == "auto" else int(port),
         addresses=(settings.edge.host, "::1") if loopback else (settings.edge.host,),
-    )
-
-
-def _source(settings: Settings, key: AccessKey) -> SourceSettings:
-    """Where builds fetch artifacts. In local mode that is our own API's port."""
-    if not settings.aws.local:
-        return SourceSettings(
-            region=settings.region,
-            s3_endpoint=settings.aws.s3_endpoint,
-            sts_endpoint=settings.aws.sts_endpoint,
-        )
-    return SourceSettings(
-        region=settings.region,
-        s3_endpoint=settings.api.url,
-        sts_endpoint=settings.api.url,
-        access_key=key.access_key,
-        secret_key=key.secret_key,
     )
 
 

@@ -28,6 +28,8 @@ from microvmd.node.kernel import GuestKernel
 from microvmd.node.logs import LogStore, lines_of
 from microvmd.node.network import Network, NetworkPool
 from microvmd.node.paths import MicrovmFiles, NodePaths
+from microvmd.node.presence import microvm_present
+from microvmd.node.roles import Roles
 from microvmd.node.snapshot import ImageFiles, Manifest, Stamp, load, retire
 from microvmd.node.timings import Timings
 from microvmd.vmm.causes import ungrouped
@@ -96,6 +98,7 @@ class Equipment:
     logs: LogStore
     stamp: Stamp
     host_cpus: int
+    roles: Roles
 
     def clone_spec(self, image: ImageFiles, manifest: Manifest, overlay: Path) -> MachineSpec:
         """The machine of a clone: the image's memory, its rootfs, and an overlay on its disk."""
@@ -209,6 +212,7 @@ async def bring_up(
     machine_spec = _clone_spec(equipment, spec, files)
     with timings.step("network"):
         network = await stack.enter_async_context(equipment.networks.network())
+    stack.enter_context(microvm_present(network, equipment.roles, spec))
     jail = await stack.enter_async_context(
         equipment.jails.jail(
             spec.microvm_id,
@@ -270,6 +274,7 @@ async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) 
         raise ProcessGone(f"{spec.microvm_id} has no VMM")
     machine_spec = _clone_spec(equipment, spec, files)
     network = await stack.enter_async_context(equipment.networks.adopt(record.network))
+    stack.enter_context(microvm_present(network, equipment.roles, spec))
     with _kept(network):
         jail = await stack.enter_async_context(
             equipment.jails.adopt(spec.microvm_id, record.identity)

@@ -57,11 +57,12 @@ class Network:
     egress: EgressPolicy
     path: Path
     """The namespace's mount."""
+    instance: metadata.Instance | None = None
+    """What the guest learns at the metadata address."""
     _tap: int | None = None
     _sockets: list[socket.socket] = field(default_factory=list, repr=False)
     _stub: dns.Stub | None = field(default=None, repr=False)
     _metadata: metadata_server.MetadataServer | None = field(default=None, repr=False)
-    _instance: metadata.Instance | None = field(default=None, repr=False)
     _detached: bool = False
 
     def open_tap(self) -> int:
@@ -76,10 +77,6 @@ class Network:
     async def block_port(self, port: int) -> None:
         """Refuse connections of the edge to this port of the guest, established ones too."""
         await nft(nftables.block_ports([port]), self.path)
-
-    def present(self, instance: metadata.Instance) -> None:
-        """Let the guest learn this at the metadata address; before, it learns nothing there."""
-        self._instance = instance
 
     def detach(self) -> None:
         """Leave the network alive when its context ends, for the next run of ours to adopt."""
@@ -236,7 +233,7 @@ class NetworkPool:
             network._stub = dns.Stub(self._forwarder, resolving)
 
     async def _inform(self, network: Network, ask: metadata.Ask) -> metadata.Answer:
-        return await metadata.answer(ask, network._instance, self._tokens, time.time())
+        return await metadata.answer(ask, network.instance, self._tokens, time.time())
 
     def _end(self, network: Network) -> None:
         """Needs no await, so no cancellation can interrupt it."""
