@@ -31,6 +31,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 pytest_plugins = ["leaks"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden-update",
+        action="store_true",
+        help="write the golden files and the coverage page of tests/clients anew",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     seed = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**32))
     os.environ[SEED_VARIABLE] = str(seed)

@@ -1,7 +1,8 @@
 """One running API for all client tests, and the clients that are tested against it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,12 @@ from tests.clients.client_awscli import AwsCli  # noqa: E402 - after the rewriti
 from tests.clients.client_boto3 import Boto3Client  # noqa: E402
 from tests.clients.client_javascript import NODE, JavaScriptSdk  # noqa: E402
 from tests.clients.exercises.registry import Exercises, World  # noqa: E402
+from tests.clients.golden_stories import STORIES  # noqa: E402
 from tests.clients.live import LiveApi, live_api  # noqa: E402
 from tests.clients.outcome import Client  # noqa: E402
+from tests.clients.recorder import Recorder  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +43,25 @@ def exercises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercises]:
         world = World(api)
         stack.callback(world.close)
         yield Exercises(world, {client.name: client for client in clients})
+
+
+@pytest.fixture(scope="session")
+def golden_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
+    """An API where nothing is yet but what the golden files' own requests make."""
+    with live_api(tmp_path_factory.mktemp("golden")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def exchanges(golden_api: LiveApi, pytestconfig: pytest.Config) -> Mapping[str, str]:
+    """All exchanges of the golden files by name, as they are today."""
+    recorder = Recorder(golden_api)
+    for story in STORIES:
+        story(recorder)
+    if pytestconfig.getoption("--golden-update"):
+        GOLDEN.mkdir(exist_ok=True)
+        for path in GOLDEN.glob("*.http"):
+            path.unlink()
+        for name, text in recorder.texts.items():
+            (GOLDEN / f"{name}.http").write_text(text)
+    return recorder.texts

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,20 +14,47 @@ from botocore.credentials import Credentials
 from tests.clients.live import KEY, REGION, LiveApi
 
 
-def ask(
-    api: LiveApi, method: str, path: str, document: Any = None
-) -> tuple[int, dict[str, str], Any]:
-    """Send signed bytes with raw colons in the path; give back what came, parsed as JSON only."""
-    body = b"" if document is None else json.dumps(document).encode()
-    request = AWSRequest(method, f"{api.url}{path}", data=body)
-    SigV4Auth(Credentials(KEY.access_key, KEY.secret_key), "lambda", REGION).add_auth(request)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came over the wire; header names in small letters."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+def send(
+    api: LiveApi,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    signed: bool = True,
+) -> Answer:
+    """Send bytes with raw colons in the path."""
+    request = AWSRequest(method, f"{api.url}{path}", data=body, headers=dict(headers or {}))
+    if signed:
+        SigV4Auth(Credentials(KEY.access_key, KEY.secret_key), "lambda", REGION).add_auth(request)
     connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=30)
     try:
-        headers = {"Host": urlsplit(api.url).netloc, **dict(request.headers.items())}
-        connection.request(method, path, body=body, headers=headers)
+        sent = {"Host": urlsplit(api.url).netloc, **dict(request.headers.items())}
+        connection.request(method, path, body=body, headers=sent)
         response = connection.getresponse()
         content = response.read()
     finally:
         connection.close()
     found = {name.lower(): value for name, value in response.getheaders()}
-    return response.status, found, json.loads(content) if content else None
+    return Answer(response.status, found, content)
+
+
+def ask(
+    api: LiveApi, method: str, path: str, document: Any = None
+) -> tuple[int, dict[str, str], Any]:
+    """Send a document; give back what came, parsed as JSON only."""
+    answer = send(api, method, path, b"" if document is None else json.dumps(document).encode())
+    return (
+        answer.status,
+        dict(answer.headers),
+        json.loads(answer.content) if answer.content else None,
+    )

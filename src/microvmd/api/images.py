@@ -164,11 +164,12 @@ class ImageHandlers:
     async def list_managed_microvm_image_versions(
         self, context: RequestContext, request: Request
     ) -> Mapping[str, Any]:
-        start = _page_start(request)
         found = self._managed.versions(request["imageIdentifier"])
+        cursors, scope = self._images.cursors, f"managed {context.account} {self._managed.arn}"
+        start = int(cursors.open(scope, request.get("nextToken")) or 0)
         end = start + int(request.get("maxResults") or len(found))
         items = [_managed(version, self._managed.arn) for version in found[start:end]]
-        return {"items": items, "nextToken": str(end) if end < len(found) else None}
+        return {"items": items, "nextToken": cursors.seal(scope, end) if end < len(found) else None}
 
     async def _find_version(self, context: RequestContext, request: Request) -> Version:
         return await self._images.version(
@@ -319,12 +320,3 @@ def _managed(version: ManagedVersion, arn: str) -> dict[str, Any]:
 def _refuse_token(request: Request) -> None:
     if request.get("nextToken") is not None:
         raise ValidationError("Invalid nextToken.")
-
-
-def _page_start(request: Request) -> int:
-    token = request.get("nextToken")
-    if token is None:
-        return 0
-    if token not in {str(n) for n in range(1, len(MANAGED_VERSIONS))}:
-        raise ValidationError("Invalid nextToken.")
-    return int(token)

@@ -65,6 +65,11 @@ class Images:
         self._managed = managed
         self._sizes = sizes
 
+    @property
+    def cursors(self) -> Cursors:
+        """What seals positions in all lists that have to do with images."""
+        return self._cursors
+
     async def create(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
         """CreateMicrovmImage: the image and its version 1.0, whose build begins."""
         config = self._config(request)

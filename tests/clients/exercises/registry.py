@@ -13,6 +13,7 @@ from typing import Any
 
 from botocore.config import Config
 
+from microvmd.api.operations import MICROVMS, load_operations
 from tests.clients.client_boto3 import Boto3Client
 from tests.clients.live import ACCOUNT, CONFIG, REGION, LiveApi
 from tests.clients.outcome import Client
@@ -29,6 +30,13 @@ IMAGE = {
     "codeArtifact": {"uri": "s3://bucket/app.zip"},
 }
 """The least that a version of an image needs."""
+
+OFFERED = tuple(
+    operation.name
+    for operation in load_operations()
+    if operation.service == MICROVMS or "NetworkConnector" in operation.name
+)
+"""Every operation that microvmd offers."""
 
 Exercise = Callable[[Client, "World"], None]
 REGISTERED: dict[str, Exercise] = {}
