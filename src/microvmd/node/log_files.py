@@ -20,6 +20,8 @@ _NAME_LIMIT = 200
 _NAME_FILE = "name"
 _SUFFIX = ".log"
 _READ_SIZE = 256 * 1024
+PAGE_SIZE = 1 << 20
+"""Bytes of a page, about: the line that goes beyond is its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +136,29 @@ class StreamFiles:
             del lines[:count]
         self._drop(start + size)
 
-    def read(self, position: int, limit: int) -> Page:
+    def end(self) -> int:
+        """The position behind the last line."""
+        segments = self._segments()
+        if not segments:
+            return 0
+        start, path = segments[-1]
+        return start + path.stat().st_size
+
+    def read(self, position: int, limit: int, size: int = PAGE_SIZE) -> Page:
         """Up to `limit` lines from a position on that a page named, or from 0.
 
-        If lines were dropped there, the first entry says so.
+        No line follows when the page has `size` bytes. If lines were dropped there, the first entry
+        says so.
         """
         entries: list[Entry] = []
-        segments = self._segments()
-        if segments and position < segments[0][0]:
-            position = segments[0][0]
-            first = next(_lines(segments[0][1], 0), None)
-            entry = decode(first) if first is not None else None
-            entries.append(Entry(entry.time if entry else 0.0, "[older lines were dropped]"))
-        for start, path in segments:
-            if position < start:  # a segment that was dropped while we read
+        begin = position
+        for start, path in self._segments():
+            if position < start:  # dropped before, or while we read
+                entries.append(_mark(path))
+                begin = begin - position + start
                 position = start
             for line in _lines(path, position - start):
-                if len(entries) >= limit:
+                if len(entries) >= limit or position - begin >= size:
                     return Page(tuple(entries), position)
                 position += len(line) + 1
                 entry = decode(line)
@@ -179,6 +187,13 @@ class StreamFiles:
             if end - following < self._limits.stream - self._limits.segment:
                 return
             path.unlink()
+
+
+def _mark(following: Path) -> Entry:
+    """What is read in place of lines that are gone, with the time of the line after them."""
+    line = next(_lines(following, 0), None)
+    entry = decode(line) if line is not None else None
+    return Entry(entry.time if entry else 0.0, "[older lines were dropped]")
 
 
 def _fitting(lines: list[bytes], room: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,15 @@ from typing import Self
 
 import structlog
 
-from microvmd.node.log_files import Entry, LogLimits, Page, StreamFiles, file_name, stream_names
+from microvmd.node.log_files import (
+    PAGE_SIZE,
+    Entry,
+    LogLimits,
+    Page,
+    StreamFiles,
+    file_name,
+    stream_names,
+)
 from microvmd.node.log_lines import LineSplitter, lines_of, printable
 
 __all__ = ["Entry", "LineSplitter", "LogLimits", "LogStore", "Page", "lines_of", "printable"]
@@ -71,6 +79,7 @@ class LogStore:
         self._clock = clock
         self._streams: dict[tuple[str, str], _Stream] = {}
         self._dirty: dict[tuple[str, str], _Stream] = {}
+        self._watchers: defaultdict[tuple[str, str], set[asyncio.Event]] = defaultdict(set)
         self._group_followers: defaultdict[str, set[_GroupFollower]] = defaultdict(set)
         self._work = asyncio.Event()
         self._closing = False
@@ -112,13 +121,32 @@ class LogStore:
         while state.waiting > WAITING and not self._closing:
             await state.written.wait()
 
-    async def read(self, group: str, stream: str, start: int = 0, limit: int = PAGE) -> Page:
-        """Up to `limit` lines that are on disk, from a position on that a former page named.
+    async def read(
+        self, group: str, stream: str, start: int = 0, limit: int = PAGE, size: int = PAGE_SIZE
+    ) -> Page:
+        """Up to `limit` lines and about `size` bytes that are on disk, from a position on.
 
-        An unknown stream is an empty one. Follow `Page.next` until a page is empty.
+        The position is 0 or one that a former page named. An unknown stream is an empty one. Follow
+        `Page.next` until a page is empty.
         """
         files = self._files(group, stream)
-        return await asyncio.to_thread(files.read, start, limit)
+        return await asyncio.to_thread(files.read, start, limit, size)
+
+    async def end(self, group: str, stream: str) -> int:
+        """The position behind all that is on disk."""
+        return await asyncio.to_thread(self._files(group, stream).end)
+
+    @contextlib.contextmanager
+    def watch(self, group: str, stream: str, woken: asyncio.Event) -> Iterator[None]:
+        """Set an event whenever lines of a stream have been written, or lost."""
+        watching = self._watchers[group, stream]
+        watching.add(woken)
+        try:
+            yield
+        finally:
+            watching.discard(woken)
+            if not watching:
+                self._watchers.pop((group, stream), None)
 
     async def follow(self, group: str, stream: str, start: int = 0) -> AsyncGenerator[Entry, None]:
         """All lines from a position on, and then each that is written, until the store closes."""
@@ -238,6 +266,8 @@ class LogStore:
         state.waiting -= size
         state.written.set()
         state.written = asyncio.Event()
+        for woken in self._watchers.get((group, stream), ()):
+            woken.set()
         for follower in self._group_followers.get(group, ()):
             follower.wake(stream)
         self._forget(group, stream, state)

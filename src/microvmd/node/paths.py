@@ -59,6 +59,11 @@ class NodePaths:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def delivery(self) -> Path:
+        """How far logs have been delivered."""
+        return self.root / "delivery"
+
     def image(self, version: VersionKey) -> ImageFiles:
         return ImageFiles(self.images / version.account / version.image_name / version.number)
 
@@ -67,7 +72,7 @@ class NodePaths:
 
     def make(self) -> None:
         """All of them, readable by root only: snapshots hold the memory of applications."""
-        for path in (self.root, self.images, self.microvms, self.tmp, self.logs):
+        for path in (self.root, self.images, self.microvms, self.tmp, self.logs, self.delivery):
             path.mkdir(parents=True, exist_ok=True)
         for path in (self.images, self.microvms, self.tmp):
             path.chmod(0o700)

@@ -4,13 +4,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from botocore.exceptions import ClientError
 
 from microvmd.node.aws_access import AwsAccess, Threads, as_caller, error_code
 from microvmd.node.roles import BotoSts, RoleCredentials, RoleRefused, RoleUnavailable
+from tests.awslab import refusing
 from tests.buildlab import aws
 
 pytestmark = pytest.mark.anyio
@@ -46,28 +46,6 @@ async def test_an_sts_that_is_down_is_no_refusal() -> None:
         await assume(NOWHERE)
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """An STS that answers all with the error that the server names."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        server = self.server
-        assert isinstance(server, RefusingServer)
-        body = f"<ErrorResponse><Error><Code>{server.code}</Code></Error></ErrorResponse>".encode()
-        self.send_response(server.status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Not into the test's output."""
-
-
-class RefusingServer(HTTPServer):
-    code = ""
-    status = 403
-
-
 @pytest.mark.parametrize(
     ("code", "status", "kind"),
     [
@@ -79,16 +57,8 @@ class RefusingServer(HTTPServer):
     ],
 )
 async def test_whose_fault_an_error_is(code: str, status: int, kind: type[Exception]) -> None:
-    with RefusingServer(("127.0.0.1", 0), Refusing) as server:
-        server.code, server.status = code, status
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            with pytest.raises(kind, match=code):
-                await assume(f"http://127.0.0.1:{server.server_port}")
-        finally:
-            server.shutdown()
-            serving.join()
+    with refusing(code, status) as refusal, pytest.raises(kind, match=code):
+        await assume(refusal.url)
 
 
 async def test_what_is_no_role_is_refused_unasked() -> None:

@@ -89,6 +89,24 @@ def test_pages_go_across_segments(tmp_path: Path) -> None:
     assert seen == entries(0, 20)
 
 
+def test_a_page_has_a_size(tmp_path: Path) -> None:
+    files = StreamFiles(tmp_path, "s", LogLimits())
+    written = [Entry(1.0, "x" * 1000) for _ in range(10)]
+    files.write(written)
+    page = files.read(0, 100, 2500)
+    assert len(page.entries) == 3, "the line that goes beyond is its last"
+    assert files.read(page.next, 100, 1 << 20).entries == tuple(written[3:])
+
+
+def test_the_end_is_where_the_last_page_ends(tmp_path: Path) -> None:
+    files = StreamFiles(tmp_path, "s", SMALL)
+    assert files.end() == 0
+    for first in range(0, 60, 10):
+        files.write(entries(first, 10))
+        page = files.read(0, 1000)
+        assert page.next == files.end()
+
+
 @pytest.mark.parametrize("batch", [1, 7, 500])
 def test_the_oldest_lines_are_dropped_and_it_is_said(batch: int, tmp_path: Path) -> None:
     files = StreamFiles(tmp_path, "s", SMALL)
