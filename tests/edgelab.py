@@ -8,7 +8,7 @@ import shutil
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,9 +17,12 @@ import websockets.asyncio.client
 from websockets.typing import Subprotocol
 
 from microvmd.control.tokens import Scope, TokenIssuer
+from microvmd.edge.activity import Activity
 from microvmd.edge.config import EdgeSettings
 from microvmd.edge.edge import Edge
 from microvmd.edge.resolve import Answer, Refuse
+from microvmd.edge.shell import ShellDoor
+from tests.edgeshell import LocalShell, local_shell
 
 
 def free_port() -> int:
@@ -34,8 +37,9 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.settings = EdgeSettings(
-            root=directory / "root", run=directory / "run", port=free_port(), threads=2
+            root=directory / "root", run=directory / "run", port=free_port(), threads=2, shells=2
         )
+        self.shells: asyncio.Queue[LocalShell] = asyncio.Queue()
         self.issuer = TokenIssuer(directory / "keys")
         self.answers: dict[str, asyncio.Future[Answer]] = {}
         self.asked: asyncio.Queue[str] = asyncio.Queue()
@@ -50,6 +54,12 @@ class World:
         except asyncio.CancelledError:
             self.cancelled.put_nowait(endpoint_id)
             raise
+
+    @contextlib.asynccontextmanager
+    async def open_shell(self, endpoint_id: str) -> AsyncIterator[LocalShell]:
+        async with local_shell() as shell:
+            self.shells.put_nowait(shell)
+            yield shell
 
     def hold(self, endpoint_id: str) -> asyncio.Future[Answer]:
         """Requests for it wait until the test sets the result."""
@@ -93,10 +103,15 @@ class World:
         )
 
     def websocket(
-        self, endpoint_id: str, subprotocols: list[str], headers: dict[str, str] | None = None
+        self,
+        endpoint_id: str,
+        subprotocols: list[str],
+        headers: dict[str, str] | None = None,
+        *,
+        path: str = "/",
     ) -> websockets.asyncio.client.connect:
         return websockets.asyncio.client.connect(
-            f"wss://{self.edge.endpoint(endpoint_id)}/",
+            f"wss://{self.edge.endpoint(endpoint_id)}{path}",
             ssl=self.trust,
             host="127.0.0.1",
             port=self.edge.port,
@@ -104,6 +119,13 @@ class World:
             additional_headers=headers,
             proxy=None,
         )
+
+    async def active(self, condition: Callable[[Activity], bool]) -> Activity:
+        """Activity of vm-a once it is so. HAProxy adds open streams' bytes every five seconds."""
+        async with asyncio.timeout(30):
+            while not condition(found := (await self.edge.activity())["vm-a"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            return found
 
     async def raw(self, endpoint_id: str, request: bytes, *, alpn: str = "http/1.1") -> bytes:
         """Send bytes as they are over TLS; everything that comes back until the close."""
@@ -134,7 +156,10 @@ async def world() -> AsyncIterator[World]:
 @contextlib.asynccontextmanager
 async def running(made: World, *, stop: bool = True) -> AsyncIterator[Edge]:
     """The Edge of a world; `stop=False` leaves HAProxy running, as the end of the server does."""
-    async with Edge(made.settings, resolve=made.resolve, keys=made.issuer.keys) as edge:
+    shells = ShellDoor(made.resolve, made.open_shell)
+    async with Edge(
+        made.settings, resolve=made.resolve, shells=shells, keys=made.issuer.keys
+    ) as edge:
         made.edge = edge
         try:
             yield edge

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import h2.connection
 import h2.events
 import pytest
 import websockets.exceptions
 
-from microvmd.edge.activity import Activity
 from tests.edgeguests import H2_PORT, WEBSOCKET_PORT, guest
 from tests.edgelab import World, world
 
@@ -179,14 +178,6 @@ def test_streams_are_not_buffered(http2: bool) -> None:
     asyncio.run(scenario())
 
 
-async def _until(w: World, condition: Callable[[Activity], bool]) -> Activity:
-    """Activity of vm-a once it is so. HAProxy adds an open stream's bytes every five seconds."""
-    async with asyncio.timeout(30):
-        while not condition(found := (await w.edge.activity())["vm-a"]):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-        return found
-
-
 def test_activity_of_an_open_websocket() -> None:
     async def scenario() -> None:
         async with world() as w, guest("127.0.0.12"):
@@ -194,12 +185,12 @@ def test_activity_of_an_open_websocket() -> None:
             headers = {**w.auth("vm-a"), "X-aws-proxy-port": str(WEBSOCKET_PORT)}
             async with w.websocket("vm-a", [], headers) as socket:
                 await socket.recv()
-                first = await _until(w, lambda seen: seen.bytes_total > 0)
+                first = await w.active(lambda seen: seen.bytes_total > 0)
                 assert first.connections == 1
                 await socket.send(os.urandom(1000))  # nothing to compress
                 await socket.recv()
-                await _until(w, lambda seen: seen.bytes_total >= first.bytes_total + 2000)
-            closed = await _until(w, lambda seen: seen.connections == 0)
+                await w.active(lambda seen: seen.bytes_total >= first.bytes_total + 2000)
+            closed = await w.active(lambda seen: seen.connections == 0)
             async with w.client() as client:
                 await w.get(client, "vm-a", "/", {})
                 await w.get(client, "vm-a", "/", w.auth("vm-b"))

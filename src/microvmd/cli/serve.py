@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import structlog
@@ -33,6 +33,7 @@ from microvmd.build.workshop import Workshop
 from microvmd.cli import logs as own_log
 from microvmd.cli import profile
 from microvmd.cli.aws import aws_access, source_settings
+from microvmd.cli.endpoints import Endpoints
 from microvmd.cli.extensions import extension_routes
 from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.failure import Failure
@@ -50,7 +51,6 @@ from microvmd.control.tokens import TokenIssuer
 from microvmd.edge.config import EdgeSettings
 from microvmd.edge.edge import Edge
 from microvmd.edge.haproxy import HAProxyFailed
-from microvmd.edge.resolve import Answer, Forward, Refuse
 from microvmd.edge.stats import CommandFailed
 from microvmd.messages.node import (
     BuildFailed,
@@ -163,23 +163,6 @@ class _Control:
                 await self.microvms.report(report)
 
 
-@dataclass(slots=True)
-class _Resolver:
-    """Answers the edge's question where a MicroVM is."""
-
-    microvms: MicroVms | None = field(default=None)
-
-    async def __call__(self, endpoint_id: str) -> Answer:
-        assert self.microvms is not None
-        found = await self.microvms.route_to(endpoint_id)
-        if found.address is not None:
-            return Forward(found.address)
-        if found.known and found.allowed:
-            return Refuse()
-        # An endpoint that does not exist and one without ingress look alike from outside.
-        return Refuse(403, "Token authentication failed")
-
-
 async def _serve(settings: Settings) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -199,14 +182,19 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     cursors = Cursors(cursor_key(settings.root / "keys"))
     issuer = TokenIssuer(settings.root / "keys")
     managed = ManagedImages(settings.region, settings.image.base_status)
-    resolver, link = _Resolver(), _NodeLink()
-    edge = Edge(_edge_settings(settings), resolve=resolver, keys=issuer.keys)
+    endpoints, link = Endpoints(), _NodeLink()
+    edge = Edge(
+        _edge_settings(settings),
+        resolve=endpoints.locate,
+        shells=endpoints.shells,
+        keys=issuer.keys,
+    )
     microvms = await stack.enter_async_context(
         MicroVms(store, link, edge.routes, cursors, time.time, managed)
     )
     images = Images(store, link, cursors, time.time, managed, settings.image.sizes)
     connectors = Connectors(store, link, cursors, time.time, settings.region)
-    resolver.microvms = microvms
+    endpoints.microvms = microvms
     builder = ImageBuilder(
         equipment,
         source_settings(settings, key),
@@ -215,6 +203,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     link.agent = await stack.enter_async_context(
         NodeAgent(equipment, builder, _Control(images, microvms, connectors).report)
     )
+    endpoints.agent = link.agent
     await link.agent.sweep(await inventory(images, microvms))
     await stack.enter_async_context(edge)
     await edge.routes.replace(_running(microvms))
@@ -323,6 +312,7 @@ def _edge_settings(settings: Settings) -> EdgeSettings:
         domain=settings.edge.domain,
         port=None if port == "auto" else int(port),
         addresses=(settings.edge.host, "::1") if loopback else (settings.edge.host,),
+        shells=settings.edge.shells,
     )
 
 

@@ -85,6 +85,9 @@ class EdgeSettings(Section):
         description="port of all endpoints (HTTPS); auto is 443 where that is free, else 8443, "
         "which then is a part of each endpoint",
     )
+    shells: int = Field(
+        default=16, ge=0, le=64, description="shell sessions of one MicroVM at a time"
+    )
 
 
 class VmmSettings(Section):

@@ -6,7 +6,7 @@ edge and the node come in the order of the decisions.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -77,6 +77,7 @@ class Routable:
     address: str | None
     known: bool = True
     allowed: bool = True
+    microvm_id: str | None = None
 
 
 class MicroVms:
@@ -220,16 +221,18 @@ class MicroVms:
             edge_address=address,
         )
 
-    async def route_to(self, endpoint_id: str) -> Routable:
+    async def route_to(
+        self, endpoint_id: str, allows: Callable[[Sequence[str]], bool] = allows_http
+    ) -> Routable:
         """Where a request to this endpoint goes: waits while the MicroVM starts or resumes.
 
         A request to a SUSPENDED MicroVM with auto-resume resumes it, once; if that fails the
-        request is refused.
+        request is refused. ``allows`` is asked about the MicroVM's ingress connectors.
         """
         found = await self._store.run(lambda tx: tx.microvm_at(endpoint_id))
         if found is None:
             return Routable(None, known=False)
-        if not allows_http(found.ingress):
+        if not allows(found.ingress):
             return Routable(None, allowed=False)
         resumed = False
         while True:
@@ -237,7 +240,7 @@ class MicroVms:
             if microvm is None or not microvm.phase.live:
                 return Routable(None)
             if microvm.phase is Phase.RUNNING:
-                return Routable(microvm.edge_address)
+                return Routable(microvm.edge_address, microvm_id=microvm.microvm_id)
             if microvm.phase is Phase.SUSPENDED:
                 policy = microvm.idle_policy
                 if resumed or policy is None or not policy.auto_resume:

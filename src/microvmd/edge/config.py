@@ -49,6 +49,8 @@ class EdgeSettings:
     addresses: tuple[str, ...] = ("127.0.0.1", "::1")
     hold_seconds: int = 60
     threads: int = min(4, os.cpu_count() or 1)
+    shells: int = 16
+    """Shell sessions of one MicroVM at a time."""
     haproxy: str = "haproxy"
 
     def __post_init__(self) -> None:
@@ -120,12 +122,16 @@ class EdgeFiles:
 
     @property
     def jail(self) -> Path:
-        """HAProxy's worker sees only this directory, and in it the resolver's socket."""
+        """HAProxy's worker sees only this directory, and in it the two sockets below."""
         return self.run / "jail"
 
     @property
     def resolver_socket(self) -> Path:
         return self.jail / "resolve.sock"
+
+    @property
+    def shell_socket(self) -> Path:
+        return self.jail / "shell.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +196,18 @@ def render(
     whether it runs this very configuration.
     """
     files = settings.files
-    resolver = "/resolve.sock" if user is not None else str(files.resolver_socket)
+
+    def seen(socket: Path) -> str:
+        return f"unix@{socket if user is None else f'/{socket.name}'}"
+
     values = {
         "THREADS": settings.threads,
         "MAXCONN": _max_connections(),
         "PRIVILEGES": _privileges(files, user),
         "STATS_SOCKET": files.stats_socket,
         "LUA_FILE": files.lua,
-        "RESOLVER": f"unix@{resolver}",
+        "RESOLVER": seen(files.resolver_socket),
+        "SHELL_SOCKET": seen(files.shell_socket),
         "HOLD_SECONDS": settings.hold_seconds,
         "ERRORS": files.errors,
         "BINDS": _binds(settings, addresses, port),

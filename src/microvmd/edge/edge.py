@@ -1,4 +1,4 @@
-"""The data plane as one resource: certificates, HAProxy, its maps, the resolver's socket.
+"""The data plane as one resource: certificates, HAProxy, its maps, the sockets that it asks.
 
 Leaving it does not stop HAProxy: RUNNING MicroVMs keep answering while the control plane is down,
 and the next Edge with the same settings adopts what it finds.
@@ -14,13 +14,14 @@ from types import TracebackType
 
 import structlog
 
-from microvmd.edge import activity, certificates, config, resolve, stats
+from microvmd.edge import activity, certificates, config, resolve, shell, stats
 from microvmd.edge.activity import Activity
 from microvmd.edge.certificates import Certificates
 from microvmd.edge.config import EdgeSettings
 from microvmd.edge.haproxy import HAProxy, HAProxyFailed
 from microvmd.edge.resolve import Resolve
 from microvmd.edge.routes import Routes, replace_map, write_keys
+from microvmd.edge.shell import ShellDoor
 from microvmd.edge.stats import CommandFailed
 from microvmd.vmm.process import ProcessFailed
 
@@ -46,16 +47,20 @@ def _can_bind(address: str, port: int) -> bool:
 
 
 class Edge:
-    """`resolve` is asked where a MicroVM is that has no route; `keys` gives kid -> token secret.
+    """`resolve` is asked where a MicroVM is that has no route, `shells` gives shells in MicroVMs,
+    `keys` gives kid -> token secret.
 
     `keys` is read every few seconds, so a key must be in it for longer than that before the first
     token is signed with it (control.tokens does so).
     """
 
-    def __init__(self, settings: EdgeSettings, *, resolve: Resolve, keys: Keys) -> None:
+    def __init__(
+        self, settings: EdgeSettings, *, resolve: Resolve, shells: ShellDoor, keys: Keys
+    ) -> None:
         self._settings = settings
         self._files = settings.files
         self._resolve = resolve
+        self._shells = shells
         self._keys = keys
         self._haproxy = HAProxy(settings)
         self._stack = contextlib.AsyncExitStack()
@@ -81,6 +86,15 @@ class Edge:
             await stack.enter_async_context(
                 resolve.serve(
                     files.resolver_socket, gid, self._resolve, self._settings.hold_seconds
+                )
+            )
+            await stack.enter_async_context(
+                shell.serve(
+                    files.shell_socket,
+                    gid,
+                    self._shells,
+                    hold=self._settings.hold_seconds,
+                    per_microvm=self._settings.shells,
                 )
             )
             await self._take_or_start()

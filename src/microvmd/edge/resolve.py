@@ -119,7 +119,7 @@ async def _answer_unless_gone(
     return answer
 
 
-def _bind(path: Path, gid: int | None) -> socket.socket:
+def bind(path: Path, gid: int | None) -> socket.socket:
     """A listening socket that only root and HAProxy's group may connect to."""
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -158,7 +158,7 @@ async def serve(path: Path, gid: int | None, resolve: Resolve, limit: float) -> 
             connections.add(task)
             task.add_done_callback(connections.discard)
 
-        server = await asyncio.start_unix_server(accepted, sock=_bind(path, gid))
+        server = await asyncio.start_unix_server(accepted, sock=bind(path, gid))
         try:
             yield
         finally:

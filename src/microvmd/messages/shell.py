@@ -34,7 +34,7 @@ class ShellEnded(Exception):
 
 
 class Terminal(Protocol):
-    """The outer end of a shell's terminal. Every method raises ShellEnded."""
+    """The outer end of a shell's terminal. The first three raise ShellEnded."""
 
     async def read(self) -> bytes | None:
         """What the shell writes, at most 64 KiB ahead of the reader; None: it has exited."""
@@ -44,6 +44,9 @@ class Terminal(Protocol):
 
     async def resize(self, rows: int, cols: int) -> None:
         """Each 1 to 65535."""
+
+    async def over(self) -> ShellEnd:
+        """Wait until it ends other than by itself."""
 
 
 class OpenShell(Protocol):

@@ -78,6 +78,11 @@ def allows_http(ingress: Sequence[str]) -> bool:
     return bool({name_of(arn) for arn in ingress} & {Ingress.HTTP.value, Ingress.ALL.value})
 
 
+def allows_shell(ingress: Sequence[str]) -> bool:
+    names = {name_of(arn) for arn in ingress}
+    return Ingress.SHELL.value in names and Ingress.ALL.value not in names
+
+
 def check_shell(ingress: Sequence[str]) -> None:
     """Raise the recorded refusals of CreateMicrovmShellAuthToken."""
     names = {name_of(arn) for arn in ingress}

@@ -16,12 +16,14 @@ class Shells:
     def __init__(self) -> None:
         self._guest: GuestClient | None = None
         self._open: set[ExecSession] = set()
+        self._over = asyncio.Event()
         self.why = ShellEnd.NOT_RUNNING
         """What it means now that the guest does not answer."""
 
     def begin(self, guest: GuestClient) -> None:
         """From now on shells can be opened."""
         self._guest = guest
+        self._over = asyncio.Event()
         self.why = ShellEnd.LOST
 
     def end(self, why: ShellEnd) -> None:
@@ -29,6 +31,7 @@ class Shells:
         if self._guest is None:
             return
         self._guest, self.why = None, why
+        self._over.set()
         for session in self._open:
             session.close()
             session.fail(GuestGone(why.value))
@@ -61,7 +64,7 @@ class Shells:
                 if self._guest is None:
                     # It ended between the guest's answer and now.
                     raise ShellEnded(self.why)
-                yield _Shell(session, self)
+                yield _Shell(session, self, self._over)
         finally:
             self._open.discard(session)
 
@@ -69,9 +72,14 @@ class Shells:
 class _Shell:
     """Implements ``messages.shell.Terminal``."""
 
-    def __init__(self, session: ExecSession, shells: Shells) -> None:
+    def __init__(self, session: ExecSession, shells: Shells, over: asyncio.Event) -> None:
         self._session = session
         self._shells = shells
+        self._over = over
+
+    async def over(self) -> ShellEnd:
+        await self._over.wait()
+        return self._shells.why
 
     async def read(self) -> bytes | None:
         try:

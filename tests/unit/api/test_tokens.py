@@ -21,6 +21,20 @@ async def test_tokens(tmp_path: Path) -> None:
         assert claims.expires_at == NOW.timestamp() + 3600
         shell = (await api("CreateMicrovmShellAuthToken", **which))["authToken"]
         assert api.issuer.verify(shell["X-aws-proxy-auth"]).scope == "shell"
+        other = await api.running(ingressNetworkConnectors=[f"{MANAGED}HTTP_INGRESS"])
+        with pytest.raises(ValidationError) as refused:
+            await api("CreateMicrovmShellAuthToken", **{**which, "microvmIdentifier": other})
+        assert refused.value.message == (
+            "Shell access requires SHELL_INGRESS network connector to be configured on the MicroVM."
+        )
+        both = [f"{MANAGED}ALL_INGRESS", f"{MANAGED}SHELL_INGRESS"]
+        other = await api.running(ingressNetworkConnectors=both)
+        with pytest.raises(ValidationError) as refused:
+            await api("CreateMicrovmShellAuthToken", **{**which, "microvmIdentifier": other})
+        assert refused.value.message == (
+            "ALL_INGRESS cannot be combined with other ingress network connectors; "
+            "use HTTP_INGRESS and/or SHELL_INGRESS instead"
+        )
         with pytest.raises(ValidationError, match="too many entries"):
             await api("CreateMicrovmAuthToken", **which, allowedPorts=[{"port": 8080}] * 5000)
         with pytest.raises(ValidationError, match="ExpirationMinutes 61 exceeded"):

@@ -6,6 +6,7 @@ from microvmd.model.connector import Egress as E
 from microvmd.model.connector import Ingress as I
 from microvmd.model.connector import (
     allows_http,
+    allows_shell,
     check_shell,
     managed_arn,
     resolve_egress,
@@ -50,6 +51,9 @@ def test_who_may_reach_the_endpoint(names: list[I], reachable: bool) -> None:
 
 def test_shell_rules() -> None:
     check_shell([managed_arn(I.SHELL, R), managed_arn(I.HTTP, R)])
+    assert allows_shell([managed_arn(I.SHELL, R)])
+    assert not allows_shell([managed_arn(I.HTTP, R)])
+    assert not allows_shell([managed_arn(I.ALL, R), managed_arn(I.SHELL, R)])
     with pytest.raises(ValidationError, match="requires SHELL_INGRESS"):
         check_shell([managed_arn(I.HTTP, R)])
     with pytest.raises(ValidationError, match="ALL_INGRESS cannot be combined"):
