@@ -59,7 +59,7 @@ def load_operations() -> tuple[Operation, ...]:
         for name, version in SERVICES
     )
     return tuple(
-        _operation(model.operation_model(name))
+        from_model(model.operation_model(name))
         for model in models
         for name in sorted(model.operation_names)
     )
@@ -75,7 +75,8 @@ def wire_name(name: str, member: Shape) -> str:
     return str(member.serialization.get("name", name))
 
 
-def _operation(model: OperationModel) -> Operation:
+def from_model(model: OperationModel) -> Operation:
+    """One operation of a service model; UnsupportedModel for a part that is not spoken here."""
     for shape in (model.input_shape, model.output_shape):
         _check(shape)
     path, _, query = model.http["requestUri"].partition("?")

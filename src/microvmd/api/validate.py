@@ -15,6 +15,7 @@ from botocore.model import ListShape, MapShape, Shape, StringShape, StructureSha
 
 from microvmd.model.errors import ValidationError
 
+_NO_LINE_END = "[^\\n\\r\x85\u2028\u2029]"
 _NOT_NULL = "Member must not be null"
 _SHOWN = 50  # failures listed in one message; their number is always the true one
 _ECHO = 8192  # characters of a refused value that are sent back
@@ -157,7 +158,10 @@ def _enum_text(shape: StringShape) -> str:
 
 @cache
 def compile_pattern(pattern: str) -> regex.Pattern[str]:
-    r"""Compile a pattern of the model. Java's ``\d``, ``\s`` and ``\w`` are ASCII, Python's not."""
+    r"""Compile a pattern of the model.
+
+    Java's ``\d``, ``\s`` and ``\w`` are ASCII, Python's not; its ``.`` takes no line end at all.
+    """
     out: list[str] = []
     inside = False
     characters = iter(pattern)
@@ -167,7 +171,7 @@ def compile_pattern(pattern: str) -> regex.Pattern[str]:
             continue
         if character in "[]":
             inside = character == "["
-        out.append(character)
+        out.append(_NO_LINE_END if character == "." and not inside else character)
     return regex.compile("".join(out))
 
 

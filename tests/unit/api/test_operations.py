@@ -6,8 +6,8 @@ from botocore.model import ServiceModel
 from microvmd.api.operations import (
     Operation,
     UnsupportedModel,
-    _operation,
     body_members,
+    from_model,
 )
 
 
@@ -60,4 +60,4 @@ def test_what_the_wire_does_not_speak_is_refused(
         "x",
     )
     with pytest.raises(UnsupportedModel):
-        _operation(model.operation_model("Do"))
+        from_model(model.operation_model("Do"))
