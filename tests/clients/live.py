@@ -17,6 +17,7 @@ import uvicorn
 from botocore.config import Config
 from starlette.applications import Starlette
 
+from microvmd.api.connection import configure
 from microvmd.api.credentials import Identity, KeyRing
 from microvmd.api.handlers import control_handlers
 from microvmd.api.listener import listen
@@ -163,9 +164,7 @@ async def _serve(
         application(store, found.issuer, aws.socket) as app,
     ):
         witnessed = Witness(app, found.served)
-        server = uvicorn.Server(
-            uvicorn.Config(witnessed, log_config=None, lifespan="on", server_header=False)
-        )
+        server = uvicorn.Server(configure(witnessed))
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[listener]))
             up.set()

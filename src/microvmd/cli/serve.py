@@ -20,6 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from microvmd.api.authenticate import Authenticator
+from microvmd.api.connection import configure
 from microvmd.api.credentials import Identity, KeyRing
 from microvmd.api.handlers import control_handlers
 from microvmd.api.listener import listen
@@ -389,14 +390,7 @@ async def _listen_until(stopping: asyncio.Event, app: ASGIApp, settings: Setting
             "stop what uses the port, or choose another with --api-port",
         ) from error
     with listener:
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            lifespan="on",
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        server = _Server(config)
+        server = _Server(configure(app, timeout_graceful_shutdown=GRACE_S))
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[listener]))
             log.info("serve.ready", url=settings.api.url, profile=settings.profile)
