@@ -1,5 +1,5 @@
 """All exercises: importing this registers them."""
 
-from tests.clients.exercises import connectors, images, microvms, tags, versions
+from tests.clients.exercises import connectors, images, microvms, runtimes, tags, versions
 
-MODULES = (connectors, images, microvms, tags, versions)
+MODULES = (connectors, images, microvms, runtimes, tags, versions)
