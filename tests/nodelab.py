@@ -29,6 +29,7 @@ from microvmd.messages.node import (
     TerminateMicrovm,
     VersionKey,
 )
+from microvmd.model.egress import INTERNET, Egress
 from microvmd.model.hooks import MICROVM_HOOKS, HookName, Hooks, HookSetting
 from microvmd.model.identifiers import new_build_id, new_microvm_id
 from microvmd.model.image import SnapshotSizes, VersionConfig
@@ -164,7 +165,7 @@ class NodeLab:
         config = VersionConfig("base", "role", "s3://b/k", hooks=hooks, memory_mib=512)
         build_id = new_build_id()
         command = BuildVersion(
-            version, build_id, IMAGE_ARN, config, LogTarget("build", version.number)
+            version, build_id, IMAGE_ARN, config, LogTarget("build", version.number), INTERNET
         )
         work = equipment.paths.tmp / build_id[:8]
         image = ImageFiles(work / "image")
@@ -221,7 +222,9 @@ class RunningNode:
         return [entry.text for entry in page.entries]
 
 
-def spec_of(hooks: Hooks = READY_ONLY, *, generation: int = 1) -> MicrovmSpec:
+def spec_of(
+    hooks: Hooks = READY_ONLY, *, generation: int = 1, egress: Egress = INTERNET
+) -> MicrovmSpec:
     """A new MicroVM of the image."""
     microvm_id = new_microvm_id()
     return MicrovmSpec(
@@ -233,6 +236,7 @@ def spec_of(hooks: Hooks = READY_ONLY, *, generation: int = 1) -> MicrovmSpec:
         hooks=hooks,
         log=LogTarget("/aws/lambda-microvms/app", microvm_id),
         run_hook_payload="payload",
+        egress=egress,
     )
 
 

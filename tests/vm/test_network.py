@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,68 +15,18 @@ import dns.query
 import dns.rcode
 import pytest
 
+from microvmd.model.egress import NOTHING
 from microvmd.node import namespace, nftables
 from microvmd.node.commands import ip, nft, query
 from microvmd.node.dns import IN_FLIGHT
-from microvmd.node.network import Network, NetworkPool
-from microvmd.node.slots import EgressPolicy, NetworkError, NetworkSettings
+from microvmd.node.network import NetworkPool
+from microvmd.node.slots import NetworkError, NetworkSettings
 from microvmd.vmm.process import run
 from tests import netlab
 from tests.netlab import INTERNET, METADATA, PRIVATE, Place, disarm, disarm_host, echo, reaches
+from tests.networld import RECORDS, World, ask, client, in_world, settings
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
-
-RECORDS = {"good.test.": INTERNET, "rebind.test.": "10.1.2.3", "meta.test.": METADATA}
-
-
-def settings(run: Path, ready: int = 0, resolvers: tuple[str, ...] = ()) -> NetworkSettings:
-    subnet = ipaddress.IPv4Network("10.213.0.0/24")
-    return NetworkSettings(run, "nt", subnet, ready=ready, connections=20, resolvers=resolvers)
-
-
-@dataclass(slots=True)
-class World:
-    """A pool with one network that has a guest, and the internet."""
-
-    settings: NetworkSettings
-    pool: NetworkPool
-    visitor: namespace.Visitor
-    network: Network
-    guest: Place
-    internet: Place
-
-    @property
-    def root_address(self) -> str:
-        return self.settings.slot(self.settings.index_of(self.network.name)).root_address
-
-
-@contextlib.asynccontextmanager
-async def world(
-    directory: Path, egress: EgressPolicy = EgressPolicy.INTERNET
-) -> AsyncIterator[World]:
-    async with contextlib.AsyncExitStack() as stack:
-        address = await stack.enter_async_context(netlab.resolver(RECORDS))
-        visitor = stack.enter_context(namespace.Visitor())
-        made = settings(directory, resolvers=(address,))
-        pool = await stack.enter_async_context(NetworkPool(made))
-        network = await stack.enter_async_context(pool.network(egress))
-        guest = await stack.enter_async_context(
-            netlab.plugged_guest(network, visitor, directory / "guest")
-        )
-        internet = await stack.enter_async_context(netlab.internet(visitor, directory / "inet"))
-        yield World(made, pool, visitor, network, guest, internet)
-
-
-def in_world(
-    directory: Path,
-    test: Callable[[World], Awaitable[None]],
-    egress: EgressPolicy = EgressPolicy.INTERNET,
-) -> None:
-    async def main() -> None:
-        async with world(directory, egress) as made:
-            await test(made)
-
-    asyncio.run(main())
 
 
 def test_the_edge_reaches_listeners_on_loopback_and_on_all_addresses(tmp_path: Path) -> None:
@@ -92,15 +42,6 @@ def test_the_edge_reaches_listeners_on_loopback_and_on_all_addresses(tmp_path: P
             await asyncio.to_thread(refused.connect, (edge, 8082))
 
     in_world(tmp_path, test)
-
-
-def client(source: str | None = None) -> socket.socket:
-    """A socket of the root namespace, as the edge has."""
-    made = socket.socket()
-    made.settimeout(netlab.LIMIT)
-    if source is not None:
-        made.bind((source, 0))
-    return made
 
 
 def test_a_blocked_port_is_refused_also_on_an_open_connection(tmp_path: Path) -> None:
@@ -256,7 +197,7 @@ def test_without_egress_the_guest_reaches_nothing_but_is_reached(tmp_path: Path)
         with echo(await world.guest.socket(), ("127.0.0.1", 8080)):
             assert await reaches(client(), (world.network.edge_address, 8080))
 
-    in_world(tmp_path, test, EgressPolicy.NONE)
+    in_world(tmp_path, test, NOTHING)
 
 
 def test_ipv6_leads_nowhere(tmp_path: Path) -> None:
@@ -337,21 +278,6 @@ def test_connections_of_one_guest_are_bounded(tmp_path: Path) -> None:
             assert await reaches(await world.guest.socket(), (INTERNET, 80))
 
     in_world(tmp_path, test)
-
-
-async def ask(
-    guest: Place, name: str, *, tcp: bool = False, kind: str = "A", server: str = nftables.GATEWAY
-) -> dns.message.Message:
-    """What the stub answers to the guest."""
-    question = dns.message.make_query(name, kind)
-    used = await guest.socket(socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
-    with used:
-        if not tcp:
-            used.setblocking(False)
-            return await asyncio.to_thread(dns.query.udp, question, server, 2, sock=used)
-        await asyncio.to_thread(used.connect, (server, 53))
-        used.setblocking(False)
-        return await asyncio.to_thread(dns.query.tcp, question, server, 2, sock=used)
 
 
 @pytest.mark.parametrize("tcp", [False, True])
@@ -489,13 +415,13 @@ def test_sweep_destroys_what_nobody_adopted_and_keeps_what_it_is_told(tmp_path: 
             kept.detach()
             lost.detach()
             tap = lost.open_tap()  # as a VMM that is still there would
-        (made.namespaces / "internet" / "nt7").touch()
+        (made.namespaces / "nt7").touch()
         async with NetworkPool(made) as pool:
             assert await pool.sweep(keep={kept.name}) == {lost.name}
             assert kept.path.exists()
             assert not lost.path.exists()
             assert not namespace.exists(lost.name)
-            assert not (made.namespaces / "internet" / "nt7").exists()
+            assert not (made.namespaces / "nt7").exists()
             assert await pool.sweep(keep=frozenset()) == {kept.name}
         os.close(tap)
 
@@ -509,7 +435,7 @@ def test_a_cancelled_creation_leaves_nothing(tmp_path: Path) -> None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(step * 0.003), pool.network():
                         pass
-        assert not list((tmp_path / "netns" / "internet").iterdir())
+        assert not list((tmp_path / "netns").iterdir())
 
     asyncio.run(main())
 

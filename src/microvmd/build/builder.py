@@ -26,7 +26,8 @@ from microvmd.build.job import CA_FOLDER, Job
 from microvmd.build.lock import exclusive
 from microvmd.build.oci import Layout
 from microvmd.build.toolchain import ImageStore, Toolchain
-from microvmd.build.workshop import DiskFull, Log, Order, OutOfTime, Workshop
+from microvmd.build.workshop import DiskFull, Log, Order, OutOfTime, Unenclosed, Workshop
+from microvmd.model.egress import INTERNET, Egress
 
 _EROFS_MAGIC = b"\xe2\xe1\xf5\xe0"
 _EROFS_AT = 1024
@@ -62,7 +63,12 @@ class Rootfs:
 
 
 async def build_rootfs(
-    context_zip: Archive, *, output_dir: Path, log: Log, options: BuildOptions
+    context_zip: Archive,
+    *,
+    output_dir: Path,
+    log: Log,
+    options: BuildOptions,
+    egress: Egress = INTERNET,
 ) -> Rootfs:
     """Run the Dockerfile of ``context_zip``; leave ``rootfs.erofs`` in ``output_dir``.
 
@@ -88,6 +94,7 @@ async def build_rootfs(
             stores=stores,
             toolchain=tools,
             time_limit=options.time_limit,
+            egress=egress,
         )
         work = Job(
             archive_size=context_zip.size,
@@ -217,6 +224,12 @@ async def _run_once(order: Order, workshop: Workshop, log: Log) -> int:
         seconds = f"{order.time_limit:.0f} seconds"
         log(f"error: the build was ended after {seconds}")
         raise BuildFailed("CONTAINER_BUILD_FAILED", f"The build took over {seconds}.") from None
+    except Unenclosed:
+        raise BuildFailed(
+            "CONTAINER_BUILD_FAILED",
+            "With build.isolation=namespace no build can be kept to a network connector. "
+            "Build this image with build.isolation=microvm.",
+        ) from None
     except DiskFull:
         raise BuildFailed("DISK_STORAGE_FULL", "The node has no disk space for builds.") from None
 

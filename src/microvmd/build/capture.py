@@ -176,7 +176,9 @@ class Capture:
         limits = limits_for(spec.memory_mib, spec.vcpus)
         kind = self.equipment.accelerator.kind
         async with AsyncExitStack() as stack:
-            network = await stack.enter_async_context(self.equipment.networks.network())
+            network = await stack.enter_async_context(
+                self.equipment.networks.network(self.command.egress)
+            )
             stack.enter_context(build_present(network, self.equipment.roles, self.command))
             jail = await stack.enter_async_context(
                 self.equipment.jails.jail(f"{name}-{self.command.build_id}", limits, kind)

@@ -13,7 +13,8 @@ from microvmd.build.enclosure import Bind, Enclosure
 from microvmd.build.job import EXIT_FAILED, Job
 from microvmd.build.lines import LineLog
 from microvmd.build.toolchain import INSIDE, PYTHON, ImageStore
-from microvmd.build.workshop import Log, Order, OutOfTime, watch_space
+from microvmd.build.workshop import Log, Order, OutOfTime, Unenclosed, watch_space
+from microvmd.model.egress import INTERNET
 from microvmd.vmm.process import ProcessFailed, run
 
 
@@ -30,6 +31,9 @@ class NamespaceWorkshop:
         return job
 
     async def run(self, order: Order, log: Log) -> int:
+        if order.egress != INTERNET:
+            # These builds share the node's own network: nothing would hold them.
+            raise Unenclosed
         layers = await asyncio.to_thread(self._prepare_layers, order)
         enclosure = Enclosure(
             root=os.fspath(order.toolchain.root),

@@ -74,6 +74,7 @@ class ImageBuilder:
                 output_dir=image.directory,
                 log=lines,
                 options=self._options(command.version.account),
+                egress=command.egress,
             )
             try:
                 capture = Capture(self._equipment, command, rootfs, image, work, lines)

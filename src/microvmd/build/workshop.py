@@ -14,6 +14,7 @@ from typing import Protocol
 
 from microvmd.build.job import Job
 from microvmd.build.toolchain import ImageStore, Toolchain
+from microvmd.model.egress import INTERNET, Egress
 
 Log = Callable[[str], None]
 _FREE_FLOOR = 1 << 30
@@ -28,9 +29,13 @@ class OutOfTime(Exception):
     """The build was ended because its time was over."""
 
 
+class Unenclosed(Exception):
+    """This isolation cannot keep a build to its egress."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One build as a workshop sees it.
+    """One build as a workshop sees it. ``egress`` is what the Dockerfile's steps may reach.
 
     ``extras`` is a folder of small files for the builder; ``output`` and ``result`` exist and are
     written by it. ``layers`` is the folder of the layer store (see ``layers``).
@@ -44,6 +49,7 @@ class Order:
     stores: tuple[ImageStore, ...]
     toolchain: Toolchain
     time_limit: float
+    egress: Egress = INTERNET
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +90,8 @@ class Workshop(Protocol):
     async def run(self, order: Order, log: Log) -> int:
         """Run the order to its end; return the exit code of ``inside``.
 
-        Raises DiskFull and OutOfTime; when it is left, nothing of the build is alive or mounted.
+        Raises DiskFull, OutOfTime and Unenclosed; when it is left, nothing of the build is alive
+        or mounted.
         """
         ...
 

@@ -183,6 +183,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     cursors = Cursors(cursor_key(settings.root / "keys"))
     issuer = TokenIssuer(settings.root / "keys")
     managed = ManagedImages(settings.region, settings.image.base_status)
+    networks = settings.network.egress_map
     endpoints, link = Endpoints(), _NodeLink()
     edge = Edge(
         _edge_settings(settings),
@@ -191,10 +192,18 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         keys=issuer.keys,
     )
     microvms = await stack.enter_async_context(
-        MicroVms(store, link, edge.routes, cursors, time.time, managed)
+        MicroVms(store, link, edge.routes, cursors, time.time, managed, networks)
     )
-    images = Images(store, link, cursors, time.time, managed, settings.image.sizes)
-    connectors = Connectors(store, link, cursors, time.time, settings.region)
+    images = Images(store, link, cursors, time.time, managed, settings.image.sizes, networks)
+    connectors = Connectors(
+        store,
+        link,
+        cursors,
+        time.time,
+        settings.region,
+        networks=networks,
+        limits=settings.network.connector_limits,
+    )
     endpoints.microvms = microvms
     builder = ImageBuilder(
         equipment,

@@ -19,7 +19,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from microvmd.cli.egress_settings import Groups, Subnets, egress_map
+from microvmd.control.connectors import ConnectorLimits
 from microvmd.control.managed import BaseStatus
+from microvmd.model.egress import EgressMap
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
 
 CONFIG_VARIABLE = "MICROVMD_CONFIG"
@@ -169,6 +172,33 @@ class NetworkSettings(Section):
     dns: tuple[IPv4Address, ...] = Field(
         default=(), description="name servers for MicroVMs; none means those of /etc/resolv.conf"
     )
+    subnets: Subnets = Field(
+        default={},
+        description="networks that subnet ids of network connectors stand for, a table; "
+        "what is not in it reaches nothing",
+    )
+    security_groups: Groups = Field(
+        default={},
+        description="what security group ids of network connectors let out, a table; "
+        "what is not in it lets out nothing",
+    )
+    unmapped: Literal["isolate", "fail"] = Field(
+        default="isolate",
+        description="a connector with an id that is in neither table: isolate makes one that "
+        "reaches nothing there, fail makes it FAILED",
+    )
+    connectors: int = Field(default=100, ge=1, description="most network connectors of an account")
+    connector_versions: int = Field(
+        default=100, ge=1, description="most versions of a network connector"
+    )
+
+    @property
+    def connector_limits(self) -> ConnectorLimits:
+        return ConnectorLimits(self.connectors, self.connector_versions)
+
+    @property
+    def egress_map(self) -> EgressMap:
+        return egress_map(self.subnets, self.security_groups, strict=self.unmapped == "fail")
 
 
 class AwsSettings(Section):
@@ -289,7 +319,7 @@ def setting_names() -> dict[str, tuple[str, str]]:
 def _default(field: FieldInfo) -> str:
     """As a reader would write it; nothing where it is found out at start."""
     value = field.default
-    if field.default_factory or value is None or value == ():
+    if field.default_factory or value in (None, (), {}):
         return ""
     if isinstance(value, bool):
         return str(value).lower()

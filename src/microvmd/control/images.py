@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from microvmd.control.egress import ConnectorUse
 from microvmd.control.logs import build_delivery, build_log
 from microvmd.control.lookups import ImageView, image_named, version_named, view_named, view_of
 from microvmd.control.managed import ManagedImages
@@ -21,6 +22,7 @@ from microvmd.messages.node import (
     VersionDeleted,
     VersionKey,
 )
+from microvmd.model.egress import EgressMap
 from microvmd.model.errors import Conflict, ValidationError
 from microvmd.model.identifiers import ImageArn, ImageVersion, new_build_id
 from microvmd.model.image import (
@@ -56,6 +58,7 @@ class Images:
         clock: Callable[[], float],
         managed: ManagedImages,
         sizes: Sizes = AWS_SIZES,
+        networks: EgressMap | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -64,6 +67,7 @@ class Images:
         self._region = managed.region
         self._managed = managed
         self._sizes = sizes
+        self._use = ConnectorUse(managed.region, networks or EgressMap())
 
     @property
     def cursors(self) -> Cursors:
@@ -85,7 +89,8 @@ class Images:
                     f"A MicroVM image with the name '{arn.name}' already exists in this account"
                 )
             image = Image(arn, ImageState.CREATING, now, now, dict(request.get("tags") or {}))
-            version = _new_version(image, ImageVersion(1), config, now)
+            grants = self._use.pin(tx, account, config.egress)
+            version = _new_version(image, ImageVersion(1), config, grants, now)
             tx.add_image(image)
             tx.add_version(version)
             remember(tx, account, "CreateMicrovmImage", request, str(arn), now)
@@ -106,10 +111,12 @@ class Images:
         def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:
             done = replayed(tx, account, operation, request)
             if done is not None:
-                number = done.rsplit(" ", 1)[1]
-                return view_named(tx, account, arn), version_named(tx, account, arn, number), False
+                made = done.rsplit(" ", 1)[1]
+                return view_named(tx, account, arn), version_named(tx, account, arn, made), False
             image = apply_image(image_named(tx, account, arn), ImageEvent.UPDATE_REQUESTED, now)
-            version = _new_version(image, next_number(tx.versions(account, arn.name)), config, now)
+            number = next_number(tx.versions(account, arn.name))
+            grants = self._use.pin(tx, account, config.egress)
+            version = _new_version(image, number, config, grants, now)
             tx.save_image(image)
             tx.add_version(version)
             remember(tx, account, operation, request, f"{arn} {version.number}", now)
@@ -332,6 +339,9 @@ class Images:
     async def _build(self, image: Image, version: Version) -> None:
         await self._node.send(
             BuildVersion(
+                egress=await self._store.run(
+                    lambda tx: self._use.opened(tx, version.config.egress, version.grants)
+                ),
                 version=key_of(version),
                 build_id=version.build.build_id,
                 image_arn=str(image.arn),
@@ -355,10 +365,16 @@ def host_processor() -> tuple[str, str, str]:
     return "X86_64", "INTEL", machine
 
 
-def _new_version(image: Image, number: ImageVersion, config: VersionConfig, now: float) -> Version:
+def _new_version(
+    image: Image,
+    number: ImageVersion,
+    config: VersionConfig,
+    grants: tuple[str, ...],
+    now: float,
+) -> Version:
     architecture, chipset, generation = host_processor()
     build = Build(new_build_id(), architecture, chipset, generation, now)
-    return Version(image.account, image.name, number, config, build, now, now)
+    return Version(image.account, image.name, number, config, build, now, now, grants=grants)
 
 
 def _told(report: BuildReport) -> tuple[BuildEvent, str | None, SnapshotSizes | None]:

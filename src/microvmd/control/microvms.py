@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
+from microvmd.control.egress import ConnectorUse
 from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
@@ -34,6 +35,7 @@ from microvmd.messages.node import (
     TerminateMicrovm,
 )
 from microvmd.model.connector import allows_http, resolve_egress, resolve_ingress
+from microvmd.model.egress import EgressMap
 from microvmd.model.errors import ApiError, NotFound
 from microvmd.model.identifiers import (
     ImageArn,
@@ -42,7 +44,7 @@ from microvmd.model.identifiers import (
     new_microvm_id,
 )
 from microvmd.model.idle import due
-from microvmd.model.image import Logging
+from microvmd.model.image import Logging, Version
 from microvmd.model.microvm import (
     DEFAULT_DURATION_S,
     Effect,
@@ -91,6 +93,7 @@ class MicroVms:
         cursors: Cursors,
         clock: Callable[[], float],
         managed: ManagedImages,
+        networks: EgressMap | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -99,6 +102,7 @@ class MicroVms:
         self._clock = clock
         self._region = managed.region
         self._managed = managed
+        self._use = ConnectorUse(managed.region, networks or EgressMap())
         self._live: dict[str, MicroVm] = {}
         self._timings: dict[str, dict[str, Mapping[str, float]]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -146,6 +150,7 @@ class MicroVms:
                 idle_policy=IdlePolicy.from_request(request.get("idlePolicy")),
                 ingress=ingress,
                 egress=egress,
+                grants=self._use.pin(tx, account, egress),
                 execution_role_arn=request.get("executionRoleArn"),
                 logging=Logging.from_request(request.get("logging")),
                 kms_key=request.get("kmsKeyIdentifier"),
@@ -153,7 +158,7 @@ class MicroVms:
             )
             tx.add_microvm(microvm)
             remember(tx, account, "RunMicrovm", request, microvm.microvm_id, now)
-            return microvm, spec_of(microvm, version)
+            return microvm, self._spec(tx, microvm, version)
 
         microvm, spec = await self._store.run(decide)
         if spec is not None:
@@ -277,7 +282,7 @@ class MicroVms:
         """Fill the live set with every MicroVM that is not TERMINATED."""
 
         def read(tx: Transaction) -> list[tuple[MicroVm, MicrovmSpec]]:
-            specs = [(vm, _spec_again(tx, vm)) for vm in tx.microvms_not_terminated()]
+            specs = [(vm, self._spec_again(tx, vm)) for vm in tx.microvms_not_terminated()]
             return [(vm, spec) for vm, spec in specs if spec is not None]
 
         found = await self._store.run(read)
@@ -334,7 +339,7 @@ class MicroVms:
             )
             if after is not before:
                 tx.save_microvm(after)
-            spec = _spec_again(tx, after) if Effect.RESUME in effects else None
+            spec = self._spec_again(tx, after) if Effect.RESUME in effects else None
             return after, after is not before, effects, spec
 
         async with self._locks[microvm_id]:
@@ -361,6 +366,14 @@ class MicroVms:
             case Effect.RESUME:
                 assert spec is not None
                 await self._node.send(ResumeMicrovm(spec))
+
+    def _spec_again(self, tx: Transaction, microvm: MicroVm) -> MicrovmSpec | None:
+        arn = ImageArn.parse(microvm.image_arn)
+        version = tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
+        return None if version is None else self._spec(tx, microvm, version)
+
+    def _spec(self, tx: Transaction, microvm: MicroVm, version: Version) -> MicrovmSpec:
+        return spec_of(microvm, version, self._use.opened(tx, microvm.egress, microvm.grants))
 
     def _note_timings(self, report: MicrovmReport) -> None:
         if isinstance(report, Started | Suspended):
@@ -418,9 +431,3 @@ def _owned(tx: Transaction, account: str, microvm_id: str) -> MicroVm:
     if microvm is None or microvm.account != account:
         raise _not_found(microvm_id)
     return microvm
-
-
-def _spec_again(tx: Transaction, microvm: MicroVm) -> MicrovmSpec | None:
-    arn = ImageArn.parse(microvm.image_arn)
-    version = tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
-    return None if version is None else spec_of(microvm, version)

@@ -9,6 +9,7 @@ from microvmd.control.lookups import find_image
 from microvmd.control.managed import ManagedImages
 from microvmd.control.store import Transaction
 from microvmd.messages.node import MicrovmSpec
+from microvmd.model.egress import Egress
 from microvmd.model.errors import NotFound, ValidationError
 from microvmd.model.hooks import HookName
 from microvmd.model.identifiers import ImageArn, ImageVersion
@@ -47,7 +48,7 @@ def choose_version(
     return version
 
 
-def spec_of(microvm: MicroVm, version: Version) -> MicrovmSpec:
+def spec_of(microvm: MicroVm, version: Version, egress: Egress) -> MicrovmSpec:
     """The node's view of a MicroVM in its present generation."""
     return MicrovmSpec(
         microvm_id=microvm.microvm_id,
@@ -58,6 +59,7 @@ def spec_of(microvm: MicroVm, version: Version) -> MicrovmSpec:
         hooks=version.config.hooks,
         log=run_log(microvm, version),
         run_hook_payload=microvm.run_hook_payload,
+        egress=egress,
         execution_role_arn=microvm.execution_role_arn,
         kms_key=microvm.kms_key or version.config.kms_key,
         delivery=run_delivery(microvm, version),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from microvmd.model.egress import Egress
+from microvmd.model.egress import NOTHING, Egress
 from microvmd.model.hooks import Hooks
 from microvmd.model.image import SnapshotSizes, VersionConfig
 from microvmd.model.microvm import Phase
@@ -57,6 +57,7 @@ class MicrovmSpec:
     hooks: Hooks
     log: LogTarget
     run_hook_payload: str | None = None
+    egress: Egress = NOTHING
     execution_role_arn: str | None = None
     """Whose credentials the guest gets."""
     kms_key: str | None = None
@@ -103,6 +104,8 @@ class BuildVersion:
     image_arn: str
     config: VersionConfig
     log: LogTarget
+    egress: Egress = NOTHING
+    """What the Dockerfile's steps and the application may reach while it is built."""
     delivery: LogDelivery | None = None
 
 

@@ -1,7 +1,6 @@
-"""Network connectors: who may reach an endpoint, and where a guest may connect.
+"""The platform's own network connectors, and the lists of connectors that requests carry.
 
-Managed connectors are the platform's own; a customer's VPC_EGRESS connectors are not offered yet
-and are refused as unrecognised.
+Whether a connector of an account exists is the store's to say (``control/egress.py``).
 """
 
 from collections.abc import Sequence
@@ -47,8 +46,9 @@ def resolve_ingress(asked: Sequence[str] | None, region: str) -> tuple[str, ...]
 
 
 def resolve_egress(asked: Sequence[str] | None, region: str) -> tuple[str, ...]:
-    """The list that is echoed; an omitted or empty one means INTERNET_EGRESS."""
-    return _resolve(asked, Egress.INTERNET, tuple(Egress), region)
+    """The list that is echoed; an omitted or empty one means INTERNET_EGRESS. Connectors of an
+    account may be in it."""
+    return _resolve(asked, Egress.INTERNET, tuple(Egress), region, own=True)
 
 
 def _resolve(
@@ -56,17 +56,24 @@ def _resolve(
     default: Ingress | Egress,
     allowed: Sequence[Ingress | Egress],
     region: str,
+    *,
+    own: bool = False,
 ) -> tuple[str, ...]:
     if not asked:
         return (managed_arn(default, region),)
     for arn in asked:
         if not is_connector_arn(arn):
             raise ValidationError(f"Malformed network connector ARN: {arn}")
-        if arn.split(":")[4] == "aws" and name_of(arn) not in {item.value for item in allowed}:
+        if not is_own(arn) and name_of(arn) not in {item.value for item in allowed}:
             raise ValidationError(f"Unrecognized managed network connector ARN: {arn}")
-        if arn.split(":")[4] != "aws":
-            raise ValidationError(f"Network connector not found: {arn}")
+        if is_own(arn) and not own:
+            raise ValidationError(f"Network connector is not for ingress: {arn}")
     return tuple(asked)
+
+
+def is_own(arn: str) -> bool:
+    """Tell an account's connector from a managed one, whose account is ``aws``."""
+    return arn.split(":")[4] != "aws"
 
 
 def name_of(arn: str) -> str:

@@ -208,6 +208,8 @@ class Version:
     updated_at: float
     state: VersionState = VersionState.PENDING
     status: VersionStatus = VersionStatus.INACTIVE
+    grants: tuple[str, ...] = ()
+    """Versions of the account's connectors that its build was given (``model.egress.grant_of``)."""
 
     @property
     def runnable(self) -> bool:

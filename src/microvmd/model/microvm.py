@@ -129,6 +129,8 @@ class MicroVm:
     suspended_at: float | None = None
     active_at: float | None = None
     edge_address: str | None = None
+    grants: tuple[str, ...] = ()
+    """Versions of the account's connectors that it was run with (``model.egress.grant_of``)."""
 
     @property
     def state(self) -> State:

@@ -35,10 +35,12 @@ from microvmd.messages.node import (
     VersionDeleted,
 )
 from microvmd.messages.shell import ShellEnd, ShellEnded, Terminal
+from microvmd.model.egress import grant_of
 from microvmd.model.image import SnapshotSizes
 from microvmd.node.bring_up import Equipment
 from microvmd.node.microvm import Begin, MicrovmTask
 from microvmd.node.paths import remove
+from microvmd.vmm.process import ProcessFailed
 
 log = structlog.get_logger(__name__)
 
@@ -202,11 +204,20 @@ class NodeAgent:
             await self._report(VersionDeleted(command.version))
 
     async def _connector(self, command: ProvisionConnector | RevokeConnector) -> None:
-        """No guest can be given a connector yet: there is nothing to make and nothing to take."""
+        networks = self._equipment.networks
+        error = None
+        try:
+            if isinstance(command, ProvisionConnector):
+                await networks.check(command.egress)
+            else:
+                numbers = command.numbers
+                await networks.revoke({grant_of(command.connector_id, n) for n in numbers})
+        except ProcessFailed as failed:
+            error = str(failed)
         if isinstance(command, ProvisionConnector):
-            await self._report(ConnectorProvisioned(command.connector_id, command.number))
+            await self._report(ConnectorProvisioned(command.connector_id, command.number, error))
         else:
-            await self._report(ConnectorRevoked(command.connector_id, command.numbers))
+            await self._report(ConnectorRevoked(command.connector_id, command.numbers, error))
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._tasks.create_task(self._guarded(work, name), name=name)

@@ -211,7 +211,7 @@ async def bring_up(
     files = equipment.paths.microvm(spec.microvm_id)
     machine_spec = _clone_spec(equipment, spec, files)
     with timings.step("network"):
-        network = await stack.enter_async_context(equipment.networks.network())
+        network = await stack.enter_async_context(equipment.networks.network(spec.egress))
     stack.enter_context(microvm_present(network, equipment.roles, spec))
     jail = await stack.enter_async_context(
         equipment.jails.jail(
@@ -273,7 +273,7 @@ async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) 
     if record is None:
         raise ProcessGone(f"{spec.microvm_id} has no VMM")
     machine_spec = _clone_spec(equipment, spec, files)
-    network = await stack.enter_async_context(equipment.networks.adopt(record.network))
+    network = await stack.enter_async_context(equipment.networks.adopt(record.network, spec.egress))
     stack.enter_context(microvm_present(network, equipment.roles, spec))
     with _kept(network):
         jail = await stack.enter_async_context(

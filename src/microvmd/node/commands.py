@@ -18,9 +18,13 @@ async def ip(commands: Iterable[str], namespace: Path | None = None) -> None:
     await run([*_enter(namespace), "ip", "-batch", "-"], input=text.encode(), timeout=LIMIT)
 
 
-async def nft(text: str, namespace: Path | None = None) -> None:
-    """One transaction of nft(8). Raises ProcessFailed, and then nothing has changed."""
-    await run([*_enter(namespace), "nft", "-f", "-"], input=text.encode(), timeout=LIMIT)
+async def nft(text: str, namespace: Path | None = None, *, check: bool = False) -> None:
+    """One transaction of nft(8). Raises ProcessFailed, and then nothing has changed.
+
+    ``check``: read it only.
+    """
+    argv = ["nft", "--check"] if check else ["nft"]
+    await run([*_enter(namespace), *argv, "-f", "-"], input=text.encode(), timeout=LIMIT)
 
 
 async def query(*argv: str) -> bytes:

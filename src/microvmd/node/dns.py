@@ -36,6 +36,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 Work = Callable[[], Awaitable[None]]
+Refused = Callable[[ipaddress.IPv4Address], bool]
+"""Whether a guest must not learn an address."""
 
 PORT = 53
 UPSTREAM_LIMIT = 2.0
@@ -160,7 +162,7 @@ def upstream_query(query: dns.message.Message) -> dns.message.Message:
 def screen(
     query: dns.message.Message,
     answer: dns.message.Message,
-    refused: Callable[[ipaddress.IPv4Address], bool],
+    refused: Refused,
 ) -> dns.message.Message:
     """What the guest gets of an answer: REFUSED if it holds an address that is `refused`."""
     reply = dns.message.make_response(query, recursion_available=True, our_payload=UDP_SIZE)
@@ -192,22 +194,22 @@ class Forwarder:
         self,
         tasks: asyncio.TaskGroup,
         upstreams: Callable[[], Sequence[Upstream]],
-        refused: Callable[[ipaddress.IPv4Address], bool],
     ) -> None:
         self.tasks = tasks
         self._upstreams = upstreams
-        self._refused = refused
         self._backend = dns.asyncbackend.get_backend("asyncio")
 
-    async def answer(self, wire: bytes, *, udp: bool) -> bytes | None:
+    async def answer(self, wire: bytes, refused: Refused, *, udp: bool) -> bytes | None:
         """The reply to a guest's packet; None if it deserves none."""
         query = parse_query(wire)
         if query is None:
             return None
-        reply = answer_locally(query) or await self._ask(query, udp=udp)
+        reply = answer_locally(query) or await self._ask(query, refused, udp=udp)
         return encode(query, reply, udp=udp)
 
-    async def _ask(self, query: dns.message.Message, *, udp: bool) -> dns.message.Message:
+    async def _ask(
+        self, query: dns.message.Message, refused: Refused, *, udp: bool
+    ) -> dns.message.Message:
         question = upstream_query(query)
         for upstream in self._upstreams():
             try:
@@ -215,7 +217,7 @@ class Forwarder:
             except (OSError, EOFError, dns.exception.DNSException) as error:
                 log.debug("dns.upstream_failed", upstream=upstream, error=repr(error))
                 continue
-            return screen(query, answer, self._refused)
+            return screen(query, answer, refused)
         failure = dns.message.make_response(query, recursion_available=True)
         failure.set_rcode(dns.rcode.SERVFAIL)
         return failure
@@ -239,10 +241,16 @@ class Forwarder:
 
 
 class Stub:
-    """Serves the sockets of one guest from its creation until `close`, which also closes them."""
+    """Serves the sockets of one guest from its creation until `close`, which also closes them.
 
-    def __init__(self, forwarder: Forwarder, sockets: Sequence[socket.socket]) -> None:
+    `refused` is asked for every address in an answer to it.
+    """
+
+    def __init__(
+        self, forwarder: Forwarder, sockets: Sequence[socket.socket], refused: Refused
+    ) -> None:
         self._forwarder = forwarder
+        self._refused = refused
         self._sockets = tuple(sockets)
         self._queries: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()
@@ -270,7 +278,7 @@ class Stub:
                 self._own(self._queries, partial(self._reply, item, wire, peer))
 
     async def _reply(self, item: socket.socket, wire: bytes, peer: tuple[str, int]) -> None:
-        answer = await self._forwarder.answer(wire, udp=True)
+        answer = await self._forwarder.answer(wire, self._refused, udp=True)
         if answer is not None:
             with contextlib.suppress(OSError):  # the guest's queue is full or its tap is gone
                 item.sendto(answer, peer)
@@ -303,7 +311,7 @@ class Stub:
             async with asyncio.timeout(CONNECTION_LIMIT):
                 (length,) = struct.unpack("!H", await reader.readexactly(2))
                 wire = await reader.readexactly(length)
-            answer = await self._forwarder.answer(wire, udp=False)
+            answer = await self._forwarder.answer(wire, self._refused, udp=False)
             if answer is None:
                 return
             writer.write(struct.pack("!H", len(answer)) + answer)

@@ -17,7 +17,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +25,11 @@ from typing import Self
 
 import structlog
 
+from microvmd.model.egress import INTERNET, NOTHING, Egress
 from microvmd.node import dns, metadata, metadata_server, namespace, nftables
 from microvmd.node.commands import ip, nft
 from microvmd.node.host import Host
-from microvmd.node.slots import EgressPolicy, NetworkError, NetworkSettings, Slot, Slots
+from microvmd.node.slots import NetworkError, NetworkSettings, Slot, Slots
 from microvmd.vmm.process import ProcessFailed, ProcessStuck
 
 log = structlog.get_logger(__name__)
@@ -54,11 +55,14 @@ class Network:
     name: str
     edge_address: str
     """Where the root namespace reaches the guest's TCP ports."""
-    egress: EgressPolicy
     path: Path
     """The namespace's mount."""
     instance: metadata.Instance | None = None
     """What the guest learns at the metadata address."""
+    egress: Egress | None = None
+    """What its packet filter lets out now; None where that is not known."""
+    _asked: Egress = NOTHING
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     _tap: int | None = None
     _sockets: list[socket.socket] = field(default_factory=list, repr=False)
     _stub: dns.Stub | None = field(default=None, repr=False)
@@ -95,6 +99,8 @@ class NetworkPool:
         self._wanted = asyncio.Event()
         self._filled = asyncio.Event()
         self._left: dict[str, Path] = {}
+        self._used: set[Network] = set()
+        self._revoked: set[str] = set()
         self._slots = Slots(settings)
         self._visitor = namespace.Visitor()
         self._forwarder: dns.Forwarder
@@ -103,8 +109,7 @@ class NetworkPool:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            for policy in EgressPolicy:
-                (self._settings.namespaces / policy).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._settings.namespaces.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._left = find_live(self._settings)
             taken = map(self._settings.index_of, self._left)
             self._slots = Slots(self._settings, taken, occupied=namespace.exists)
@@ -129,31 +134,51 @@ class NetworkPool:
         await self._stack.aclose()
 
     @contextlib.asynccontextmanager
-    async def network(self, egress: EgressPolicy = EgressPolicy.INTERNET) -> AsyncIterator[Network]:
-        """A fresh network, out of the store if it has one. Raises NetworkError, ProcessFailed."""
-        network = await self._take(egress)
-        try:
+    async def network(self, egress: Egress = INTERNET) -> AsyncIterator[Network]:
+        """A fresh network, out of the store if it has one, that keeps to ``egress``.
+
+        Raises NetworkError, ProcessFailed.
+        """
+        network = await self._take()
+        with self._in_use(network):
+            await self._keep_to(network, egress)
             yield network
-        finally:
-            self._end(network)
 
     @contextlib.asynccontextmanager
-    async def adopt(self, name: str) -> AsyncIterator[Network]:
-        """Take over what a former run left alive. Raises NetworkError if none is there."""
+    async def adopt(self, name: str, egress: Egress | None = None) -> AsyncIterator[Network]:
+        """Take over what a former run left alive. Raises NetworkError if none is there.
+
+        Without ``egress`` the guest goes on with what it has: for one that is to be ended.
+        """
         path = self._left.pop(name, None)
         if path is None:
             raise NetworkError(f"no network {name} to adopt")
         network = self._describe(self._settings.slot(self._settings.index_of(name)), path)
         try:
             await self._serve(network)
+            if egress is not None:
+                await self._keep_to(network, egress)
         except BaseException:
+            self._used.discard(network)
             _close(network)
             self._left[name] = path
             raise
-        try:
+        with self._in_use(network):
             yield network
-        finally:
-            self._end(network)
+
+    async def revoke(self, grants: Set[str]) -> None:
+        """Take what these versions of connectors opened from every guest, for good.
+
+        Raises ProcessFailed when one of them could not be reached; the others have lost it.
+        """
+        self._revoked |= grants
+        failures = [failed for network in [*self._used] if (failed := await self._retry(network))]
+        if failures:
+            raise failures[0]
+
+    async def check(self, egress: Egress) -> None:
+        """Raise ProcessFailed if the packet filter does not take it."""
+        await nft(nftables.egress_check(self._settings, egress), check=True)
 
     async def sweep(self, keep: Set[str]) -> frozenset[str]:
         """Destroy what former runs left and nobody adopted, except `keep`; answers the names."""
@@ -179,23 +204,52 @@ class NetworkPool:
         return dns.Forwarder(
             tasks,
             (lambda: named) if named else dns.SystemResolvers(),
-            refused=lambda address: nftables.denied(address, settings.subnet),
         )
 
-    async def _take(self, egress: EgressPolicy) -> Network:
-        if egress is EgressPolicy.INTERNET and self._ready:
+    @contextlib.contextmanager
+    def _in_use(self, network: Network) -> Iterator[None]:
+        self._used.add(network)
+        try:
+            yield
+        finally:
+            self._used.discard(network)
+            self._end(network)
+
+    async def _keep_to(self, network: Network, egress: Egress) -> None:
+        """This respects earlier revocations; later ones reach every network in use."""
+        self._used.add(network)
+        network._asked = egress
+        await self._apply(network)
+
+    async def _apply(self, network: Network) -> None:
+        async with network._changing:
+            wanted = network._asked.without(self._revoked)
+            if wanted != network.egress:
+                await nft(nftables.egress_update(self._settings, wanted), network.path)
+                network.egress = wanted
+
+    async def _retry(self, network: Network) -> ProcessFailed | None:
+        try:
+            await self._apply(network)
+        except ProcessFailed as failed:
+            # A network that ended meanwhile lets nothing out any more.
+            return failed if network in self._used else None
+        return None
+
+    async def _take(self) -> Network:
+        if self._ready:
             network = self._ready.popleft()
             self._filled.clear()
             self._wanted.set()
             return network
-        return await self._make(egress)
+        return await self._make()
 
     async def _refill(self) -> None:
         while True:
             self._wanted.clear()
             try:
                 while len(self._ready) < self._settings.ready:
-                    self._ready.append(await self._make(EgressPolicy.INTERNET))
+                    self._ready.append(await self._make())
             except (OSError, NetworkError, ProcessFailed, ProcessStuck) as error:
                 log.error("network.refill_failed", error=str(error))
                 with contextlib.suppress(TimeoutError):
@@ -204,13 +258,14 @@ class NetworkPool:
             self._filled.set()
             await self._wanted.wait()
 
-    async def _make(self, egress: EgressPolicy) -> Network:
+    async def _make(self) -> Network:
+        """With the egress that most MicroVMs have, so that these need no further step."""
         slot = self._slots.take()
-        network = self._describe(slot, self._settings.namespaces / egress / slot.name)
+        network = self._describe(slot, self._settings.namespaces / slot.name)
         try:
             await self._visitor.make(network.path, lambda: _prepare(network))
-            ruleset = nftables.guest_ruleset(self._settings, slot, egress)
-            await nft(ruleset, network.path)
+            await nft(nftables.guest_ruleset(self._settings, slot, INTERNET), network.path)
+            network.egress = network._asked = INTERNET
             await ip(_root_commands(slot, network.path))
             await ip(_guest_commands(slot), network.path)
             await self._serve(network)
@@ -220,7 +275,7 @@ class NetworkPool:
         return network
 
     def _describe(self, slot: Slot, path: Path) -> Network:
-        return Network(slot.name, slot.edge_address, EgressPolicy(path.parent.name), path)
+        return Network(slot.name, slot.edge_address, path)
 
     async def _serve(self, network: Network) -> None:
         """Give the guest its metadata service and DNS stub, on addresses that are there by now."""
@@ -229,8 +284,12 @@ class NetworkPool:
         network._metadata = metadata_server.MetadataServer(
             self._forwarder.tasks, listener, lambda ask: self._inform(network, ask)
         )
-        if resolving:
-            network._stub = dns.Stub(self._forwarder, resolving)
+        network._stub = dns.Stub(
+            self._forwarder, resolving, lambda address: self._denied(network, address)
+        )
+
+    def _denied(self, network: Network, address: ipaddress.IPv4Address) -> bool:
+        return nftables.denied(address, self._settings.subnet, network.egress or NOTHING)
 
     async def _inform(self, network: Network, ask: metadata.Ask) -> metadata.Answer:
         return await metadata.answer(ask, network.instance, self._tokens, time.time())
@@ -265,12 +324,11 @@ class NetworkPool:
 def find_live(settings: NetworkSettings) -> dict[str, Path]:
     """Mounts of live namespaces by name; clears files that a crash left without a namespace."""
     found = {}
-    for policy in EgressPolicy:
-        for path in (settings.namespaces / policy).iterdir():
-            if not namespace.is_live(path):
-                path.unlink()
-            elif settings.owns(path.name):
-                found[path.name] = path
+    for path in settings.namespaces.iterdir():
+        if not namespace.is_live(path):
+            path.unlink()
+        elif settings.owns(path.name):
+            found[path.name] = path
     return found
 
 
@@ -285,8 +343,7 @@ def _prepare(network: Network) -> None:
 
 def _bind(network: Network) -> None:
     """Runs inside the namespace. The metadata service is there whatever the egress."""
-    if network.egress is not EgressPolicy.NONE:
-        network._sockets = dns.bind((nftables.GATEWAY, nftables.LINK_RESOLVER))
+    network._sockets = dns.bind((nftables.GATEWAY, nftables.LINK_RESOLVER))
     network._sockets.append(metadata_server.bind())
 
 

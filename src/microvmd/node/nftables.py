@@ -4,12 +4,17 @@ Everything a guest must not do is refused twice where that is possible: in its n
 host for whatever leaves a namespace. The host's public addresses stand in no list of private
 ranges, so only the host's table protects them. Tables are of family inet: IPv6 meets the same
 default, which is to drop.
+
+What a guest may reach is two chains of its table, replaced in one transaction when that changes.
+They are asked for every packet of a connection that the guest opened, in both directions, so a
+connection ends with the right to have opened it.
 """
 
 import ipaddress
 from collections.abc import Iterable
 
-from microvmd.node.slots import EgressPolicy, NetworkSettings, Slot
+from microvmd.model.egress import Egress, PortRange, Protocol, Reach
+from microvmd.node.slots import NetworkSettings, Slot
 
 GUEST = "172.16.0.2"
 GUEST_MAC = "02:00:00:00:00:02"
@@ -25,6 +30,12 @@ UPLINK = "eth0"
 _HOST_TABLE = "microvmd_"
 GUARD = "only_ours"
 """Chain of a host's table that says: forwarding was off before the first instance."""
+_EGRESS = "from_guest_out"
+_NAMES = "from_guest_names"
+_NO_NAMES = [
+    "udp dport 53 reject with icmp type admin-prohibited",
+    "tcp dport 53 reject with tcp reset",
+]
 GROUP = 0x6D76
 """Interface group of every veth of every instance: rules can name them all."""
 
@@ -43,12 +54,35 @@ DENIED = tuple(
         "224.0.0.0/3",
     )
 )
-"""Never reachable from a guest, by address or by name: private, shared, special, multicast."""
+"""Not the internet, by address or by name: private, shared, special, multicast."""
+NEVER = tuple(
+    ipaddress.IPv4Network(text)
+    for text in (
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        f"{GATEWAY}/32",
+        f"{GUEST}/32",
+        "224.0.0.0/3",
+    )
+)
+"""What no connector opens either: loopback, metadata, the guest's own link, multicast."""
 
 
-def denied(address: ipaddress.IPv4Address, subnet: ipaddress.IPv4Network) -> bool:
-    """Whether a guest of an instance with this subnet must not reach the address."""
-    return address in subnet or any(address in network for network in DENIED)
+def denied(address: ipaddress.IPv4Address, subnet: ipaddress.IPv4Network, egress: Egress) -> bool:
+    """Whether a guest with this egress, of an instance with this subnet, must not learn the
+    address by a name."""
+    if address in subnet or any(address in network for network in NEVER):
+        return True
+    if not any(address in network for network in DENIED):
+        return False
+    return not any(address in reach.network for reach in egress.reaches if _private(reach.network))
+
+
+def _private(network: ipaddress.IPv4Network) -> bool:
+    """Whether a connector's network opens private addresses: it must lie in a private range, so
+    that 0.0.0.0/0 means the internet and not the operator's own networks."""
+    return any(network.subnet_of(range_) for range_ in DENIED)
 
 
 def host_table(settings: NetworkSettings) -> str:
@@ -67,7 +101,7 @@ def _networks(networks: Iterable[ipaddress.IPv4Network]) -> str:
 def guest_ruleset(
     settings: NetworkSettings,
     slot: Slot,
-    egress: EgressPolicy,
+    egress: Egress,
     blocked_ports: Iterable[int] = (),
 ) -> str:
     """The table of one namespace.
@@ -77,17 +111,13 @@ def guest_ruleset(
     route_localnet on); the reverse rewriting comes before the connection is looked up. Only the
     original direction is rewritten, or answers of the DNS stub over TCP would be too.
     """
-    internet = egress is EgressPolicy.INTERNET
-    tcp_out = [
-        f'iifname "{TAP}" oifname "{UPLINK}" meta l4proto tcp '
-        f"ct count over {settings.connections} reject with tcp reset",
-        f'iifname "{TAP}" oifname "{UPLINK}" meta l4proto tcp accept',
-    ]
     return _table(
         "vm",
         sets=[
             "set denied { type ipv4_addr; flags interval; "
             f"elements = {{ {_networks([*DENIED, settings.subnet])} }}; }}",
+            "set never { type ipv4_addr; flags interval; "
+            f"elements = {{ {_networks([*NEVER, settings.subnet])} }}; }}",
             _ports("blocked_ports", blocked_ports),
         ],
         chains={
@@ -113,40 +143,100 @@ def guest_ruleset(
                 f'oifname "{TAP}" ct direction original ip saddr {GATEWAY} ip daddr {GUEST} '
                 "ip protocol tcp ip daddr set 127.0.0.1",
             ],
+            "refused": [
+                # An open connection ends by a reset only: it takes no notice of the other answer.
+                f'iifname "{TAP}" ct state established meta l4proto tcp reject with tcp reset',
+                f'iifname "{TAP}" reject with icmp type admin-prohibited',
+                "drop",
+            ],
+            **_egress_chains(settings, egress),
             "forwarded": [
                 "type filter hook forward priority 0; policy drop;",
                 f'iifname "{UPLINK}" tcp dport @blocked_ports reject with tcp reset',
-                "ct state established,related accept",
                 "ct state invalid drop",
+                "ct state related accept",
+                f'iifname "{TAP}" ct direction original jump {_EGRESS}',
+                f'iifname "{UPLINK}" ct direction reply jump {_EGRESS}',
+                "ct state established accept",
                 f'iifname "{UPLINK}" oifname "{TAP}" ct status dnat accept',
-                f'iifname "{TAP}" ip daddr @denied reject with icmp type admin-prohibited',
-                *(tcp_out if internet else []),
                 f'iifname "{TAP}" reject with icmp type admin-prohibited',
             ],
-            "local": _local(names=internet),
+            "local": _local(),
         },
     )
 
 
-def _local(*, names: bool) -> list[str]:
+def _local() -> list[str]:
     """The chain of what goes to the namespace itself: metadata, and DNS where there is egress."""
-    resolvers = f"{{ {GATEWAY}, {LINK_RESOLVER} }}"
-    dns_new = [
-        # First of all: a flood from one source port counts as one established connection.
-        f'iifname "{TAP}" udp dport 53 limit rate over 200/second burst 400 packets drop',
-        f'iifname "{TAP}" ip daddr {resolvers} udp dport 53 accept',
-        f'iifname "{TAP}" ip daddr {resolvers} tcp dport 53 ct state new '
-        "limit rate 20/second burst 40 packets accept",
-    ]
     return [
         "type filter hook input priority 0; policy drop;",
         'iifname "lo" accept',
-        *(dns_new if names else []),
+        f'iifname "{TAP}" jump {_NAMES}',
         f'iifname "{TAP}" ip daddr {METADATA} tcp dport 80 ct state new '
         "limit rate 50/second burst 100 packets accept",
         "ct state established,related accept",
         f'iifname "{UPLINK}" meta l4proto tcp reject with tcp reset',
         f'iifname "{TAP}" reject with icmp type admin-prohibited',
+    ]
+
+
+def egress_update(settings: NetworkSettings, egress: Egress) -> str:
+    """Statements that make a namespace's table keep to this egress from now on."""
+    flushed = "".join(f"flush chain inet vm {chain}\n" for chain in (_EGRESS, _NAMES))
+    return flushed + _table("vm", sets=[], chains=_egress_chains(settings, egress))
+
+
+def egress_check(settings: NetworkSettings, egress: Egress) -> str:
+    """A whole table with this egress, for nft to read and not to load."""
+    return guest_ruleset(settings, settings.slot(0), egress)
+
+
+def _egress_chains(settings: NetworkSettings, egress: Egress) -> dict[str, list[str]]:
+    """Destinations are those that the guest named: `ct original` also in the answers."""
+    limit = f"ct state new ct count over {settings.connections}"
+    return {
+        _EGRESS: [
+            "ct original ip daddr @never goto refused",
+            f"meta l4proto tcp {limit} reject with tcp reset",
+            f"meta l4proto != tcp {limit} drop",
+            *map(_accept, egress.reaches),
+            *(["meta l4proto tcp ct original ip daddr != @denied accept"] * egress.internet),
+            "goto refused",
+        ],
+        _NAMES: _names_rules() if egress.anything else _NO_NAMES,
+    }
+
+
+def _accept(reach: Reach) -> str:
+    words = [f"ct original ip daddr {reach.network}"]
+    if not _private(reach.network):
+        words.append("ct original ip daddr != @denied")
+    if reach.protocol is not Protocol.ALL:
+        words.insert(0, f"meta l4proto {reach.protocol}")
+        if reach.ports:
+            words.append(f"ct original proto-dst {{ {_port_ranges(reach.ports)} }}")
+    return " ".join([*words, "accept"])
+
+
+def _port_ranges(ports: Iterable[PortRange]) -> str:
+    """Merged, since nft takes no overlapping intervals."""
+    merged: list[PortRange] = []
+    for first, last in sorted(ports):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return ", ".join(f"{first}-{last}" for first, last in merged)
+
+
+def _names_rules() -> list[str]:
+    resolvers = f"{{ {GATEWAY}, {LINK_RESOLVER} }}"
+    return [
+        # First of all: a flood from one source port counts as one established connection.
+        "udp dport 53 limit rate over 200/second burst 400 packets drop",
+        f"ip daddr {resolvers} udp dport 53 accept",
+        f"ip daddr {resolvers} tcp dport 53 ct state new "
+        "limit rate 20/second burst 40 packets accept",
     ]
 
 

@@ -7,7 +7,6 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 _PREFIX = re.compile(r"[a-z][a-z0-9]{0,5}[a-z]|[a-z]")
@@ -17,15 +16,6 @@ _LARGEST = 1 << 16
 
 class NetworkError(Exception):
     """The host's network cannot be set up as the settings ask, or has no room left."""
-
-
-class EgressPolicy(StrEnum):
-    """Where a guest may connect. The value names the directory of such namespaces."""
-
-    INTERNET = "internet"
-    """Public IPv4 over TCP, and names through the DNS stub."""
-    NONE = "none"
-    """Nowhere, and no DNS either: names can carry data out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
 from microvmd.control.store import Store
 from microvmd.messages.node import BuildStarted, BuildSucceeded, BuildVersion, Command
+from microvmd.model.egress import EgressMap
 from microvmd.model.image import SnapshotSizes
 
 ACCOUNT = "000000000000"
@@ -100,14 +101,15 @@ class Plane:
 async def plane(
     directory: Path,
     managed: ManagedImages = ManagedImages(REGION),  # noqa: B008 - frozen
+    networks: EgressMap | None = None,
 ) -> AsyncIterator[Plane]:
     """A control plane over a database in ``directory``; open it again to play a restart."""
     node, routes, clock = RecordingNode(), RouteTable(), Clock()
     cursors = Cursors(b"k" * 32)
     async with (
         Store.at(directory / "state.db") as store,
-        MicroVms(store, node, routes, cursors, clock, managed) as microvms,
+        MicroVms(store, node, routes, cursors, clock, managed, networks) as microvms,
     ):
-        images = Images(store, node, cursors, clock, managed)
-        connectors = Connectors(store, node, cursors, clock, REGION)
+        images = Images(store, node, cursors, clock, managed, networks=networks)
+        connectors = Connectors(store, node, cursors, clock, REGION, networks=networks)
         yield Plane(store, node, routes, clock, managed, images, microvms, connectors)

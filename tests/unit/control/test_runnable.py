@@ -7,6 +7,7 @@ import pytest
 
 from microvmd.control.runnable import choose_version, spec_of
 from microvmd.messages.node import LogDelivery, VersionKey
+from microvmd.model.egress import INTERNET
 from microvmd.model.errors import NotFound, ValidationError
 from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.image import Version, VersionStatus
@@ -84,10 +85,11 @@ async def version(p: Plane) -> Version:
 
 async def test_what_the_node_is_told(tmp_path: Path) -> None:
     async with plane(tmp_path) as p:
-        spec = spec_of(microvm(), await version(p))
+        spec = spec_of(microvm(), await version(p), INTERNET)
     assert (spec.microvm_id, spec.generation) == ("microvm-1", 3)
     assert spec.version == VersionKey(ACCOUNT, "app", "1.0")
     assert spec.run_hook_payload == "payload"
+    assert spec.egress == INTERNET
     assert (spec.execution_role_arn, spec.delivery) == (None, None)
 
 
@@ -102,13 +104,13 @@ async def test_its_own_key_wins_over_that_of_its_image(
         await p.built(**({"kmsKeyIdentifier": image_key} if image_key else {}))
         found = await p.store.run(lambda tx: tx.version(ACCOUNT, "app", ImageVersion(1)))
         assert found is not None
-        spec = spec_of(microvm(kms_key=own_key, execution_role_arn="role"), found)
+        spec = spec_of(microvm(kms_key=own_key, execution_role_arn="role"), found, INTERNET)
     assert (spec.kms_key, spec.execution_role_arn) == (told, "role")
 
 
 async def test_the_node_is_told_of_the_execution_role(tmp_path: Path) -> None:
     role = f"arn:aws:iam::{ACCOUNT}:role/app"
     async with plane(tmp_path) as p:
-        spec = spec_of(microvm(execution_role_arn=role), await version(p))
+        spec = spec_of(microvm(execution_role_arn=role), await version(p), INTERNET)
     assert spec.execution_role_arn == role
     assert spec.delivery == LogDelivery(spec.log.group, spec.log.stream, role)

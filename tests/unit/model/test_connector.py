@@ -8,6 +8,7 @@ from microvmd.model.connector import (
     allows_http,
     allows_shell,
     check_shell,
+    is_own,
     managed_arn,
     resolve_egress,
     resolve_ingress,
@@ -28,12 +29,19 @@ def test_omitted_and_empty_mean_the_default(asked: list[str] | None) -> None:
     [
         ("ALL_INGRESS", "Malformed network connector ARN"),
         (managed_arn(I.HTTP, R)[:-12] + "NO_EGRESS", "Unrecognized managed network connector ARN"),
-        (f"arn:aws:lambda:{R}:123456789012:network-connector:mine", "Network connector not found"),
     ],
 )
 def test_refusals(arn: str, text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         resolve_egress([arn], R)
+
+
+def test_connectors_of_an_account_are_for_egress() -> None:
+    own = f"arn:aws:lambda:{R}:123456789012:network-connector:nc-1:2"
+    assert resolve_egress([own], R) == (own,)
+    assert (is_own(own), is_own(managed_arn(E.INTERNET, R))) == (True, False)
+    with pytest.raises(ValidationError, match="not for ingress"):
+        resolve_ingress([own], R)
 
 
 def test_ingress_names_are_not_egress_names() -> None:

@@ -203,8 +203,8 @@ def test_the_hosts_resolvers_are_read_again_when_the_file_changes(tmp_path: Path
 def forwarded(upstreams: Sequence[Upstream], *, udp: bool) -> dns.message.Message:
     async def main() -> bytes | None:
         async with asyncio.TaskGroup() as tasks:
-            forwarder = Forwarder(tasks, lambda: upstreams, refused)
-            return await forwarder.answer(make().to_wire(), udp=udp)
+            forwarder = Forwarder(tasks, lambda: upstreams)
+            return await forwarder.answer(make().to_wire(), refused, udp=udp)
 
     wire = asyncio.run(main())
     assert wire is not None

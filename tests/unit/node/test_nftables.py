@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from microvmd.model.egress import INTERNET, NOTHING
 from microvmd.node import nftables
-from microvmd.node.slots import EgressPolicy, NetworkSettings
+from microvmd.node.slots import NetworkSettings
 
 SETTINGS = NetworkSettings(Path("/run/x"), subnet=ipaddress.IPv4Network("198.51.100.0/24"))
 SLOT = SETTINGS.slot(1)
 
 
 def test_without_egress_nothing_but_metadata_is_accepted_from_the_guest() -> None:
-    text = nftables.guest_ruleset(SETTINGS, SLOT, EgressPolicy.NONE)
+    text = nftables.guest_ruleset(SETTINGS, SLOT, NOTHING)
 
     (accepted,) = [
         line
@@ -21,13 +22,19 @@ def test_without_egress_nothing_but_metadata_is_accepted_from_the_guest() -> Non
         if 'iifname "tap0"' in line and line.endswith("accept") and "saddr" not in line
     ]
     assert "ip daddr 169.254.169.254 tcp dport 80 ct state new" in accepted
+    for chain in ("from_guest_out", "from_guest_names"):
+        assert "accept" not in chain_of(text, chain)
+
+
+def chain_of(text: str, name: str) -> str:
+    return text.split(f"chain {name} {{")[1].split("}\n")[0]
 
 
 def test_an_unusual_subnet_is_denied_too() -> None:
-    text = nftables.guest_ruleset(SETTINGS, SLOT, EgressPolicy.INTERNET)
+    text = nftables.guest_ruleset(SETTINGS, SLOT, INTERNET)
 
     assert "198.51.100.0/24" in text.split("set denied")[1].split("\n")[0]
-    assert nftables.denied(ipaddress.IPv4Address("198.51.100.9"), SETTINGS.subnet)
+    assert nftables.denied(ipaddress.IPv4Address("198.51.100.9"), SETTINGS.subnet, INTERNET)
 
 
 @pytest.mark.parametrize(
@@ -50,11 +57,11 @@ def test_an_unusual_subnet_is_denied_too() -> None:
 def test_denied_ranges(address: str, expected: bool) -> None:
     subnet = ipaddress.IPv4Network("10.200.0.0/16")
 
-    assert nftables.denied(ipaddress.IPv4Address(address), subnet) is expected
+    assert nftables.denied(ipaddress.IPv4Address(address), subnet, INTERNET) is expected
 
 
 def test_blocked_ports_are_elements_of_the_set() -> None:
-    text = nftables.guest_ruleset(SETTINGS, SLOT, EgressPolicy.INTERNET, [9000, 8000, 9000])
+    text = nftables.guest_ruleset(SETTINGS, SLOT, INTERNET, [9000, 8000, 9000])
 
     assert "set blocked_ports { type inet_service; elements = { 8000, 9000 }; }" in text
 

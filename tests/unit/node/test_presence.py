@@ -14,7 +14,6 @@ from microvmd.node.metadata import Instance
 from microvmd.node.network import Network
 from microvmd.node.presence import build_present, microvm_present
 from microvmd.node.roles import LIFETIME, SHORTEST, Roles
-from microvmd.node.slots import EgressPolicy
 from tests.nodelab import IMAGE_ARN, VERSION, spec_of
 from tests.unit.node.test_roles import Sts
 
@@ -30,7 +29,7 @@ async def opened(sts: Sts) -> AsyncIterator[Roles]:
 
 
 def network() -> Network:
-    return Network("x1", "10.0.0.2", EgressPolicy.INTERNET, Path("/nowhere"))
+    return Network("x1", "10.0.0.2", Path("/nowhere"))
 
 
 async def test_a_microvm_without_a_role_knows_its_region_and_name() -> None:
