@@ -9,21 +9,18 @@ writes JSON below ``build/bench``.
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import typer
 from rich.table import Table
 
+from bench.results import percentile, write
 from microvmd.cli.client import TOKEN_HEADER, Service, idle_policy
 from microvmd.cli.demo import default_example, running_service
 from microvmd.cli.failure import Failure, reported
@@ -33,7 +30,6 @@ from microvmd.cli.settings import load
 from microvmd.cli.waiting import wait_for_microvm
 
 IMAGE = "bench-hello"
-RESULTS = Path(__file__).parents[1] / "build" / "bench"
 BOOT_BEGINS = "starting the application"
 BOOT_ENDS = "taking the snapshot"
 
@@ -199,12 +195,6 @@ def measure(lab: Lab, runs: int) -> dict[str, list[Sample]]:
     return samples
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Nearest rank: a value that was measured, never one in between."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * int(share * 100) // 100) - 1)]
-
-
 def report(
     samples: dict[str, list[Sample]], cold: Sequence[float], together: Together | None
 ) -> dict[str, Any]:
@@ -268,17 +258,7 @@ def _measure_all(lab: Lab, options: argparse.Namespace) -> None:
     samples = measure(lab, options.runs)
     together = lab.together(options.together) if options.together else None
     results = report(samples, cold, together)
-    results["machine"] = {
-        "kernel": platform.release(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "python": sys.version.split()[0],
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"launch-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    console.print(f"[dim]{path}[/]")
+    write("launch", results)
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
 from microvmd.control.reconcile import adopt_all, inventory, watch
+from microvmd.control.retention import forget_ended
 from microvmd.control.store import Store
 from microvmd.control.tokens import TokenIssuer
 from microvmd.edge.config import EdgeSettings
@@ -220,7 +221,11 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     await adopt_all(microvms, link)
     await connectors.go_on_after_restart()
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
-    for work in (watch(microvms, lambda: _bytes_of(edge), time.time), _rotate(issuer)):
+    for work in (
+        watch(microvms, lambda: _bytes_of(edge), time.time),
+        _rotate(issuer),
+        forget_ended(store, settings.retention.terminated_hours * 3600, time.time),
+    ):
         stack.callback(tasks.create_task(work).cancel)
     profile.write(_profile(settings, key), profile.AwsFiles.of_user())
     facts = ServiceFacts(

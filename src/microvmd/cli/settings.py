@@ -154,6 +154,17 @@ class ImageSettings(Section):
         return Sizes.with_own(self.memory_sizes)
 
 
+class RetentionSettings(Section):
+    """How long things are remembered."""
+
+    terminated_hours: float = Field(
+        default=24.0,
+        gt=0,
+        description="how long TERMINATED MicroVMs stay in Get and List; their client tokens "
+        "are forgotten with them",
+    )
+
+
 class NetworkSettings(Section):
     """How MicroVMs are connected."""
 
@@ -257,6 +268,7 @@ class Settings(BaseSettings):
     build: BuildSettings = Field(default_factory=BuildSettings)
     image: ImageSettings = Field(default_factory=ImageSettings)
     network: NetworkSettings = NetworkSettings()
+    retention: RetentionSettings = RetentionSettings()
     aws: AwsSettings = AwsSettings()
 
     @model_validator(mode="after")

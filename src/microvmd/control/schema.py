@@ -48,9 +48,14 @@ microvms = Table(
     Column("image_version", String(16), nullable=False),
     Column("phase", String(16), nullable=False),
     Column("document", Text, nullable=False),
+    Column("terminated_at", Float, nullable=True),
+    # Each list of MicroVMs, whatever it is filtered by, is a range of one of these.
     Index("microvms_by_account", "account", "sequence"),
     Index("microvms_by_image", "account", "image_arn", "sequence"),
+    Index("microvms_by_image_version", "account", "image_arn", "image_version", "sequence"),
+    Index("microvms_by_version", "account", "image_version", "sequence"),
     Index("microvms_by_phase", "phase"),
+    Index("microvms_by_end", "terminated_at"),
 )
 
 client_tokens = Table(
@@ -63,6 +68,7 @@ client_tokens = Table(
     Column("resource", String(256), nullable=False),
     Column("created_at", Float, nullable=False),
     PrimaryKeyConstraint("account", "operation", "token"),
+    Index("client_tokens_by_resource", "account", "resource"),
 )
 
 connectors = Table(

@@ -183,6 +183,26 @@ class Transaction:
             .values(**_microvm_row(microvm))
         )
 
+    def forget_terminated(self, before: float, limit: int) -> int:
+        """Remove the longest ended MicroVMs and their client tokens; how many there were."""
+        found = self._all(
+            select(microvms.c.microvm_id, microvms.c.account)
+            .where(microvms.c.terminated_at < before)
+            .order_by(microvms.c.terminated_at)
+            .limit(limit)
+        )
+        if not found:
+            return 0
+        names = [row.microvm_id for row in found]
+        self._connection.execute(
+            delete(client_tokens).where(
+                client_tokens.c.account.in_({row.account for row in found}),
+                client_tokens.c.resource.in_(names),
+            )
+        )
+        self._connection.execute(delete(microvms).where(microvms.c.microvm_id.in_(names)))
+        return len(names)
+
     def client_token(self, account: str, operation: str, token: str) -> tuple[str, str] | None:
         """Fingerprint of the first request and the resource that it made."""
         row = self._one(
@@ -311,4 +331,8 @@ def _version_row(version: Version) -> dict[str, Any]:
 
 
 def _microvm_row(microvm: MicroVm) -> dict[str, Any]:
-    return {"phase": microvm.phase.value, "document": _MICROVM.dump_json(microvm).decode()}
+    return {
+        "phase": microvm.phase.value,
+        "terminated_at": microvm.terminated_at,
+        "document": _MICROVM.dump_json(microvm).decode(),
+    }
