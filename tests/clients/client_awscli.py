@@ -15,9 +15,9 @@ from botocore import xform_name
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 from microvmd.api.operations import SERVICES, load_operations
-from tests.clients.live import KEY, REGION, LiveApi
+from tests.clients.live import LiveApi
 from tests.clients.models import ClientModel
-from tests.clients.outcome import Outcome
+from tests.clients.outcome import OWNER, Caller, Outcome
 from tests.clients.served import AWSCLI
 
 _OPERATIONS = {operation.name: operation for operation in load_operations()}
@@ -33,7 +33,7 @@ class AwsCli:
 
     name = AWSCLI
 
-    def __init__(self, api: LiveApi, home: Path) -> None:
+    def __init__(self, api: LiveApi, home: Path, caller: Caller = OWNER) -> None:
         self._api = api
         self.model = ClientModel.of_service_files(_own_models())
         (home / "config").write_text("[default]\ncli_timestamp_format = iso8601\n")
@@ -42,9 +42,9 @@ class AwsCli:
             "HOME": str(home),
             "AWS_CONFIG_FILE": str(home / "config"),
             "AWS_ENDPOINT_URL": api.url,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": KEY.access_key,
-            "AWS_SECRET_ACCESS_KEY": KEY.secret_key,
+            "AWS_DEFAULT_REGION": caller.region,
+            "AWS_ACCESS_KEY_ID": caller.access_key,
+            "AWS_SECRET_ACCESS_KEY": caller.secret_key,
             "AWS_MAX_ATTEMPTS": "1",
         }
 

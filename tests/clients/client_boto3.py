@@ -9,19 +9,26 @@ from botocore.loaders import Loader
 from microvmd.api.operations import SERVICES, load_operations
 from tests.clients.live import LiveApi
 from tests.clients.models import ClientModel
-from tests.clients.outcome import Outcome
+from tests.clients.outcome import OWNER, Caller, Outcome
 from tests.clients.served import BOTO3
 
 _SERVICE = {operation.name: operation.service for operation in load_operations()}
 
 
 class Boto3Client:
-    """One client of each service; ``options`` go to both."""
+    """One client of each service; ``options`` go to both of them."""
 
     name = BOTO3
 
-    def __init__(self, api: LiveApi, **options: Any) -> None:
-        self._clients = {service: api.client(service, **options) for service, _ in SERVICES}
+    def __init__(self, api: LiveApi, caller: Caller = OWNER, **options: Any) -> None:
+        identity = {
+            "aws_access_key_id": caller.access_key,
+            "aws_secret_access_key": caller.secret_key,
+            "region_name": caller.region,
+        }
+        self._clients = {
+            service: api.client(service, **identity, **options) for service, _ in SERVICES
+        }
         self.model = ClientModel.of_service_files(
             Loader().load_service_model(service, "service-2") for service in self._clients
         )
@@ -31,12 +38,13 @@ class Boto3Client:
         try:
             answer = getattr(client, xform_name(operation))(**members)
         except ClientError as error:
-            typed = getattr(client.exceptions, error.response["Error"]["Code"], ClientError)
+            code = error.response["Error"]["Code"]
             return Outcome(
                 error.response["ResponseMetadata"]["HTTPStatusCode"],
                 {k: v for k, v in error.response.items() if k not in _ENVELOPE},
-                type(error).__name__ if type(error) is typed else None,
+                code,
                 error.response["Error"]["Message"],
+                typed=type(error) is getattr(client.exceptions, code, None),
             )
         return Outcome(answer.pop("ResponseMetadata")["HTTPStatusCode"], answer)
 

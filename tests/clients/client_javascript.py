@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.clients.live import KEY, REGION, LiveApi
+from tests.clients.live import LiveApi
 from tests.clients.models import ClientModel
-from tests.clients.outcome import Outcome
+from tests.clients.outcome import OWNER, Caller, Outcome
 from tests.clients.served import JAVASCRIPT
 
 CHECKOUT = Path(__file__).parents[2]
@@ -26,11 +26,14 @@ class JavaScriptSdk:
 
     name = JAVASCRIPT
 
-    def __init__(self, api: LiveApi) -> None:
+    def __init__(self, api: LiveApi, caller: Caller = OWNER) -> None:
         settings = {
             "endpoint": api.url,
-            "region": REGION,
-            "credentials": {"accessKeyId": KEY.access_key, "secretAccessKey": KEY.secret_key},
+            "region": caller.region,
+            "credentials": {
+                "accessKeyId": caller.access_key,
+                "secretAccessKey": caller.secret_key,
+            },
             "maxAttempts": 1,
         }
         self._process = subprocess.Popen(
@@ -50,8 +53,13 @@ class JavaScriptSdk:
         if "error" not in answer:
             return Outcome(answer["status"], answer["document"])
         assert "status" in answer, answer  # it was the server that refused, not the SDK
-        error = answer["error"] if answer["typed"] else None
-        return Outcome(answer["status"], answer["members"], error, answer["message"])
+        return Outcome(
+            answer["status"],
+            answer["members"],
+            answer["error"],
+            answer["message"],
+            typed=answer["typed"],
+        )
 
     def items(self, operation: str, page_size: int, /, **members: Any) -> list[dict[str, Any]]:
         answer = self._ask({"operation": operation, "input": members, "pageSize": page_size})

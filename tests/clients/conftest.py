@@ -27,10 +27,14 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
 
 
 @pytest.fixture(scope="session")
-def exercises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercises]:
-    """With an API of their own: they leave many images behind, and other tests list theirs."""
+def javascript() -> None:
     if not NODE.exists():
         pytest.skip("needs the AWS SDK for JavaScript: ./run setup installs it")
+
+
+@pytest.fixture(scope="session")
+def exercises(javascript: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercises]:
+    """With an API of their own: they leave many images behind, and other tests list theirs."""
     with contextlib.ExitStack() as stack:
         api = stack.enter_context(live_api(tmp_path_factory.mktemp("exercised")))
         clients: list[Client] = [

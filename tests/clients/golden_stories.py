@@ -311,6 +311,8 @@ def tokens(raw: Recorder) -> None:
     raw("auth-token-members-missing", CHOSEN, "POST", http["plain"], {})
     bad = {"allowedPorts": [{"port": 65536}, {"range": {"startPort": 9, "endPort": 1}}]}
     raw("auth-token-bad-ports", CHOSEN, "POST", http["plain"], ports | bad)
+    backwards = {"allowedPorts": [{"range": {"startPort": 9, "endPort": 1}}]}
+    raw("auth-token-backwards-range", CHOSEN, "POST", http["plain"], ports | backwards)
     raw("auth-token-unknown-microvm", RECORDED, "POST", f"{RUNS}/{NOBODY}/auth-token", ports)
     minutes = {"expirationInMinutes": 5}
     raw("shell-token", RECORDED, "POST", shell["shell"], minutes)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from tests.clients.live import KEY, REGION
 from tests.clients.models import ClientModel
 
 
@@ -11,17 +12,33 @@ from tests.clients.models import ClientModel
 class Outcome:
     """An answer as the client hands it to its user: instants as aware datetimes.
 
-    ``error`` is the name of the exception, and only where the client has a type for it.
+    ``error`` is the name of a refusal; ``typed`` tells that the client raised its own exception of
+    that name, not a general one.
     """
 
     status: int
     document: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     message: str | None = None
+    typed: bool = True
 
     @property
     def refusal(self) -> tuple[int, str | None]:
-        return self.status, self.error
+        """Status and name of the exception that a user would catch."""
+        return self.status, self.error if self.typed else f"untyped {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a client says it is, and where."""
+
+    access_key: str = KEY.access_key
+    secret_key: str = KEY.secret_key
+    region: str = REGION
+
+
+OWNER = Caller()
+"""The one whose keys the live API knows."""
 
 
 class Client(Protocol):

@@ -180,6 +180,7 @@ def terminate(aws: Client, world: World) -> None:
 @exercise("CreateMicrovmAuthToken")
 def auth_token(aws: Client, world: World) -> None:
     microvm = world.microvm(world.image())
+    endpoint = world.arrange.call("GetMicrovm", microvmIdentifier=microvm).document["endpoint"]
     for ports, scope in (
         ([{"port": 8080}], "8080"),
         ([{"port": 1}, {"range": {"startPort": 2, "endPort": 65535}}], "1,2-65535"),
@@ -195,6 +196,7 @@ def auth_token(aws: Client, world: World) -> None:
         assert made.document.keys() == {"authToken"}
         claims = world.api.issuer.verify(made.document["authToken"]["X-aws-proxy-auth"])
         assert (claims.ports, claims.scope) == (scope, "http")
+        assert claims.endpoint_id == endpoint.split(".")[0]
         assert 3540 < claims.expires_at - time.time() <= 3600
     ports = [{"allPorts": {}}]
     refused(

@@ -66,10 +66,13 @@ def list_versions(aws: Client, world: World) -> None:
 @exercise("UpdateMicrovmImageVersion")
 def update_version(aws: Client, world: World) -> None:
     arn = world.image()
-    for status in ("INACTIVE", "ACTIVE"):
+    world.second_version(arn)
+    for status, newest in (("INACTIVE", "1.0"), ("ACTIVE", "2.0")):
         changed = aws.call(
-            "UpdateMicrovmImageVersion", imageIdentifier=arn, imageVersion="1.0", status=status
+            "UpdateMicrovmImageVersion", imageIdentifier=arn, imageVersion="2.0", status=status
         )
+        image = world.arrange.call("GetMicrovmImage", imageIdentifier=arn)
+        assert image.document["latestActiveImageVersion"] == newest
         assert changed.status == 200
         assert changed.document["status"] == status
         assert changed.document["state"] == "SUCCESSFUL"
