@@ -36,6 +36,7 @@ from microvmd.model.image import SnapshotSizes, VersionConfig
 from microvmd.node.agent import BuildRefused, NodeAgent
 from microvmd.node.aws_access import AwsAccess
 from microvmd.node.bring_up import Equipment
+from microvmd.node.delivery import open_deliveries
 from microvmd.node.jail import Jails, JailSettings
 from microvmd.node.kernel import GuestKernel, prepare
 from microvmd.node.logs import LogStore
@@ -127,6 +128,7 @@ class NodeLab:
             NetworkPool(self.network_settings) as networks,
             LogStore(paths.logs) as logs,
             open_roles(self.aws) as roles,
+            open_deliveries(paths.delivery, logs, roles, self.aws) as deliveries,
         ):
             yield Equipment(
                 paths=paths,
@@ -138,6 +140,7 @@ class NodeLab:
                 stamp=stamp,
                 host_cpus=2,
                 roles=roles,
+                deliveries=deliveries,
             )
 
     def rootfs(self, directory: Path, *arguments: str, cmd: bool = True) -> Rootfs:

@@ -96,6 +96,7 @@ def test_a_failed_run_hook_terminates(service: Service, hooked: Image) -> None:
     ended = microvm.wait("TERMINATED")
     assert ended["stateReason"] == f"Run lifecycle hook returned HTTP status 400. {ADVICE}"
     assert microvm.vmm is None
+    assert "hook run" in service.log_lines(*_log_stream(microvm)), "its log tells why"
 
 
 def test_a_run_hook_that_hangs_terminates(service: Service, hooked: Image) -> None:

@@ -5,7 +5,8 @@ Implements ``node.agent.Builder``.
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -41,7 +42,7 @@ class ImageBuilder:
 
     async def build(self, command: BuildVersion) -> SnapshotSizes:
         """Raise BuildRefused with the reason that the caller reads."""
-        async with build_log(self._equipment.logs, command.log) as lines:
+        async with self._delivered(command), build_log(self._equipment.logs, command.log) as lines:
             try:
                 with ungrouped():
                     return await self._build(command, lines)
@@ -54,6 +55,14 @@ class ImageBuilder:
             except Exception:
                 lines("error: the platform failed; the service's log has the cause")
                 raise
+
+    @asynccontextmanager
+    async def _delivered(self, command: BuildVersion) -> AsyncIterator[None]:
+        """Let CloudWatch Logs have the log of a build, with the rights of its role."""
+        equipment, key = self._equipment, f"logs-{command.build_id}"
+        with equipment.roles.session(command.config.build_role_arn, key, lazily=True) as role:
+            async with equipment.deliveries.deliver(key, command.log, command.delivery, role):
+                yield
 
     async def _build(self, command: BuildVersion, lines: BuildLog) -> SnapshotSizes:
         tmp = self._equipment.paths.tmp

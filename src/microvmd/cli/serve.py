@@ -70,6 +70,7 @@ from microvmd.node.agent import NodeAgent
 from microvmd.node.aws_access import AwsAccess
 from microvmd.node.bring_up import Equipment
 from microvmd.node.cgroup import CgroupUnavailable
+from microvmd.node.delivery import open_deliveries
 from microvmd.node.jail import JailFailed, Jails, JailSettings
 from microvmd.node.jail_root import JailRootFailed
 from microvmd.node.kernel import KernelError
@@ -293,6 +294,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         NetworkPool(_network_settings(settings)) as networks,
         LogStore(paths.logs) as logs,
         open_roles(access) as roles,
+        open_deliveries(paths.delivery, logs, roles, access) as deliveries,
     ):
         yield Equipment(
             paths=paths,
@@ -304,6 +306,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
             stamp=stamp,
             host_cpus=os.cpu_count() or 1,
             roles=roles,
+            deliveries=deliveries,
         )
 
 

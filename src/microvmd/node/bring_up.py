@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import (
+    AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
     contextmanager,
@@ -21,15 +22,17 @@ from pathlib import Path
 
 import structlog
 
-from microvmd.messages.node import LogTarget, MicrovmSpec
+from microvmd.messages.node import MicrovmSpec
+from microvmd.node.delivery import Deliveries
 from microvmd.node.guest import GuestClient, GuestGone, connect_restored
 from microvmd.node.jail import Jail, Jails, limits_for
 from microvmd.node.kernel import GuestKernel
-from microvmd.node.logs import LogStore, lines_of
+from microvmd.node.logs import LogStore
 from microvmd.node.network import Network, NetworkPool
+from microvmd.node.output import output_kept
 from microvmd.node.paths import MicrovmFiles, NodePaths
 from microvmd.node.presence import microvm_present
-from microvmd.node.roles import Roles
+from microvmd.node.roles import Roles, RoleSession
 from microvmd.node.snapshot import ImageFiles, Manifest, Stamp, load, retire
 from microvmd.node.timings import Timings
 from microvmd.vmm.causes import ungrouped
@@ -99,6 +102,7 @@ class Equipment:
     stamp: Stamp
     host_cpus: int
     roles: Roles
+    deliveries: Deliveries
 
     def clone_spec(self, image: ImageFiles, manifest: Manifest, overlay: Path) -> MachineSpec:
         """The machine of a clone: the image's memory, its rootfs, and an overlay on its disk."""
@@ -122,6 +126,12 @@ class Equipment:
             accelerator=self.accelerator,
             drives=(Drive("rootfs", image.rootfs, read_only=True), disk),
         )
+
+    def output_kept(
+        self, guest: GuestClient, spec: MicrovmSpec, role: RoleSession | None
+    ) -> AbstractAsyncContextManager[None]:
+        """Keep what a MicroVM prints while the context lasts."""
+        return output_kept(guest.logs, spec, self.logs, self.deliveries, role)
 
     def vmm_of(self, files: MicrovmFiles) -> VmmRecord | None:
         """The VMM that an earlier run of the node left for this MicroVM, if it is alive."""
@@ -176,11 +186,6 @@ class Running:
         how = f"code {ended.code}" if ended.code is not None else f"signal {ended.signal}"
         return f"Main process exited with {how}."
 
-    async def pump_logs(self, equipment: Equipment, target: LogTarget) -> None:
-        """Write the application's output to the log store until the guest is gone."""
-        async for lines in lines_of(self.guest.logs):
-            await equipment.logs.append(target.group, target.stream, lines)
-
 
 def _clone_spec(equipment: Equipment, spec: MicrovmSpec, files: MicrovmFiles) -> MachineSpec:
     """Raise SnapshotBroken or SnapshotForeign when the image cannot be restored here."""
@@ -212,7 +217,7 @@ async def bring_up(
     machine_spec = _clone_spec(equipment, spec, files)
     with timings.step("network"):
         network = await stack.enter_async_context(equipment.networks.network(spec.egress))
-    stack.enter_context(microvm_present(network, equipment.roles, spec))
+    role = stack.enter_context(microvm_present(network, equipment.roles, spec))
     jail = await stack.enter_async_context(
         equipment.jails.jail(
             spec.microvm_id,
@@ -235,6 +240,7 @@ async def bring_up(
         await machine.cont()
         with timings.step("guest.restored"):
             guest = await _identified(stack, files, spec.microvm_id)
+        await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     return Running(network, jail, machine, guest)
 
 
@@ -274,7 +280,7 @@ async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) 
         raise ProcessGone(f"{spec.microvm_id} has no VMM")
     machine_spec = _clone_spec(equipment, spec, files)
     network = await stack.enter_async_context(equipment.networks.adopt(record.network, spec.egress))
-    stack.enter_context(microvm_present(network, equipment.roles, spec))
+    role = stack.enter_context(microvm_present(network, equipment.roles, spec))
     with _kept(network):
         jail = await stack.enter_async_context(
             equipment.jails.adopt(spec.microvm_id, record.identity)
@@ -287,6 +293,7 @@ async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) 
                 retire(files.suspend)
                 await machine.cont()
             guest = await _identified(stack, files, spec.microvm_id)
+            await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     return Running(network, jail, machine, guest)
 
 

@@ -213,16 +213,11 @@ class MicrovmTask:
 
     async def _watch(self, running: Running) -> Report:
         """Serve orders until one ends the MicroVM, or it ends by itself."""
-        with running.kept(), self.shells.ending(), ungrouped():
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(running.pump_logs(self.equipment, self.spec.log))
-                try:
-                    return await self._serve(running)
-                except Ended as end:
-                    return self._died(str(end))
-                finally:
-                    # The group waits until the last lines, which tell why it ended, are logged.
-                    running.guest.logs.end()
+        with running.kept(), self.shells.ending():
+            try:
+                return await self._serve(running)
+            except Ended as end:
+                return self._died(str(end))
 
     async def _serve(self, running: Running) -> Report:
         while True:
