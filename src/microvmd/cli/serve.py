@@ -40,6 +40,7 @@ from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.failure import Failure
 from microvmd.cli.keys import AccessKey, access_key, cursor_key
 from microvmd.cli.local_aws import local_aws
+from microvmd.cli.role_check import role_check
 from microvmd.cli.settings import Settings
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
@@ -48,6 +49,7 @@ from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
 from microvmd.control.reconcile import adopt_all, inventory, watch
 from microvmd.control.retention import forget_ended
+from microvmd.control.roles import AssumableRoles
 from microvmd.control.store import Store
 from microvmd.control.tokens import TokenIssuer
 from microvmd.edge.config import EdgeSettings
@@ -67,7 +69,7 @@ from microvmd.messages.node import (
 from microvmd.model.microvm import Phase
 from microvmd.node import kernel
 from microvmd.node.agent import NodeAgent
-from microvmd.node.aws_access import AwsAccess
+from microvmd.node.aws_access import AwsAccess, Threads
 from microvmd.node.bring_up import Equipment
 from microvmd.node.cgroup import CgroupUnavailable
 from microvmd.node.delivery import open_deliveries
@@ -193,10 +195,12 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         shells=endpoints.shells,
         keys=issuer.keys,
     )
+    threads = stack.enter_context(Threads("roles", 2))
+    roles = AssumableRoles(role_check(settings, key, equipment.roles.sts, threads))
     microvms = await stack.enter_async_context(
-        MicroVms(store, link, edge.routes, cursors, time.time, managed, networks)
+        MicroVms(store, link, edge.routes, cursors, time.time, managed, networks, roles)
     )
-    images = Images(store, link, cursors, time.time, managed, settings.image.sizes, networks)
+    images = Images(store, link, cursors, time.time, managed, settings.image.sizes, networks, roles)
     connectors = Connectors(
         store,
         link,

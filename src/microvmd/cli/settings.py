@@ -218,6 +218,10 @@ class AwsSettings(Section):
     local: bool = Field(
         default=True, description="answer s3, sts, iam, logs and kms calls on the API's own port"
     )
+    roles_must_exist: bool = Field(
+        default=False,
+        description="in local mode, refuse roles that were not made with iam create-role",
+    )
     s3_endpoint: str | None = Field(default=None, description="S3 endpoint when not local")
     sts_endpoint: str | None = Field(default=None, description="STS endpoint when not local")
     logs_endpoint: str | None = Field(

@@ -11,6 +11,7 @@ from microvmd.control.lookups import ImageView, image_named, version_named, view
 from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
+from microvmd.control.roles import AssumableRoles
 from microvmd.control.store import Store, Transaction
 from microvmd.messages.node import (
     BuildFailed,
@@ -59,6 +60,7 @@ class Images:
         managed: ManagedImages,
         sizes: Sizes = AWS_SIZES,
         networks: EgressMap | None = None,
+        roles: AssumableRoles | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -68,6 +70,7 @@ class Images:
         self._managed = managed
         self._sizes = sizes
         self._use = ConnectorUse(managed.region, networks or EgressMap())
+        self._roles = roles or AssumableRoles()
 
     @property
     def cursors(self) -> Cursors:
@@ -77,6 +80,7 @@ class Images:
     async def create(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
         """CreateMicrovmImage: the image and its version 1.0, whose build begins."""
         config = self._config(request)
+        await self._roles.check_build(account, config.build_role_arn)
         arn = ImageArn("aws", self._region, account, request["name"])
         now = self._clock()
 
@@ -106,6 +110,7 @@ class Images:
         arn = ImageArn.parse(request["imageIdentifier"])
         operation = f"UpdateMicrovmImage {arn.name}"
         config = self._config(request)
+        await self._roles.check_build(account, config.build_role_arn)
         now = self._clock()
 
         def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:

@@ -18,6 +18,7 @@ from microvmd.control.egress import ConnectorUse
 from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
+from microvmd.control.roles import AssumableRoles
 from microvmd.control.runnable import choose_version, spec_of
 from microvmd.control.store import Store, Transaction
 from microvmd.messages.node import (
@@ -94,6 +95,7 @@ class MicroVms:
         clock: Callable[[], float],
         managed: ManagedImages,
         networks: EgressMap | None = None,
+        roles: AssumableRoles | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -103,6 +105,7 @@ class MicroVms:
         self._region = managed.region
         self._managed = managed
         self._use = ConnectorUse(managed.region, networks or EgressMap())
+        self._roles = roles or AssumableRoles()
         self._live: dict[str, MicroVm] = {}
         self._timings: dict[str, dict[str, Mapping[str, float]]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -130,6 +133,7 @@ class MicroVms:
         arn = ImageArn.parse(request["imageIdentifier"])
         ingress = resolve_ingress(request.get("ingressNetworkConnectors"), self._region)
         egress = resolve_egress(request.get("egressNetworkConnectors"), self._region)
+        await self._roles.check_execution(account, request.get("executionRoleArn"))
         now = self._clock()
 
         def decide(tx: Transaction) -> tuple[MicroVm, MicrovmSpec | None]:
