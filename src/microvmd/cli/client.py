@@ -17,10 +17,12 @@ import httpx
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from microvmd.cli.extensions import PREFIX, LogLine
 from microvmd.cli.failure import START, Failure
 from microvmd.cli.settings import Settings
+from microvmd.model.connector import Ingress, managed_arn
 
 if TYPE_CHECKING:
     from types_boto3_lambda_microvms import LambdaMicroVMsClient
@@ -80,6 +82,11 @@ class Service:
     @property
     def base_image_arn(self) -> str:
         return f"arn:aws:lambda:{self.region}:aws:microvm-image:{MANAGED_BASE}"
+
+    @property
+    def shell_connectors(self) -> list[str]:
+        """Ingress connectors of a MicroVM that takes requests and allows shells."""
+        return [managed_arn(name, self.region) for name in (Ingress.HTTP, Ingress.SHELL)]
 
     @property
     def build_role_arn(self) -> str:
@@ -151,6 +158,19 @@ class Service:
         )
         return answer["authToken"][TOKEN_HEADER]
 
+    def shell_token(self, microvm_id: str, minutes: int = TOKEN_MINUTES) -> str:
+        """A token for shells in a MicroVM. Raises Failure when it was run without them."""
+        try:
+            answer = self.microvms.create_microvm_shell_auth_token(
+                microvmIdentifier=microvm_id, expirationInMinutes=minutes
+            )
+        except ClientError as error:
+            said = error.response.get("Error", {}).get("Message", "")
+            if Ingress.SHELL.value not in said:
+                raise
+            raise Failure(said, "run one that allows shells: microvmd run --shell IMAGE") from error
+        return answer["authToken"][TOKEN_HEADER]
+
     @property
     def ca_file(self) -> Path:
         """The certificate authority of this machine's endpoints."""
@@ -176,10 +196,13 @@ class Service:
 
     def endpoint_client(self) -> httpx.Client:
         """Trusts the endpoints' certificate authority and no other."""
+        return httpx.Client(verify=self.endpoint_trust(), timeout=ENDPOINT_SECONDS, trust_env=False)
+
+    def endpoint_trust(self) -> ssl.SSLContext:
+        """The endpoints' certificate authority and no other."""
         if not self.ca_file.is_file():
             raise Failure(f"{self.ca_file} is not there or not readable", START)
-        trust = ssl.create_default_context(cafile=str(self.ca_file))
-        return httpx.Client(verify=trust, timeout=ENDPOINT_SECONDS, trust_env=False)
+        return ssl.create_default_context(cafile=str(self.ca_file))
 
 
 def idle_policy(

@@ -13,6 +13,7 @@ import typer
 
 from microvmd import __version__
 from microvmd.cli import bases, doctor, images, microvms
+from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
 from microvmd.cli.settings import Settings, load, setting_names, variable
@@ -85,6 +86,20 @@ def serve(
 def _section(**values: object) -> dict[str, object] | None:
     given = {name: value for name, value in values.items() if value is not None}
     return given or None
+
+
+@app.command()
+def shell(
+    microvm: Annotated[str, typer.Argument(help="MicroVM id, or enough of its begin.")],
+) -> None:
+    """Open a shell in a MicroVM that was run with --shell; ~. at the begin of a line leaves it.
+
+    What comes from a pipe or a file is typed: microvmd shell ID < script
+    """
+    from microvmd.cli.shell import open_shell
+
+    with reported():
+        open_shell(Service(load()), microvm)
 
 
 @app.command()

@@ -51,6 +51,7 @@ def run(
     ] = None,
     payload: Annotated[str | None, typer.Option(help="Handed to the /run hook.")] = None,
     execution_role: Annotated[str | None, typer.Option(help="Role ARN of the guest.")] = None,
+    shell: Annotated[bool, typer.Option(help="Allow shells in it (SHELL_INGRESS).")] = False,
     wait: Annotated[bool, typer.Option(help="Return when it is RUNNING.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -68,6 +69,8 @@ def run(
             request["runHookPayload"] = payload
         if execution_role is not None:
             request["executionRoleArn"] = execution_role
+        if shell:
+            request["ingressNetworkConnectors"] = service.shell_connectors
         answer = without_metadata(service.microvms.run_microvm(**request))
         if wait:
             answer = wait_for_microvm(service, answer["microvmId"], "RUNNING")
@@ -76,7 +79,10 @@ def run(
             return
         print_raw(answer["microvmId"])
         console.print(f"[dim]https://{answer['endpoint']}/[/]", soft_wrap=True)
-        console.print(f"[dim]next: microvmd curl {answer['microvmId'][:16]} /[/]", soft_wrap=True)
+        short = answer["microvmId"][:16]
+        console.print(f"[dim]next: microvmd curl {short} /[/]", soft_wrap=True)
+        if shell:
+            console.print(f"[dim]next: microvmd shell {short}[/]", soft_wrap=True)
 
 
 def ps(

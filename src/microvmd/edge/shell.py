@@ -130,17 +130,17 @@ class Bridge:
         """One session, from the open WebSocket to its close."""
         assert socket.request is not None
         endpoint_id, session_id = socket.request.headers[ENDPOINT_HEADER], str(uuid.uuid4())
-        told = log.bind(endpoint=endpoint_id, session=session_id)
+        told = {"endpoint": endpoint_id, "session": session_id}
         try:
             with self._counted(endpoint_id) as within:
                 close = Close.of(ShellEnd.TOO_MANY)
                 if within:
-                    told.info("shell.opened")
+                    log.info("shell.opened", **told)
                     close = await _ended(self._converse(socket, endpoint_id, session_id))
         except Exception:
-            told.exception("shell.failed")
+            log.exception("shell.failed", **told)
             close = Close(INTERNAL, "internal error")
-        told.info("shell.closed", code=close.code, reason=close.reason)
+        log.info("shell.closed", **told, code=close.code, reason=close.reason)
         await socket.close(close.code, close.reason)
 
     async def _locate_unless_gone(
