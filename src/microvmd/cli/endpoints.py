@@ -34,10 +34,10 @@ class Endpoints:
     async def open_shell(self, endpoint_id: str) -> AsyncIterator[Terminal]:
         """A shell until the context ends. Raises ShellEnded."""
         assert self.microvms is not None
-        assert self.agent is not None
         found = await self.microvms.route_to(endpoint_id, allows_shell)
         if found.microvm_id is None:
             raise ShellEnded(ShellEnd.NOT_RUNNING)
+        assert self.agent is not None
         async with self.agent.open_shell(found.microvm_id) as terminal:
             yield terminal
 
