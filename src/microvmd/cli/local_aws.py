@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import structlog
 
+from microvmd.cli.local_retention import keep_small
 from microvmd.vmm.process import Process, ProcessGone, ProcessIdentity, owned, spawn
 
 SOCKET = "local-aws.sock"
@@ -37,60 +39,72 @@ class LocalAws:
 
 @contextlib.asynccontextmanager
 async def local_aws(
-    run: Path, log_file: Path, account: str, *, keep: bool = True
+    run: Path, log_file: Path, account: str, *, keep: bool = True, log_mib: int = 64
 ) -> AsyncIterator[LocalAws]:
     """Adopt the running server or start one, and start it again when it ends.
 
-    ``account`` is the one whose resources it holds. With ``keep`` it goes on when we leave.
+    ``account`` is the one whose resources it holds, ``log_mib`` what its log events may take of its
+    memory. With ``keep`` it goes on when we leave.
     """
     ready: asyncio.Future[LocalAws] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(_supervise(run, log_file, account, keep=keep, ready=ready))
+        server = _Server(run, log_file, account, log_mib)
+        task = tasks.create_task(_supervise(server, keep=keep, ready=ready))
         try:
             yield await ready
         finally:
             task.cancel()
 
 
-async def _supervise(
-    run: Path, log_file: Path, account: str, *, keep: bool, ready: asyncio.Future[LocalAws]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Where a server keeps what, and what it is started with."""
+
+    run: Path
+    log_file: Path
+    account: str
+    log_mib: int
+
+
+async def _supervise(server: _Server, *, keep: bool, ready: asyncio.Future[LocalAws]) -> None:
     while True:
         async with contextlib.AsyncExitStack() as stack:
-            process = await _adopt_or_start(stack, run, log_file, account)
+            process = await _adopt_or_start(stack, server)
             if keep:
                 process.detach()
             if not ready.done():
-                ready.set_result(LocalAws(run / SOCKET, process.identity))
+                ready.set_result(LocalAws(server.run / SOCKET, process.identity))
             ended = await process.wait()
         _log.error("local AWS ended: its buckets and logs are lost", how=str(ended))
         await asyncio.sleep(RESTART_PAUSE)
 
 
-async def _adopt_or_start(
-    stack: contextlib.AsyncExitStack, run: Path, log_file: Path, account: str
-) -> Process:
+async def _adopt_or_start(stack: contextlib.AsyncExitStack, server: _Server) -> Process:
     try:
-        process = Process.adopt(_recorded(run))
+        process = Process.adopt(_recorded(server.run))
     except ProcessGone:
-        return await _start(stack, run, log_file, account)
+        return await _start(stack, server)
     return await stack.enter_async_context(owned(process))
 
 
-async def _start(
-    stack: contextlib.AsyncExitStack, run: Path, log_file: Path, account: str
-) -> Process:
-    with _listen(run / SOCKET) as listener, log_file.open("ab") as output:
+async def _start(stack: contextlib.AsyncExitStack, server: _Server) -> Process:
+    with _listen(server.run / SOCKET) as listener, server.log_file.open("ab") as output:
         process = await stack.enter_async_context(
             spawn(
-                [sys.executable, "-m", __spec__.name, f"--fd={listener.fileno()}"],
+                [
+                    sys.executable,
+                    "-m",
+                    __spec__.name,
+                    f"--fd={listener.fileno()}",
+                    f"--log-mib={server.log_mib}",
+                ],
                 stdout=output,
                 stderr=output,
                 fds=[listener.fileno()],
-                env={**os.environ, "MOTO_ACCOUNT_ID": account, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "MOTO_ACCOUNT_ID": server.account, "PYTHONUNBUFFERED": "1"},
             )
         )
-    _record(run, process.identity)
+    _record(server.run, process.identity)
     _log.info("local AWS started", pid=process.pid)
     return process
 
@@ -130,7 +144,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(prog="microvmd-local-aws")
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--log-mib", type=int, required=True)
     options = parser.parse_args(argv)
+    # A line for each request would fill the disk: CloudWatch Logs alone gets one a second of each
+    # MicroVM.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    keep_small(options.log_mib << 20)
     server = make_server(
         "unix://local-aws",
         0,

@@ -263,7 +263,12 @@ async def _application(
     relay = None
     if settings.aws.local:
         aws = await stack.enter_async_context(
-            local_aws(settings.run, settings.root / "local-aws.log", settings.account)
+            local_aws(
+                settings.run,
+                settings.root / "local-aws.log",
+                settings.account,
+                log_mib=settings.aws.local_log_mib,
+            )
         )
         relay = Relay(aws.socket, ring)
     routes = extension_routes(facts, Authenticator(ring, settings.region))

@@ -218,6 +218,12 @@ class AwsSettings(Section):
     local: bool = Field(
         default=True, description="answer s3, sts, iam, logs and kms calls on the API's own port"
     )
+    local_log_mib: int = Field(
+        default=64,
+        ge=1,
+        description="in local mode, memory that log events may take; what was written least "
+        "recently goes first (microvmd logs has it still)",
+    )
     roles_must_exist: bool = Field(
         default=False,
         description="in local mode, refuse roles that were not made with iam create-role",
