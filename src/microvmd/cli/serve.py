@@ -76,6 +76,7 @@ from microvmd.node.delivery import open_deliveries
 from microvmd.node.jail import JailFailed, Jails, JailSettings
 from microvmd.node.jail_root import JailRootFailed
 from microvmd.node.kernel import KernelError
+from microvmd.node.log_retention import forget_old_logs
 from microvmd.node.logs import LogStore
 from microvmd.node.network import NetworkPool
 from microvmd.node.paths import LONGEST_ROOT, NodePaths
@@ -230,6 +231,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         watch(microvms, lambda: _bytes_of(edge), time.time),
         _rotate(issuer),
         forget_ended(store, settings.retention.terminated_hours * 3600, time.time),
+        forget_old_logs(equipment.paths.logs, settings.retention.log_days * 86400, time.time),
     ):
         stack.callback(tasks.create_task(work).cancel)
     profile.write(_profile(settings, key), profile.AwsFiles.of_user())

@@ -163,6 +163,12 @@ class RetentionSettings(Section):
         description="how long TERMINATED MicroVMs stay in Get and List; their client tokens "
         "are forgotten with them",
     )
+    log_days: float = Field(
+        default=14.0,
+        gt=0,
+        description="how long the log of a MicroVM or a build is kept on this machine after its "
+        "last line",
+    )
 
 
 class NetworkSettings(Section):
