@@ -17,7 +17,7 @@ PAGES = sorted(
     [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"), *CHECKOUT.glob("examples/**/*.md")]
 )
 README_LINES = 75
-KNOWN_HOSTS = {"127.0.0.1", "keepachangelog.com"}
+KNOWN_HOSTS = {"127.0.0.1", "169.254.169.254", "keepachangelog.com"}
 
 
 def _name(path: Path) -> str:

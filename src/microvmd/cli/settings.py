@@ -237,7 +237,7 @@ class AwsSettings(Section):
     s3_endpoint: str | None = Field(default=None, description="S3 endpoint when not local")
     sts_endpoint: str | None = Field(default=None, description="STS endpoint when not local")
     logs_endpoint: str | None = Field(
-        default=None, description="CloudWatch Logs endpoint when not local"
+        default=None, description="CloudWatch Logs endpoint when not local; AWS's own if not given"
     )
 
 
