@@ -32,14 +32,21 @@ def test_recorded_refusals() -> None:
             missing = (403, "Request missing authentication")
             failed = (403, "Token authentication failed")
             good = w.token("vm-a", "8080,9000-9100")
-            head, payload, signature = good.split(".")
+            head, _, nonce, sealed, tag = good.split(".")
+            other = w.token("vm-b").split(".")
             assert await _answer(w, {}) == missing
             for bad in (
                 "x",
                 "a.b.c",
                 "",
-                f"{head}.{payload}.{signature[::-1]}",
-                f"{head}..{signature}",
+                "a..b.c.d",
+                f"{head}..{nonce}.{sealed}.{tag[::-1]}",
+                f"{head}..{nonce}.{sealed[::-1]}.{tag}",
+                f"{head}..{other[2]}.{sealed}.{tag}",
+                f"{head[:-1]}..{nonce}.{sealed}.{tag}",
+                f"{head}.x.{nonce}.{sealed}.{tag}",
+                f"{head}..{nonce}.{sealed}.{tag}.x",
+                f"{head}..{nonce}.{sealed}",
             ):
                 assert await _answer(w, {"X-aws-proxy-auth": bad}) == missing, bad
             assert await _answer(w, w.auth("vm-b")) == failed

@@ -1,26 +1,29 @@
 """Auth tokens of endpoints: who may talk to which ports of one MicroVM, and until when.
 
-A token is a compact JWS (HS256) with a key id; to clients it is an opaque string, as AWS's own is.
-HAProxy verifies it by itself with the keys that `keys()` gives. A new key is published a while
-before it signs, and an old one stays for as long as the longest-lived token (60 minutes) may live.
+A token is a compact JWE (`alg` dir, `enc` A256GCM) with a key id, as AWS's own is; to clients it is
+an opaque string. HAProxy opens it by itself with the keys that `keys()` gives. HAProxy 2.6 cannot
+authenticate additional data, which a JWE's header is: the tag covers none, and instead the header
+must be, byte for byte, one that we wrote. A new key is published a while before it is used, and an
+old one stays for as long as the longest-lived token (60 minutes) may live.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import os
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, OctKey
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 Scope = Literal["http", "shell"]
 
@@ -28,14 +31,17 @@ ALL_PORTS = "*"
 LONGEST_LIFE = 3600.0
 """Seconds a token may live (`expirationInMinutes` is at most 60)."""
 PUBLISH_AHEAD = 60.0
-"""Seconds between the moment a key is published and the first token that it signs."""
+"""Seconds between the moment a key is published and the first token that it makes."""
 ROTATE_AFTER = 24 * 3600.0
 _SLACK = 120.0
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
 _SPEC = re.compile(r"\*|\d{1,5}(?:-\d{1,5})?(?:,\d{1,5}(?:-\d{1,5})?)*")
 
 
 class InvalidToken(Exception):
-    """Not signed by a key of ours, damaged, or expired."""
+    """Not made with a key of ours, damaged, or expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,13 @@ class Claims:
 @dataclass(frozen=True, slots=True)
 class _Key:
     kid: str
-    secret: str
-    signs_from: float
+    secret: bytes = field(repr=False)
+    used_from: float
+
+    @property
+    def header(self) -> str:
+        """The protected header of every token of this key."""
+        return _encoded(_json({"kid": self.kid, "alg": "dir", "enc": "A256GCM"}))
 
 
 def port_spec(allowed_ports: Iterable[Mapping[str, Any]]) -> str:
@@ -77,16 +88,16 @@ def _span(first: int, last: int) -> str:
 
 
 class TokenIssuer:
-    """Signs tokens with the newest key that is due; keys are files in `directory` (mode 0600)."""
+    """Makes tokens with the newest key that is due; keys are files in `directory` (mode 0600)."""
 
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
         self._clock = clock
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._keys = sorted(map(_read, directory.glob("*.token.json")), key=_signs_from)
+        self._keys = sorted(map(_read, directory.glob("*.token.json")), key=_used_from)
         if not self._keys:
             # Nobody has a token yet and no proxy runs without this key: no need to wait.
-            self._make(signs_from=clock())
+            self._make(used_from=clock())
 
     def issue(
         self, endpoint_id: str, ports: str, expires_at: datetime, scope: Scope = "http"
@@ -95,7 +106,7 @@ class TokenIssuer:
         if not _SPEC.fullmatch(ports):
             raise ValueError(f"not a port list: {ports!r}")
         now = self._clock()
-        key = next(key for key in reversed(self._keys) if key.signs_from <= now)
+        key = next(key for key in reversed(self._keys) if key.used_from <= now)
         claims = {
             "vm": endpoint_id,
             "ports": ports,
@@ -103,23 +114,36 @@ class TokenIssuer:
             "iat": int(now),
             "exp": int(expires_at.timestamp()),
         }
-        return jwt.encode({"alg": "HS256", "kid": key.kid}, claims, _oct(key))
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = AESGCM(key.secret).encrypt(nonce, _json(claims), None)
+        ciphertext, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
+        return ".".join((key.header, "", _encoded(nonce), _encoded(ciphertext), _encoded(tag)))
 
     def verify(self, token: str) -> Claims:
         """For whoever serves a token without HAProxy before it (shell). Raises InvalidToken."""
         try:
-            key_set = KeySet([_oct(key) for key in self._keys])
-            claims = jwt.decode(token, key_set, algorithms=["HS256"]).claims
+            claims = self._opened(token)
             found = Claims(claims["vm"], claims["ports"], claims["scope"], float(claims["exp"]))
-        except (JoseError, ValueError, KeyError, TypeError) as error:
+        except (InvalidTag, binascii.Error, ValueError, KeyError, TypeError) as error:
             raise InvalidToken("not a token of this service") from error
         if found.expires_at <= self._clock():
             raise InvalidToken("the token has expired")
         return found
 
+    def _opened(self, token: str) -> dict[str, Any]:
+        header, empty, nonce, ciphertext, tag = token.split(".")
+        key = {key.header: key for key in self._keys}[header]
+        if empty:
+            raise ValueError("an encrypted key where there is none")
+        sealed = _decoded(ciphertext) + _decoded(tag)
+        claims: dict[str, Any] = json.loads(
+            AESGCM(key.secret).decrypt(_decoded(nonce), sealed, None)
+        )
+        return claims
+
     def keys(self) -> dict[str, str]:
-        """Secrets by key id, for the edge: those in use, still in use by old tokens, and next."""
-        return {key.kid: key.secret for key in self._keys}
+        """Secrets (base64) by token header, for the edge: in use, of old tokens, and the next."""
+        return {key.header: base64.b64encode(key.secret).decode() for key in self._keys}
 
     def rotate(self, *, after: float = ROTATE_AFTER) -> bool:
         """Make the next key when the newest is `after` seconds old; drop keys no token can need.
@@ -128,20 +152,21 @@ class TokenIssuer:
         """
         now = self._clock()
         before = self.keys()
-        if now - self._keys[-1].signs_from >= after:
-            self._make(signs_from=now + PUBLISH_AHEAD)
-        while len(self._keys) > 1 and self._keys[1].signs_from + LONGEST_LIFE + _SLACK < now:
+        if now - self._keys[-1].used_from >= after:
+            self._make(used_from=now + PUBLISH_AHEAD)
+        while len(self._keys) > 1 and self._keys[1].used_from + LONGEST_LIFE + _SLACK < now:
             old = self._keys.pop(0)
             (self._directory / f"{old.kid}.token.json").unlink(missing_ok=True)
         return self.keys() != before
 
-    def _make(self, *, signs_from: float) -> None:
-        key = _Key(secrets.token_hex(8), secrets.token_urlsafe(32), signs_from)
+    def _make(self, *, used_from: float) -> None:
+        key = _Key(secrets.token_hex(8), secrets.token_bytes(_KEY_BYTES), used_from)
         path = self._directory / f"{key.kid}.token.json"
         partial = path.with_suffix(".partial")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"kid": key.kid, "secret": key.secret, "signsFrom": signs_from}, file)
+            content = {"kid": key.kid, "secret": _encoded(key.secret), "usedFrom": used_from}
+            json.dump(content, file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -150,12 +175,24 @@ class TokenIssuer:
 
 def _read(path: Path) -> _Key:
     content = json.loads(path.read_text())
-    return _Key(content["kid"], content["secret"], content["signsFrom"])
+    return _Key(content["kid"], _decoded(content["secret"]), content["usedFrom"])
 
 
-def _signs_from(key: _Key) -> float:
-    return key.signs_from
+def _used_from(key: _Key) -> float:
+    return key.used_from
 
 
-def _oct(key: _Key) -> OctKey:
-    return OctKey.import_key(key.secret, {"kid": key.kid})
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _decoded(text: str) -> bytes:
+    """Strictly what `_encoded` makes: one spelling for each content."""
+    content = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if _encoded(content) != text:
+        raise ValueError("not the spelling that we write")
+    return content
