@@ -27,6 +27,7 @@ SETTLE_STEP = 0.05
 # Descriptors of these kinds are never kept by a library on purpose.
 OWNED_DESCRIPTORS = ("net:[", "/dev/net/tun", "anon_inode:[pidfd]", "/memfd:", "/dev/kvm")
 OUR_NAME = "microvmd"
+PLAIN_SOURCE = "microvmd-plain"
 
 
 class Resident(Protocol):
@@ -58,6 +59,7 @@ class Traces:
     tables: frozenset[str]
     cgroups: frozenset[str]
     half_written: frozenset[str]
+    plain: frozenset[str]
 
     @classmethod
     def now(
@@ -78,6 +80,7 @@ class Traces:
             tables=_tables() if whole_machine else nothing,
             cgroups=_cgroups() if whole_machine else nothing,
             half_written=_half_written(directory),
+            plain=_plain(directory, whole_machine),
         )
 
     def since(self, before: "Traces") -> dict[str, list[str]]:
@@ -163,6 +166,18 @@ def _half_written(directory: Path) -> frozenset[str]:
         os.fspath(path)
         for store in directory.rglob("state.db")
         for path in (store.parent / "tmp").glob("*")
+    )
+
+
+def _plain(directory: Path, whole_machine: bool) -> frozenset[str]:
+    """Plain files of encrypted snapshots, in the directories in memory that we mount for them."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    mounts = [Path(line.split()[1]) for line in lines if line.startswith(f"{PLAIN_SOURCE} ")]
+    return frozenset(
+        os.fspath(path)
+        for mount in mounts
+        if whole_machine or mount.is_relative_to(directory)
+        for path in (mount, *mount.glob("*/*"))
     )
 
 

@@ -5,9 +5,11 @@ node anew over the same root, as a restart of the service does.
 """
 
 import asyncio
+import fcntl
 import ipaddress
-import shutil
+import os
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,12 +41,15 @@ from microvmd.node.bring_up import Equipment
 from microvmd.node.delivery import open_deliveries
 from microvmd.node.jail import Jails, JailSettings
 from microvmd.node.kernel import GuestKernel, prepare
+from microvmd.node.kms import Kms, KmsSettings
 from microvmd.node.logs import LogStore
 from microvmd.node.network import NetworkPool
 from microvmd.node.paths import NodePaths
+from microvmd.node.plain import PlainDirectory
 from microvmd.node.roles import open_roles
 from microvmd.node.slots import NetworkSettings
 from microvmd.node.snapshot import ImageFiles, Stamp
+from microvmd.node.vault import Vault
 from microvmd.vmm.accelerator import measure_tsc_khz
 from microvmd.vmm.machine import Accelerator, AcceleratorKind
 from microvmd.vmm.qemu import installed_version
@@ -53,9 +58,10 @@ CHECKOUT = Path(__file__).parents[1]
 ASSETS = CHECKOUT / "build" / "assets"
 PROGRAM = CHECKOUT / "tests" / "vm" / "lifecycle.c"
 ACCOUNT = "000000000000"
+ROLE = "arn:aws:iam::123456789012:role/lab"
 IMAGE_ARN = f"arn:aws:lambda:eu-central-1:{ACCOUNT}:microvm-image:app"
 VERSION = VersionKey(ACCOUNT, "app", "1.0")
-SUBNET = ipaddress.IPv4Network("10.215.0.0/24")
+LANES = 16
 LIMIT = 60.0
 """Seconds for one report; a restore takes well under one on an idle machine."""
 ALL_HOOKS = Hooks(9000, {name: HookSetting(True, 20) for name in HookName})
@@ -92,23 +98,67 @@ class Reports:
 
 
 @dataclass(frozen=True)
+class Lane:
+    """What two test runs on one machine must not share. ``lock`` is open until the run ends."""
+
+    number: int
+    lock: int
+
+    @classmethod
+    def claim(cls) -> "Lane":
+        for number in range(LANES):
+            path = Path(tempfile.gettempdir()) / f"microvmd-node-lab-{number}.lock"
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            return cls(number, lock)
+        raise AssertionError(f"{LANES} test runs use a node of their own already")
+
+    @property
+    def subnet(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network(f"10.215.{self.number + 1}.0/24")
+
+    @property
+    def prefix(self) -> str:
+        return f"nl{chr(ord('a') + self.number)}"
+
+    @property
+    def jails(self) -> str:
+        return f"microvmd-node-tests-{self.number}"
+
+    @property
+    def first_uid(self) -> int:
+        return 795_000 + self.number * 4096
+
+
+@dataclass(frozen=True)
 class NodeLab:
     """What outlives a restart of the node."""
 
+    lane: Lane
     directory: Path
     kernel: GuestKernel
     accelerator: Accelerator
     aws: AwsAccess = NO_AWS
+    kms: KmsSettings = field(default_factory=lambda: KmsSettings("us-east-1"))
 
     @classmethod
     def make(cls, directory: Path) -> "NodeLab":
         kernel = prepare(ASSETS, directory / "cache")
         accelerator = Accelerator(AcceleratorKind.TCG, "tests", measure_tsc_khz())
-        return cls(directory, kernel, accelerator)
+        return cls(Lane.claim(), directory, kernel, accelerator)
+
+    @property
+    def plain(self) -> Path:
+        """Where plain files of encrypted snapshots are."""
+        return self.directory / "run" / "plain"
 
     @property
     def network_settings(self) -> NetworkSettings:
-        return NetworkSettings(self.directory / "run", "nl", SUBNET, ready=0)
+        return NetworkSettings(self.directory / "run", self.lane.prefix, self.lane.subnet, ready=0)
 
     @asynccontextmanager
     async def equipment(self) -> AsyncIterator[Equipment]:
@@ -119,8 +169,8 @@ class NodeLab:
             JailSettings(
                 jailer=ASSETS / "microvmd-jailer",
                 cache=self.directory / "cache",
-                group="microvmd-node-tests",
-                first_uid=795_000,
+                group=self.lane.jails,
+                first_uid=self.lane.first_uid,
             )
         )
         stamp = Stamp.of(self.accelerator, await installed_version())
@@ -129,7 +179,9 @@ class NodeLab:
             LogStore(paths.logs) as logs,
             open_roles(self.aws) as roles,
             open_deliveries(paths.delivery, logs, roles, self.aws) as deliveries,
+            Kms(self.kms) as kms,
         ):
+            vault = Vault(paths, stamp, PlainDirectory(self.plain), kms)
             yield Equipment(
                 paths=paths,
                 kernel=self.kernel,
@@ -138,17 +190,21 @@ class NodeLab:
                 jails=jails,
                 logs=logs,
                 stamp=stamp,
+                vault=vault,
                 host_cpus=2,
                 roles=roles,
                 deliveries=deliveries,
             )
 
-    def rootfs(self, directory: Path, *arguments: str, cmd: bool = True) -> Rootfs:
-        """An image that holds the program and nothing else."""
+    def rootfs(
+        self, directory: Path, *arguments: str, cmd: bool = True, secret: str = ""
+    ) -> Rootfs:
+        """An image that holds the program, a file with the secret and nothing else."""
         tree = directory / "tree"
         tree.mkdir()
         app = tree / "app"
         subprocess.run(["gcc", "-O1", "-static", "-o", app, PROGRAM], check=True, timeout=60)
+        (tree / "secret").write_text(secret)
         erofs = directory / "rootfs.erofs"
         subprocess.run(
             ["mkfs.erofs", "-zlz4", erofs, tree], check=True, timeout=60, capture_output=True
@@ -163,23 +219,33 @@ class NodeLab:
         hooks: Hooks = ALL_HOOKS,
         cmd: bool = True,
         version: VersionKey = VERSION,
+        kms_key: str | None = None,
+        secret: str = "",
     ) -> BuildVersion:
-        """Make an image version of the program. Raises BuildRefused, maybe in a group."""
-        config = VersionConfig("base", "role", "s3://b/k", hooks=hooks, memory_mib=512)
+        """Make an image version of the program. Raises BuildRefused, maybe in a group.
+
+        ``secret`` is in its root file system, and in the memory of the program.
+        """
+        config = VersionConfig(
+            "base",
+            ROLE,
+            "s3://b/k",
+            hooks=hooks,
+            memory_mib=512,
+            environment={"SECRET": secret},
+            kms_key=kms_key,
+        )
         build_id = new_build_id()
         command = BuildVersion(
             version, build_id, IMAGE_ARN, config, LogTarget("build", version.number), INTERNET
         )
-        work = equipment.paths.tmp / build_id[:8]
-        image = ImageFiles(work / "image")
-        try:
-            image.directory.mkdir(parents=True)
-            rootfs = self.rootfs(work, *arguments, cmd=cmd)
+        async with equipment.vault.workroom(kms_key) as work:
+            image = ImageFiles(work / "image")
+            image.directory.mkdir()
+            rootfs = self.rootfs(work, *arguments, cmd=cmd, secret=secret)
             rootfs.erofs.rename(image.rootfs)
             async with build_log(equipment.logs, command.log) as log:
                 await Capture(equipment, command, rootfs, image, work, log).run()
-        finally:
-            await asyncio.to_thread(shutil.rmtree, work)
         return command
 
     @asynccontextmanager

@@ -6,6 +6,7 @@
  *   /fail/HOOK      answer this hook with 500 from now on
  *   /hang/HOOK      never answer this hook from now on
  *   /say/TEXT       write TEXT and a line end to stdout
+ *   /put/TEXT       write TEXT to the file /text and sync it; /get reads it
  *   /exit/CODE      write "leaving" without a line end to stderr, and exit
  * Port 9000, loopback: the hooks. /ready is 503 the first time.
  * With an argument: write it to stderr and exit with code 4 before listening.
@@ -83,6 +84,23 @@ static void request(int connection, char *path)
     } else if (!strncmp(path, "/say/", 5)) {
         printf("%s\n", path + 5);
         answer(connection, 200, "ok");
+    } else if (!strncmp(path, "/put/", 5)) {
+        FILE *file = fopen("/text", "w");
+        if (!file || fputs(path + 5, file) < 0 || fflush(file) || fsync(fileno(file)))
+            answer(connection, 500, "not written");
+        else
+            answer(connection, 200, "ok");
+        if (file)
+            fclose(file);
+    } else if (!strcmp(path, "/get")) {
+        FILE *file = fopen("/text", "r");
+        memset(text, 0, sizeof text);
+        if (!file || !fgets(text, sizeof text, file))
+            answer(connection, 500, "not read");
+        else
+            answer(connection, 200, text);
+        if (file)
+            fclose(file);
     } else if (!strncmp(path, "/exit/", 6)) {
         answer(connection, 200, "ok");
         fprintf(stderr, "leaving");

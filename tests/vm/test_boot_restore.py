@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from microvmd.node.snapshot import digest
+from microvmd.node.sparse import digest
 from microvmd.vmm.console import LIMIT
 from microvmd.vmm.machine import EndReason, FromImage, MachineFailed, MachineFiles, Status
 from microvmd.vmm.qemu import PlainLauncher, launch

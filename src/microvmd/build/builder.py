@@ -40,7 +40,9 @@ class BuildOptions:
     """What the operator and the image decide about one build.
 
     ``ca_bundle`` is a file of certificates that RUN steps get beside the image's own, with a
-    pip.conf and npmrc that name it; None leaves RUN steps as they are.
+    pip.conf and npmrc that name it; None leaves RUN steps as they are. ``layers`` is where layer
+    stores are kept instead of the cache. ``memory_bytes`` is how much the build's files may take of
+    the node's memory, where they lie there.
     """
 
     account: str
@@ -51,6 +53,8 @@ class BuildOptions:
     rootfs_limit: int = 8 << 30
     ca_bundle: Path | None = None
     pip_conf: Path | None = None
+    layers: Path | None = None
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,14 @@ async def build_rootfs(
             extras=scratch / "extras",
             output=scratch / "rootfs.erofs",
             result=scratch / "result",
-            layers=layers.place(options.cache, options.account, (one.digest for one in unique)),
+            layers=layers.place(
+                options.layers or options.cache, options.account, (one.digest for one in unique)
+            ),
             stores=stores,
             toolchain=tools,
             time_limit=options.time_limit,
             egress=egress,
+            memory_bytes=options.memory_bytes,
         )
         work = Job(
             archive_size=context_zip.size,

@@ -21,7 +21,7 @@ from microvmd.node.disk import create_disk, create_overlay
 from microvmd.node.guest import GuestClient, GuestError, GuestGone, connect
 from microvmd.node.jail import limits_for
 from microvmd.node.presence import build_present
-from microvmd.node.snapshot import ImageFiles, Manifest, seal_image
+from microvmd.node.snapshot import ImageFiles, Manifest
 from microvmd.vmm.machine import Boot, Drive, MachineFiles, MachineSpec, Start
 from microvmd.vmm.qemu import QemuMachine
 
@@ -67,15 +67,16 @@ class Capture:
             self.log("taking the snapshot")
             await machine.snapshot_image(self.image.device)
             await machine.kill()
-        final = self.equipment.paths.image(self.command.version)
-        manifest = await seal_image(
+        config = self.command.config
+        manifest = await self.equipment.vault.keep(
             self.image.directory,
-            final.directory,
-            stamp=self.equipment.stamp,
+            self.command.version,
+            key_id=config.kms_key,
+            role=config.build_role_arn,
             memory_mib=size.peak_mib,
             vcpus=vcpus,
         )
-        await self._validate(final, manifest)
+        await self._validate()
         return manifest
 
     async def _start(self, guest: GuestClient) -> None:
@@ -155,15 +156,18 @@ class Capture:
     def _refused(self, reason: str) -> BuildRefused:
         return BuildRefused(reason, code_bytes=self.rootfs.size)
 
-    async def _validate(self, image: ImageFiles, manifest: Manifest) -> None:
+    async def _validate(self) -> None:
         self.log("restoring the snapshot once")
         overlay = self.work / "validate.qcow2"
-        create_overlay(overlay, image.disk)
-        spec = self.equipment.clone_spec(image, manifest, overlay)
-        async with self._machine(spec, image.start, "validate") as (_, guest):
-            await guest.restored(*identity_of(f"microvm-{self.command.build_id}"))
-            if self.command.config.hooks.enabled(HookName.VALIDATE):
-                await self._poll_hook(guest, HookName.VALIDATE)
+        role = self.command.config.build_role_arn
+        async with self.equipment.vault.holding(self.command.build_id) as hold:
+            kept = await self.equipment.vault.image(hold, self.command.version, role)
+            create_overlay(overlay, kept.files.disk)
+            spec = self.equipment.clone_spec(kept.files, kept.manifest, overlay)
+            async with self._machine(spec, kept.files.start, "validate") as (_, guest):
+                await guest.restored(*identity_of(f"microvm-{self.command.build_id}"))
+                if self.command.config.hooks.enabled(HookName.VALIDATE):
+                    await self._poll_hook(guest, HookName.VALIDATE)
 
     @asynccontextmanager
     async def _machine(
@@ -173,7 +177,8 @@ class Capture:
         directory = self.work / name
         directory.mkdir(mode=0o700)
         files = MachineFiles(directory)
-        limits = limits_for(spec.memory_mib, spec.vcpus)
+        in_memory = self.equipment.vault.build_memory(self.command.config.kms_key)
+        limits = limits_for(spec.memory_mib, spec.vcpus, files=in_memory)
         kind = self.equipment.accelerator.kind
         async with AsyncExitStack() as stack:
             network = await stack.enter_async_context(

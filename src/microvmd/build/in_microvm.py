@@ -20,7 +20,6 @@ from microvmd.build.job import Job, Mount
 from microvmd.build.lines import LineLog
 from microvmd.build.toolchain import INSIDE, PYTHON, ImageStore
 from microvmd.build.workshop import Log, Order, OutOfTime, watch_space
-from microvmd.model.egress import Egress
 from microvmd.node.disk import create_disk
 from microvmd.node.guest import GuestClient, GuestFailed, connect
 from microvmd.node.jail import Jails, limits_for
@@ -80,7 +79,7 @@ class MicrovmWorkshop:
         spec = await self._machine(order, directory)
         try:
             async with watch_space(order.output), asyncio.timeout(order.time_limit):
-                return await self._build(spec, order.egress, directory, log)
+                return await self._build(order, spec, directory, log)
         except TimeoutError as error:
             raise OutOfTime from error
         except GuestFailed as error:
@@ -141,13 +140,13 @@ class MicrovmWorkshop:
         await run(argv, timeout=120)
         os.rename(fresh, store)
 
-    async def _build(self, spec: MachineSpec, egress: Egress, directory: Path, log: Log) -> int:
+    async def _build(self, order: Order, spec: MachineSpec, directory: Path, log: Log) -> int:
         files = MachineFiles(directory)
         name = f"build-{uuid.uuid4()}"
-        limits = limits_for(spec.memory_mib, spec.vcpus)
+        limits = limits_for(spec.memory_mib, spec.vcpus, files=order.memory_bytes)
         log("booting the build machine")
         async with AsyncExitStack() as stack:
-            network = await stack.enter_async_context(self.networks.network(egress))
+            network = await stack.enter_async_context(self.networks.network(order.egress))
             jail = await stack.enter_async_context(
                 self.jails.jail(name, limits, spec.accelerator.kind)
             )

@@ -4,9 +4,9 @@ Implements ``node.agent.Builder``.
 """
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -16,12 +16,14 @@ from microvmd.build.capture import Capture
 from microvmd.build.failure import BuildFailed
 from microvmd.build.log import BuildLog, build_log
 from microvmd.build.source import SourceSettings, fetch
+from microvmd.messages.keys import KeyRefused
 from microvmd.messages.node import BuildVersion
 from microvmd.model.image import SnapshotSizes
 from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import Equipment
 from microvmd.node.paths import remove
-from microvmd.node.snapshot import ImageFiles
+from microvmd.node.plain import NoRoom
+from microvmd.node.snapshot import ImageFiles, Manifest
 from microvmd.vmm.causes import ungrouped
 
 log = structlog.get_logger(__name__)
@@ -46,11 +48,14 @@ class ImageBuilder:
             try:
                 with ungrouped():
                     return await self._build(command, lines)
-            except BuildFailed as failure:
+            except BuildFailed as failed:
+                lines(f"error: {failed.reason}")
+                raise BuildRefused(failed.reason) from failed
+            except (KeyRefused, NoRoom) as refused:
+                lines(f"error: {refused}")
+                raise BuildRefused(str(refused)) from refused
+            except BuildRefused as failure:
                 lines(f"error: {failure.reason}")
-                raise BuildRefused(failure.reason) from failure
-            except BuildRefused as refused:
-                lines(f"error: {refused.reason}")
                 raise
             except Exception:
                 lines("error: the platform failed; the service's log has the cause")
@@ -65,33 +70,40 @@ class ImageBuilder:
                 yield
 
     async def _build(self, command: BuildVersion, lines: BuildLog) -> SnapshotSizes:
-        tmp = self._equipment.paths.tmp
-        final = self._equipment.paths.image(command.version).directory
-        with tempfile.TemporaryDirectory(prefix="build-", dir=tmp) as folder:
-            work = Path(folder)
-            image = ImageFiles(work / "image")
-            image.directory.mkdir()
-            lines(f"fetching {command.config.code_artifact_uri}")
-            archive = await fetch(
-                command.config.code_artifact_uri,
-                command.config.build_role_arn,
-                work / "artifact.zip",
-                self._source,
-            )
-            rootfs = await build_rootfs(
-                archive,
-                output_dir=image.directory,
-                log=lines,
-                options=self._options(command.version.account),
-                egress=command.egress,
-            )
-            try:
-                capture = Capture(self._equipment, command, rootfs, image, work, lines)
-                manifest = await capture.run()
-            except BaseException:
-                # A version that was not finished must leave nothing behind.
-                await asyncio.to_thread(remove, final)
-                raise
+        vault, config = self._equipment.vault, command.config
+        if config.kms_key is not None:
+            # Before anything is fetched: a key that cannot be used now is not worth a build.
+            await vault.prove(config.kms_key, str(command.version), config.build_role_arn)
+        async with vault.workroom(config.kms_key) as work:
+            manifest = await self._built(command, work, lines)
         sizes = manifest.sizes
         lines("done")
         return SnapshotSizes(sizes.memory, sizes.code, sizes.disk)
+
+    async def _built(self, command: BuildVersion, work: Path, lines: BuildLog) -> Manifest:
+        config = command.config
+        image = ImageFiles(work / "image")
+        image.directory.mkdir()
+        lines(f"fetching {config.code_artifact_uri}")
+        archive = await fetch(
+            config.code_artifact_uri, config.build_role_arn, work / "artifact.zip", self._source
+        )
+        options = self._options(command.version.account)
+        if config.kms_key is not None:
+            # Layers hold what the image does, so they must not outlive the build.
+            memory = self._equipment.vault.build_memory(config.kms_key)
+            options = replace(options, layers=work, memory_bytes=memory)
+        rootfs = await build_rootfs(
+            archive,
+            output_dir=image.directory,
+            log=lines,
+            options=options,
+            egress=command.egress,
+        )
+        try:
+            return await Capture(self._equipment, command, rootfs, image, work, lines).run()
+        except BaseException:
+            # A version that was not finished must leave nothing behind.
+            final = self._equipment.paths.image(command.version).directory
+            await asyncio.to_thread(remove, final)
+            raise

@@ -38,7 +38,8 @@ class Order:
     """One build as a workshop sees it. ``egress`` is what the Dockerfile's steps may reach.
 
     ``extras`` is a folder of small files for the builder; ``output`` and ``result`` exist and are
-    written by it. ``layers`` is the folder of the layer store (see ``layers``).
+    written by it. ``layers`` is the folder of the layer store (see ``layers``). ``memory_bytes`` is
+    how much memory the files may take, where they lie in memory.
     """
 
     archive: Path
@@ -50,6 +51,7 @@ class Order:
     toolchain: Toolchain
     time_limit: float
     egress: Egress = INTERNET
+    memory_bytes: int = 0
 
 
 @contextlib.asynccontextmanager

@@ -42,6 +42,7 @@ from microvmd.cli.keys import AccessKey, access_key, cursor_key
 from microvmd.cli.local_aws import local_aws
 from microvmd.cli.role_check import role_check
 from microvmd.cli.settings import Settings
+from microvmd.cli.vault import vault
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.managed import ManagedImages
@@ -184,7 +185,8 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     """Everything but the API's socket, ready to serve."""
     key = access_key(settings.root / "keys")
     store = await stack.enter_async_context(Store.at(settings.root / "state.db"))
-    equipment = await stack.enter_async_context(_equipment(settings, aws_access(settings, key)))
+    access = aws_access(settings, key)
+    equipment = await stack.enter_async_context(_equipment(settings, access))
     cursors = Cursors(cursor_key(settings.root / "keys"))
     issuer = TokenIssuer(settings.root / "keys")
     managed = ManagedImages(settings.region, settings.image.base_status)
@@ -306,6 +308,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         LogStore(paths.logs) as logs,
         open_roles(access) as roles,
         open_deliveries(paths.delivery, logs, roles, access) as deliveries,
+        vault(settings, access, paths, stamp) as plain,
     ):
         yield Equipment(
             paths=paths,
@@ -315,6 +318,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
             jails=jails,
             logs=logs,
             stamp=stamp,
+            vault=plain,
             host_cpus=os.cpu_count() or 1,
             roles=roles,
             deliveries=deliveries,

@@ -239,6 +239,32 @@ class AwsSettings(Section):
     logs_endpoint: str | None = Field(
         default=None, description="CloudWatch Logs endpoint when not local; AWS's own if not given"
     )
+    kms_endpoint: str | None = Field(
+        default=None, description="KMS endpoint when not local; none is AWS's own of the region"
+    )
+
+
+class EncryptionSettings(Section):
+    """Images and MicroVMs with a kmsKeyIdentifier: their plain files are in memory only."""
+
+    key_cache_seconds: int = Field(
+        default=60,
+        ge=0,
+        le=3600,
+        description="how long an opened data key is remembered for the role that opened it; "
+        "a key that is disabled takes effect at the latest after that",
+    )
+    memory_mib: int | None = Field(
+        default=None,
+        ge=64,
+        description="memory that all plain files together may take; none means half of the machine",
+    )
+    disk_mib: int = Field(
+        default=1024,
+        ge=64,
+        description="how much one such MicroVM may write to its disk between two resumes: "
+        "the disk is in memory meanwhile",
+    )
 
 
 class Settings(BaseSettings):
@@ -286,6 +312,7 @@ class Settings(BaseSettings):
     network: NetworkSettings = NetworkSettings()
     retention: RetentionSettings = RetentionSettings()
     aws: AwsSettings = AwsSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

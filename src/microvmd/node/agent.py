@@ -24,6 +24,7 @@ from microvmd.messages.node import (
     DeleteVersion,
     Died,
     Inventory,
+    MicrovmSpec,
     ProvisionConnector,
     Report,
     ResumeMicrovm,
@@ -119,6 +120,10 @@ class NodeAgent:
             case ProvisionConnector() | RevokeConnector():
                 self._own(self._connector(command), command.connector_id)
 
+    async def check_keys(self, spec: MicrovmSpec) -> None:
+        """Ask KMS for what a start or resume of this MicroVM will need. Raises KeyRefused."""
+        await self._equipment.vault.check(spec)
+
     def task_of(self, microvm_id: str) -> MicrovmTask | None:
         """The task of a MicroVM that is on the node now."""
         return self._microvms.get(microvm_id)
@@ -166,8 +171,9 @@ class NodeAgent:
                 return
             await task.left.wait()
         files = self._equipment.paths.microvm(command.microvm_id)
-        await self._equipment.end_vmm(files, command.microvm_id)
-        await asyncio.to_thread(remove, files.directory)
+        async with self._equipment.vault.holding(command.microvm_id):
+            await self._equipment.end_vmm(files, command.microvm_id)
+            await asyncio.to_thread(remove, files.directory)
         await self._report(Terminated(command.microvm_id, command.generation))
 
     async def _said(self, report: Report) -> None:

@@ -19,6 +19,7 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -33,8 +34,10 @@ from microvmd.node.output import output_kept
 from microvmd.node.paths import MicrovmFiles, NodePaths
 from microvmd.node.presence import microvm_present
 from microvmd.node.roles import Roles, RoleSession
-from microvmd.node.snapshot import ImageFiles, Manifest, Stamp, load, retire
+from microvmd.node.snapshot import ImageFiles, Manifest, Stamp
 from microvmd.node.timings import Timings
+from microvmd.node.vault import Vault
+from microvmd.node.working import Hold, WorkingFiles
 from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.machine import (
     Accelerator,
@@ -100,6 +103,7 @@ class Equipment:
     jails: Jails
     logs: LogStore
     stamp: Stamp
+    vault: Vault
     host_cpus: int
     roles: Roles
     deliveries: Deliveries
@@ -112,6 +116,11 @@ class Equipment:
             manifest.vcpus,
             Drive("disk", overlay, backing=image.disk),
         )
+
+    def machine_of(self, working: WorkingFiles) -> MachineSpec:
+        """The machine of a MicroVM."""
+        image = working.image
+        return self.clone_spec(image.files, image.manifest, working.suspend.overlay)
 
     def machine_spec(
         self, image: ImageFiles, memory_mib: int, vcpus: int, disk: Drive
@@ -155,8 +164,10 @@ class Equipment:
         """End VMMs, networks and jails that no MicroVM of ``kept`` owns."""
         records = {microvm_id: self.vmm_of(self.paths.microvm(microvm_id)) for microvm_id in kept}
         networks = {record.network for record in records.values() if record is not None}
-        self.jails.sweep({name for name, record in records.items() if record is not None})
+        alive = {name for name, record in records.items() if record is not None}
+        self.jails.sweep(alive)
         await self.networks.sweep(keep=networks)
+        await self.vault.sweep(alive)
 
 
 @dataclass(slots=True)
@@ -167,10 +178,11 @@ class Running:
     jail: Jail
     machine: QemuMachine
     guest: GuestClient
+    files: WorkingFiles
 
     def kept(self) -> AbstractContextManager[None]:
         """When the body is cancelled, VMM and network are left alive for the next run to adopt."""
-        return _kept(self.network, self.machine)
+        return kept(self.files.hold, self.network, self.machine)
 
     async def end(self) -> str:
         """Wait until the application or the VMM ends by itself; why, as a stateReason."""
@@ -187,13 +199,6 @@ class Running:
         return f"Main process exited with {how}."
 
 
-def _clone_spec(equipment: Equipment, spec: MicrovmSpec, files: MicrovmFiles) -> MachineSpec:
-    """Raise SnapshotBroken or SnapshotForeign when the image cannot be restored here."""
-    image = equipment.paths.image(spec.version)
-    manifest = load(image.directory, stamp=equipment.stamp)
-    return equipment.clone_spec(image, manifest, files.suspend.overlay)
-
-
 def identity_of(microvm_id: str) -> tuple[str, str]:
     """Host name and machine-id of a MicroVM: its own, and the same after every resume."""
     return microvm_id, microvm_id.removeprefix("microvm-").replace("-", "")
@@ -203,6 +208,7 @@ async def bring_up(
     stack: AsyncExitStack,
     equipment: Equipment,
     spec: MicrovmSpec,
+    working: WorkingFiles,
     start: FromImage | FromSuspend,
     timings: Timings,
     *,
@@ -214,14 +220,14 @@ async def bring_up(
     leaves it running.
     """
     files = equipment.paths.microvm(spec.microvm_id)
-    machine_spec = _clone_spec(equipment, spec, files)
+    machine_spec = equipment.machine_of(working)
     with timings.step("network"):
         network = await stack.enter_async_context(equipment.networks.network(spec.egress))
     role = stack.enter_context(microvm_present(network, equipment.roles, spec))
     jail = await stack.enter_async_context(
         equipment.jails.jail(
             spec.microvm_id,
-            limits_for(machine_spec.memory_mib, machine_spec.vcpus),
+            limits_for(machine_spec.memory_mib, machine_spec.vcpus, files=working.in_memory),
             equipment.accelerator.kind,
         )
     )
@@ -234,25 +240,30 @@ async def bring_up(
             with timings.step("vmm"):
                 machine = await launched(stack, machine_spec, sockets, jail, network, start)
     VmmRecord(machine.identity, network.name).write(files.identity)
-    with nullcontext() if before_cont is None else _kept(network, machine):
+    with nullcontext() if before_cont is None else kept(working.hold, network, machine):
         if before_cont is not None:
             before_cont()
         await machine.cont()
         with timings.step("guest.restored"):
             guest = await _identified(stack, files, spec.microvm_id)
         await stack.enter_async_context(equipment.output_kept(guest, spec, role))
-    return Running(network, jail, machine, guest)
+    return Running(network, jail, machine, guest, working)
+
+
+class Detachable(Protocol):
+    """What can be left alive when its context ends."""
+
+    def detach(self) -> None: ...
 
 
 @contextmanager
-def _kept(network: Network, *machines: QemuMachine) -> Iterator[None]:
+def kept(*held: Detachable) -> Iterator[None]:
     """A service that stops must end no MicroVM whose state is nowhere but in its VMM."""
     try:
         yield
     except asyncio.CancelledError:
-        network.detach()
-        for machine in machines:
-            machine.detach()
+        for one in held:
+            one.detach()
         raise
 
 
@@ -272,29 +283,32 @@ async def launched(
         os.close(tap)
 
 
-async def adopt(stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec) -> Running:
+async def adopt(
+    stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec, hold: Hold
+) -> Running:
     """Take over the VMM that an earlier run of the node left. Raises ProcessGone."""
     files = equipment.paths.microvm(spec.microvm_id)
     record = equipment.vmm_of(files)
     if record is None:
         raise ProcessGone(f"{spec.microvm_id} has no VMM")
-    machine_spec = _clone_spec(equipment, spec, files)
+    working = equipment.vault.adopted(hold, spec)
+    machine_spec = equipment.machine_of(working)
     network = await stack.enter_async_context(equipment.networks.adopt(record.network, spec.egress))
     role = stack.enter_context(microvm_present(network, equipment.roles, spec))
-    with _kept(network):
+    with kept(network):
         jail = await stack.enter_async_context(
             equipment.jails.adopt(spec.microvm_id, record.identity)
         )
         machine = await stack.enter_async_context(
             adopt_machine(machine_spec, MachineFiles(files.directory), record.identity)
         )
-        with _kept(network, machine):
+        with kept(network, machine):
             if await machine.status() is Status.PAUSED:
-                retire(files.suspend)
+                working.retire()
                 await machine.cont()
             guest = await _identified(stack, files, spec.microvm_id)
             await stack.enter_async_context(equipment.output_kept(guest, spec, role))
-    return Running(network, jail, machine, guest)
+    return Running(network, jail, machine, guest, working)
 
 
 async def _identified(stack: AsyncExitStack, files: MicrovmFiles, microvm_id: str) -> GuestClient:

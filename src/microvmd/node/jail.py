@@ -63,9 +63,9 @@ class JailSettings:
     qemu: Path = QEMU
 
 
-def limits_for(memory_mib: int, vcpus: int) -> Limits:
-    """Limits of the VMM of a guest with this memory."""
-    return Limits(memory_bytes=(memory_mib << 20) + OVERHEAD_BYTES, pids=PIDS_BASE + vcpus)
+def limits_for(memory_mib: int, vcpus: int, *, files: int = 0) -> Limits:
+    """Limits of the VMM of a guest with this memory; `files` of its own take so many bytes more."""
+    return Limits(memory_bytes=(memory_mib << 20) + OVERHEAD_BYTES + files, pids=PIDS_BASE + vcpus)
 
 
 class Jails:

@@ -7,7 +7,7 @@ is remembered for `cache_seconds` at most, for the caller that got it, and overw
 The owner of an envelope (an image version, a MicroVM) is its encryption context: KMS opens it for
 no other, and shows it in the records of AWS CloudTrail.
 
-boto3 blocks, so every call is made in a thread.
+boto3 blocks, so every call is made in a thread of our own.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from microvmd.messages.keys import KeyProblem, KeyRefused
+from microvmd.node.aws_access import Threads, error_code
 
 if TYPE_CHECKING:
     from types_boto3_kms import KMSClient
@@ -34,6 +35,7 @@ CONTEXT = "microvmd:owner"
 SESSION = "microvmd-kms"
 SESSION_SECONDS = 900
 """The shortest that STS gives."""
+THREADS = 4
 PR_SET_DUMPABLE = 4
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorizedException"})
 _UNUSABLE = {
@@ -77,6 +79,13 @@ class Envelope:
     key_arn: str
     wrapped: str
     owner: str
+    asked: str
+    """The key as the caller named it, which may be an alias."""
+
+    def __post_init__(self) -> None:
+        values = (self.key_arn, self.wrapped, self.owner, self.asked)
+        if not all(isinstance(value, str) for value in values):
+            raise TypeError("an envelope holds text")
 
 
 class DataKey:
@@ -120,8 +129,10 @@ class Kms:
     def __init__(self, settings: KmsSettings) -> None:
         self._settings = settings
         self._opened: dict[tuple[str | None, Envelope], _Cached] = {}
+        self._threads = Threads("kms", THREADS)
 
     async def __aenter__(self) -> Self:
+        self._threads.__enter__()
         return self
 
     async def __aexit__(
@@ -130,19 +141,20 @@ class Kms:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._threads.__exit__(kind, error, trace)
         for one in list(self._opened):
             self._forget(one)
 
     async def make(self, key_id: str, owner: str, role: str | None) -> tuple[Envelope, DataKey]:
         """A new data key under `key_id`, as `role` or as the service itself. Raises KeyRefused."""
-        return await asyncio.to_thread(self._make, key_id, owner, role)
+        return await self._threads.run(lambda: self._make(key_id, owner, role))
 
     async def open(self, envelope: Envelope, role: str | None) -> DataKey:
         """The plain data key; the caller wipes it. Raises KeyRefused."""
         cached = self._opened.get((role, envelope))
         if cached is not None:
             return cached.key.copy()
-        key = await asyncio.to_thread(self._open, envelope, role)
+        key = await self._threads.run(lambda: self._open(envelope, role))
         self._remember((role, envelope), key)
         return key
 
@@ -164,7 +176,7 @@ class Kms:
             )
             self._check_state(client, answer["KeyId"])
         wrapped = base64.b64encode(answer["CiphertextBlob"]).decode()
-        return Envelope(answer["KeyId"], wrapped, owner), DataKey(answer["Plaintext"])
+        return Envelope(answer["KeyId"], wrapped, owner, key_id), DataKey(answer["Plaintext"])
 
     def _open(self, envelope: Envelope, role: str | None) -> DataKey:
         with _told(envelope.key_arn, role), closing(self._client(role)) as client:
@@ -242,7 +254,7 @@ def _told(key_id: str, role: str | None) -> Iterator[None]:
 
 def refusal(error: ClientError, key_id: str, role: str | None) -> KeyRefused:
     """What an error answer means for whoever named the key."""
-    code = error.response.get("Error", {}).get("Code", "")
+    code = error_code(error)
     if error.operation_name == "AssumeRole":
         return KeyRefused(
             KeyProblem.DENIED,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from microvmd.messages.keys import KeyRefused
 from microvmd.messages.node import (
     AdoptMicrovm,
     Died,
@@ -30,22 +31,17 @@ from microvmd.messages.node import (
 from microvmd.messages.shell import ShellEnd
 from microvmd.model.hooks import HookAnswer, HookName, failure_reason, run_body
 from microvmd.model.microvm import Phase
-from microvmd.node.bring_up import Equipment, Running, adopt, bring_up
+from microvmd.node.bring_up import Equipment, Running, adopt, bring_up, kept
 from microvmd.node.disk import create_overlay
 from microvmd.node.guest import GuestFailed
 from microvmd.node.jail import JailFailed, JailsExhausted
 from microvmd.node.paths import MicrovmFiles, remove
+from microvmd.node.plain import NoRoom
 from microvmd.node.shell import Shells
 from microvmd.node.slots import NetworkError
-from microvmd.node.snapshot import (
-    SnapshotBroken,
-    SnapshotForeign,
-    commit_suspend,
-    load,
-    read,
-    retire,
-)
+from microvmd.node.snapshot import SnapshotBroken, SnapshotForeign, load
 from microvmd.node.timings import Timings
+from microvmd.node.working import Hold
 from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.machine import MachineFailed
 from microvmd.vmm.process import ProcessFailed, ProcessGone
@@ -59,6 +55,8 @@ Order = SuspendMicrovm | TerminateMicrovm
 FAILURES = (
     MachineFailed,
     GuestFailed,
+    KeyRefused,
+    NoRoom,
     SnapshotBroken,
     SnapshotForeign,
     JailFailed,
@@ -130,29 +128,35 @@ class MicrovmTask:
             log.exception("microvm.files_left", id=self.spec.microvm_id)
 
     async def _live(self, stack: AsyncExitStack) -> Report:
+        hold = await stack.enter_async_context(self.equipment.vault.holding(self.spec.microvm_id))
         match self.begin:
             case StartMicrovm():
-                begun: Running | Report = await self._start(stack)
+                begun: Running | Report = await self._start(stack, hold)
             case ResumeMicrovm():
-                begun = await self._resume_or_not(stack)
+                begun = await self._resume_or_not(stack, hold)
             case AdoptMicrovm(phase=phase):
-                begun = await self._adopt(stack, phase)
+                with kept(hold):
+                    begun = await self._adopt(stack, hold, phase)
         return await self._watch(begun) if isinstance(begun, Running) else begun
 
-    async def _resume_or_not(self, stack: AsyncExitStack) -> Running | ResumeFailed:
+    async def _resume_or_not(self, stack: AsyncExitStack, hold: Hold) -> Running | ResumeFailed:
         try:
-            return await self._resume(stack)
+            return await self._resume(stack, hold)
         except Exception as error:
             if not self.files.suspended:
                 raise
             log.exception("microvm.resume_failed", id=self.spec.microvm_id)
             return self._resume_failed(f"Resume failed: {_reason(error)}")
 
-    async def _adopt(self, stack: AsyncExitStack, phase: Phase) -> Running | Report:
+    async def _adopt(self, stack: AsyncExitStack, hold: Hold, phase: Phase) -> Running | Report:
         settled = await self._settled(phase)
         if settled is not None:
             return settled
-        running = await adopt(stack, self.equipment, self.spec)
+        try:
+            running = await adopt(stack, self.equipment, self.spec, hold)
+        except (SnapshotBroken, SnapshotForeign):
+            await self.equipment.end_vmm(self.files, self.spec.microvm_id)
+            raise
         with running.kept():
             if phase is Phase.RESUMING:
                 failed = await self._resume_hook(running, Timings())
@@ -162,13 +166,15 @@ class MicrovmTask:
             await self.report(self._adopted(phase, running))
         return running
 
-    async def _start(self, stack: AsyncExitStack) -> Running:
+    async def _start(self, stack: AsyncExitStack, hold: Hold) -> Running:
         timings = Timings()
-        image = self.equipment.paths.image(self.spec.version)
-        with timings.step("disk"):
+        with timings.step("files"):
             self.files.directory.mkdir(mode=0o700)
-            create_overlay(self.files.suspend.overlay, image.disk)
-        running = await bring_up(stack, self.equipment, self.spec, image.start, timings)
+            working = await self.equipment.vault.started(hold, self.spec)
+        image = working.image.files
+        with timings.step("disk"):
+            create_overlay(working.suspend.overlay, image.disk)
+        running = await bring_up(stack, self.equipment, self.spec, working, image.start, timings)
         if self.spec.hooks.enabled(HookName.RUN):
             body = run_body(self.spec.microvm_id, self.spec.run_hook_payload)
             with timings.step("guest.run_hook"):
@@ -179,18 +185,20 @@ class MicrovmTask:
         await self.report(self._started(running, timings))
         return running
 
-    async def _resume(self, stack: AsyncExitStack) -> Running | ResumeFailed:
+    async def _resume(self, stack: AsyncExitStack, hold: Hold) -> Running | ResumeFailed:
         timings = Timings()
         with timings.step("snapshot"):
             manifest = load(self.files.directory, stamp=self.equipment.stamp)
+            working = await self.equipment.vault.resumed(hold, self.spec)
         running = await bring_up(
             stack,
             self.equipment,
             self.spec,
-            self.files.suspend.start(manifest),
+            working,
+            working.suspend.start(manifest),
             timings,
             # From here on the disk runs ahead of the snapshot, which must never be used again.
-            before_cont=lambda: retire(self.files.suspend),
+            before_cont=working.retire,
         )
         with running.kept():
             failed = await self._resume_hook(running, timings)
@@ -258,8 +266,8 @@ class MicrovmTask:
                 raise Ended(failure_reason(HookName.SUSPEND, answer))
         try:
             await self._store(running, timings)
-        except (MachineFailed, SnapshotBroken, OSError) as error:
-            retire(self.files.suspend)
+        except (MachineFailed, SnapshotBroken, KeyRefused, OSError) as error:
+            running.files.retire()
             await running.machine.cont()
             log.exception("microvm.suspend_failed", id=self.spec.microvm_id)
             self.shells.begin(running.guest)
@@ -281,15 +289,15 @@ class MicrovmTask:
 
     async def _store(self, running: Running, timings: Timings) -> None:
         """The suspend snapshot, durable; then the VMM ends."""
-        files = self.files.suspend
-        with timings.step("save"):
-            stats = await running.machine.suspend(files.device, files.diff)
-        with timings.step("manifest"):
-            image = self.equipment.paths.image(self.spec.version)
-            manifest = read(image.directory)
-            await commit_suspend(files, stats, image=manifest, stamp=self.equipment.stamp)
+        files = running.files.suspend
+        async with running.files.saving() as commit:
+            with timings.step("save"):
+                stats = await running.machine.suspend(files.device, files.diff)
+            with timings.step("manifest"):
+                await commit(stats)
         with timings.step("kill"):
             await running.machine.kill()
+        await self.equipment.vault.clear(running.files.hold)
 
     async def _hook(self, running: Running, name: HookName, body: str | None = None) -> HookAnswer:
         hooks = self.spec.hooks
@@ -319,6 +327,7 @@ class MicrovmTask:
             return None
         if phase is Phase.SUSPENDING and intact:
             suspended = Suspended(self.spec.microvm_id, self.spec.generation)
+            self.over = True
             await self.report(suspended)
             return suspended
         if phase is Phase.RESUMING and intact:

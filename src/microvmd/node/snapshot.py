@@ -8,6 +8,9 @@ because the overlay no longer fits the saved memory from then on.
 
 Device state is only understood by what wrote it. The stamp (accelerator, VMM version, CPU model) is
 compared at every restore.
+
+With an envelope in its manifest a snapshot is encrypted: its files are sealed ones of the same
+names (``node/sealed_file.py``), and ``node/vault.py`` has their plain form.
 """
 
 import asyncio
@@ -19,6 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from microvmd.node.kms import Envelope
 from microvmd.node.sparse import digest
 from microvmd.vmm.machine import (
     Accelerator,
@@ -90,6 +94,7 @@ class Manifest:
     base: str | None
     """Suspend snapshot: digest of the image's memory file, which its diff is against."""
     files: dict[str, FileRecord]
+    envelope: Envelope | None = None
 
     @property
     def sizes(self) -> Sizes:
@@ -158,7 +163,13 @@ class SuspendFiles:
 
 
 async def seal_image(
-    directory: Path, final: Path, *, stamp: Stamp, memory_mib: int, vcpus: int
+    directory: Path,
+    final: Path,
+    *,
+    stamp: Stamp,
+    memory_mib: int,
+    vcpus: int,
+    envelope: Envelope | None = None,
 ) -> Manifest:
     """Make the files of a finished image snapshot last, then move the directory to `final`.
 
@@ -177,7 +188,9 @@ async def seal_image(
         for name in ("memory", "device", "disk.raw", "rootfs.erofs"):
             if name not in records:
                 raise SnapshotBroken(f"the image snapshot has no file {name}")
-        manifest = Manifest(SnapshotKind.IMAGE, stamp, memory_mib, vcpus, None, None, records)
+        manifest = Manifest(
+            SnapshotKind.IMAGE, stamp, memory_mib, vcpus, None, None, records, envelope
+        )
         _write_manifest(directory, manifest)
         final.parent.mkdir(parents=True, exist_ok=True)
         directory.rename(final)
@@ -188,20 +201,26 @@ async def seal_image(
 
 
 async def commit_suspend(
-    files: SuspendFiles, stats: SuspendStats, *, image: Manifest, stamp: Stamp
+    files: SuspendFiles,
+    stats: SuspendStats,
+    *,
+    image: Manifest,
+    stamp: Stamp,
+    envelope: Envelope | None = None,
 ) -> Manifest:
-    """Make a suspend snapshot count. Its files were synced by `Machine.suspend`.
+    """Make a suspend snapshot count. Its files were synced before.
 
-    The overlay is recorded without a digest: it can be as large as the whole disk.
+    The overlay is recorded without a digest: it can be as large as the whole disk. Encrypted files
+    need none.
     """
 
     def work() -> Manifest:
         records = {
-            "device": _record(files.device, digest(files.device)),
+            "device": _record(files.device, None if envelope else digest(files.device)),
             "overlay.qcow2": _record(files.overlay, None),
         }
         if stats.method is SuspendMethod.DIFF:
-            records["memory.diff"] = _record(files.diff, stats.diff_sha256)
+            records["memory.diff"] = _record(files.diff, None if envelope else stats.diff_sha256)
         manifest = Manifest(
             kind=SnapshotKind.SUSPEND,
             stamp=stamp,
@@ -210,6 +229,7 @@ async def commit_suspend(
             method=stats.method,
             base=image.files["memory"].sha256,
             files=records,
+            envelope=envelope,
         )
         _write_manifest(files.directory, manifest)
         return manifest
@@ -277,7 +297,9 @@ def decode(raw: bytes) -> Manifest:
         fields: dict[str, Any] = json.loads(raw)
         if fields.pop("format") != FORMAT:
             raise SnapshotBroken("the manifest is of another version of microvmd")
-        method = fields["method"]
+        if unknown := fields.keys() - Manifest.__dataclass_fields__.keys():
+            raise SnapshotBroken(f"the manifest has unknown members: {sorted(unknown)}")
+        method, envelope = fields["method"], fields.get("envelope")
         return Manifest(
             kind=SnapshotKind(fields["kind"]),
             stamp=Stamp(**fields["stamp"]),
@@ -286,6 +308,7 @@ def decode(raw: bytes) -> Manifest:
             method=None if method is None else SuspendMethod(method),
             base=fields["base"],
             files={_name(name): FileRecord(**entry) for name, entry in fields["files"].items()},
+            envelope=None if envelope is None else Envelope(**envelope),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SnapshotBroken(f"the manifest cannot be read: {error!r}") from error

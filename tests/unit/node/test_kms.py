@@ -146,7 +146,7 @@ async def test_no_kms_to_ask(role: str | None, settings: KmsSettings) -> None:
     nowhere = replace(settings, kms_endpoint=NOWHERE, sts_endpoint=NOWHERE)
     async with Kms(nowhere) as kms:
         with pytest.raises(KeyRefused, match=f"cannot be asked for the key {KEY}") as refused:
-            await kms.open(Envelope(KEY, "aaaa", OWNER), role)
+            await kms.open(Envelope(KEY, "aaaa", OWNER, KEY), role)
         assert refused.value.problem is KeyProblem.UNREACHABLE
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from microvmd.node.kms import Envelope
 from microvmd.node.snapshot import (
     MANIFEST,
     FileRecord,
@@ -94,6 +95,7 @@ manifests = st.builds(
     method=st.none() | st.sampled_from(SuspendMethod),
     base=st.none() | st.text(),
     files=st.dictionaries(names, records, max_size=4),
+    envelope=st.none() | st.builds(Envelope, st.text(), st.text(), st.text(), st.text()),
 )
 
 
@@ -119,3 +121,23 @@ def test_a_manifest_names_files_of_its_directory_only(tmp_path: Path, name: str)
     (tmp_path / MANIFEST).write_bytes(encode(manifest))
     with pytest.raises(SnapshotBroken, match="cannot be read"):
         load(tmp_path, stamp=STAMP)
+
+
+def test_a_manifest_with_an_unknown_member_is_refused() -> None:
+    """It would count as plain when the name of its envelope was damaged."""
+    manifest = Manifest(
+        SnapshotKind.IMAGE, STAMP, 1, 1, None, None, {}, Envelope("a", "b", "c", "d")
+    )
+    raw = encode(manifest)
+    assert decode(raw) == manifest
+    with pytest.raises(SnapshotBroken, match="envelopf"):
+        decode(raw.replace(b'"envelope"', b'"envelopf"'))
+    with pytest.raises(SnapshotBroken, match="text"):
+        decode(raw.replace(b'"owner": "c"', b'"owner": 1'))
+
+
+def test_a_manifest_of_before_encryption_is_read() -> None:
+    manifest = Manifest(SnapshotKind.IMAGE, STAMP, 1, 1, None, None, {})
+    fields = json.loads(encode(manifest))
+    del fields["envelope"]
+    assert decode(json.dumps(fields).encode()) == manifest

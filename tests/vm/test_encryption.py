@@ -1,0 +1,447 @@
+"""Snapshots under a KMS key: nothing plain on disk, everything goes on, and a key that is a key.
+
+KMS is a real moto server; the application (`lifecycle.c`) counts in its memory. Secrets are where
+an application has them: in its root file system, in the memory of the image, in its own memory and
+on its disk.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+
+from microvmd.messages.keys import KeyProblem, KeyRefused
+from microvmd.messages.node import (
+    AdoptMicrovm,
+    Died,
+    Inventory,
+    MicrovmSpec,
+    ResumeFailed,
+    ResumeMicrovm,
+    Started,
+    Suspended,
+    SuspendFailed,
+    SuspendMicrovm,
+    Terminated,
+    VersionKey,
+)
+from microvmd.model.hooks import HookName
+from microvmd.model.microvm import Phase
+from microvmd.node.kms import KmsSettings
+from microvmd.node.paths import remove
+from microvmd.node.sparse import blocks
+from tests import buildlab
+from tests.nodelab import (
+    ACCOUNT,
+    ROLE,
+    VERSION,
+    NodeLab,
+    RunningNode,
+    ask,
+    spec_of,
+    with_hooks,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_kms import KMSClient
+
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
+
+REGION = "us-east-1"
+IN_IMAGE = "hidden-in-the-image-5d1c7f"
+IN_MEMORY = "hidden-in-the-memory-93ab02"
+ON_DISK = "hidden-on-the-disk-c0ffee"
+SECRETS = (IN_IMAGE, IN_MEMORY, ON_DISK)
+SEALED = VersionKey(ACCOUNT, "sealed", "1.0")
+HOOKS = with_hooks(HookName.RUN)
+IMAGE_FILES = ("rootfs.erofs", "disk.raw", "memory", "device")
+SUSPEND_FILES = ("overlay.qcow2", "memory.diff", "device")
+
+
+def secrets_of(path: Path) -> set[str]:
+    """Which secrets a file holds, also across its blocks; holes are not read."""
+    found: set[str] = set()
+    end, tail = 0, b""
+    with path.open("rb") as file:
+        for offset, block in blocks(file.fileno()):
+            text = tail + block if offset == end else block
+            found |= {secret for secret in SECRETS if secret.encode() in text}
+            end, tail = offset + len(block), block[-100:]
+    return found
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node whose KMS is moto, and an image version under a key."""
+
+    lab: NodeLab
+    admin: "KMSClient"
+    key: str
+
+    def spec(self, *, version: VersionKey = SEALED, key: str | None = None) -> MicrovmSpec:
+        return replace(
+            spec_of(HOOKS),
+            version=version,
+            run_hook_payload=IN_MEMORY,
+            execution_role_arn=ROLE,
+            kms_key=key or (self.key if version == SEALED else None),
+        )
+
+    def disable(self, *, key: str | None = None) -> None:
+        self.admin.disable_key(KeyId=(key or self.key).rpartition("/")[2])
+
+    def enable(self, *, key: str | None = None) -> None:
+        self.admin.enable_key(KeyId=(key or self.key).rpartition("/")[2])
+
+    @property
+    def root(self) -> Path:
+        return self.lab.directory / "root"
+
+    def secrets_found(self) -> set[str]:
+        """Which secrets lie plain in files under the root."""
+        files = [path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink()]
+        return set().union(*map(secrets_of, files))
+
+    def nothing_in_memory(self) -> bool:
+        return not os.path.ismount(self.lab.plain)
+
+
+@pytest.fixture(scope="module")
+def site(node_lab: NodeLab) -> Iterator[Site]:
+    with buildlab.aws() as (url, _):
+        admin = boto3.client(
+            "kms",
+            endpoint_url=url,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+        key = admin.create_key()["KeyMetadata"]["Arn"]
+        kms = KmsSettings(REGION, url, url, "test", "test", cache_seconds=0, check_state=True)
+        made = Site(replace(node_lab, kms=kms), admin, key)
+
+        async def capture() -> None:
+            async with made.lab.equipment() as equipment:
+                await made.lab.capture(
+                    equipment, hooks=HOOKS, version=SEALED, kms_key=key, secret=IN_IMAGE
+                )
+
+        asyncio.run(capture())
+        yield made
+        admin.close()
+        remove(made.root / "images" / ACCOUNT / SEALED.image_name)
+
+
+@pytest.fixture(autouse=True)
+def plain_directory_is_gone(site: Site) -> Iterator[None]:
+    """Whatever a test did: after its last MicroVM nothing plain is in memory."""
+    site.enable()
+    yield
+    assert site.nothing_in_memory(), sorted(site.lab.plain.rglob("*"))
+    assert not site.lab.plain.exists()
+
+
+async def started(node: RunningNode, spec: MicrovmSpec) -> str:
+    await node.start(spec)
+    return (await node.reports.next(Started)).edge_address
+
+
+async def resumed(node: RunningNode, spec: MicrovmSpec) -> str:
+    await node.agent.send(ResumeMicrovm(spec))
+    return (await node.reports.next(Started)).edge_address
+
+
+async def suspend(node: RunningNode, spec: MicrovmSpec) -> None:
+    await node.agent.send(SuspendMicrovm(spec.microvm_id, spec.generation))
+
+
+async def stored(node: RunningNode, spec: MicrovmSpec) -> None:
+    """Suspend, and wait until nothing of the generation is held any more."""
+    task = node.agent.task_of(spec.microvm_id)
+    assert task is not None
+    await suspend(node, spec)
+    await node.reports.next(Suspended)
+    own = node.lab.plain / "microvms" / spec.microvm_id
+    assert not own.exists(), "SUSPENDED means that only the encrypted form is left"
+    await task.left.wait()
+
+
+async def gone(node: RunningNode, spec: MicrovmSpec) -> None:
+    await node.terminate(spec)
+    await node.reports.next(Terminated)
+    assert not node.equipment.paths.microvm(spec.microvm_id).directory.exists()
+
+
+def maps_of(node: RunningNode, spec: MicrovmSpec) -> str:
+    return Path(f"/proc/{node.pid_of(spec)}/maps").read_text()
+
+
+def inventory(*specs: MicrovmSpec) -> Inventory:
+    return Inventory(frozenset(spec.microvm_id for spec in specs), frozenset({VERSION, SEALED}))
+
+
+@asynccontextmanager
+async def suspended(node: RunningNode, spec: MicrovmSpec) -> AsyncIterator[MicrovmSpec]:
+    """A suspended MicroVM that was asked once, ended afterwards; yields its next generation."""
+    assert await ask(await started(node, spec), "count") == "1"
+    await stored(node, spec)
+    yield replace(spec, generation=2)
+    task = node.agent.task_of(spec.microvm_id)
+    await gone(node, replace(spec, generation=2) if task is None else task.spec)
+
+
+async def test_a_secret_is_found_where_there_is_no_key(site: Site) -> None:
+    """What the next test looks for would be there, in all of the places that it looks at."""
+    version = replace(SEALED, number="2.0")
+    async with site.lab.node() as node:
+        await site.lab.capture(
+            node.equipment, hooks=HOOKS, version=version, kms_key=None, secret=IN_IMAGE
+        )
+        assert site.secrets_found() == {IN_IMAGE}
+        spec = site.spec(version=version)
+        address = await started(node, spec)
+        await ask(address, f"put/{ON_DISK}")
+        assert site.secrets_found() == {IN_IMAGE, ON_DISK}
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        assert site.secrets_found() == {IN_IMAGE, ON_DISK, IN_MEMORY}
+        await gone(node, spec)
+    remove(node.equipment.paths.image(version).directory)
+
+
+async def test_nothing_plain_lies_on_disk_and_everything_goes_on(site: Site) -> None:
+    async with site.lab.node() as node:
+        assert site.nothing_in_memory(), "a build leaves nothing there"
+        assert site.secrets_found() == set()
+        spec = site.spec()
+        address = await started(node, spec)
+        await ask(address, f"put/{ON_DISK}")
+        assert [await ask(address, "count") for _ in range(2)] == ["1", "2"]
+        assert IN_MEMORY in await ask(address, "hooks")
+        assert site.secrets_found() == set(), "while it runs"
+        for generation in (2, 3):
+            await stored(node, spec)
+            assert site.nothing_in_memory()
+            assert site.secrets_found() == set(), "while it is suspended"
+            files = node.equipment.paths.microvm(spec.microvm_id)
+            assert set(SUSPEND_FILES) <= {path.name for path in files.directory.iterdir()}
+            spec = replace(spec, generation=generation)
+            address = await resumed(node, spec)
+            assert not files.suspended, "the disk runs ahead of the snapshot now"
+            assert not files.suspend.overlay.exists()
+            assert site.secrets_found() == set()
+            assert await ask(address, "count") == str(generation + 1)
+            assert await ask(address, "get") == ON_DISK
+        await gone(node, spec)
+
+
+async def test_clones_share_the_memory_of_their_image(site: Site) -> None:
+    async with site.lab.node() as node:
+        one, two = site.spec(), site.spec()
+        addresses = [await started(node, spec) for spec in (one, two)]
+        memory = (site.lab.plain / "images" / ACCOUNT / "sealed" / "1.0" / "memory").stat()
+        for spec in (one, two):
+            assert f" {memory.st_ino} " in maps_of(node, spec), "the one plain file"
+        await ask(addresses[0], "count")
+        assert await ask(addresses[1], "count") == "1"
+        await gone(node, one)
+        assert await ask(addresses[1], "count") == "2"
+        assert not site.nothing_in_memory()
+        await gone(node, two)
+
+
+async def test_a_key_that_is_disabled_starts_nothing(site: Site) -> None:
+    async with site.lab.node() as node:
+        spec = site.spec()
+        site.disable()
+        with pytest.raises(KeyRefused, match=f"{site.key} is disabled") as refused:
+            await node.agent.check_keys(spec)
+        assert refused.value.problem is KeyProblem.UNUSABLE
+        await node.start(spec)
+        died = await node.reports.next(Died)
+        assert died.reason == f"The MicroVM failed: The KMS key {site.key} is disabled."
+        assert site.nothing_in_memory()
+        site.enable()
+        await node.agent.check_keys(spec)
+        again = site.spec()
+        await started(node, again)
+        await gone(node, again)
+
+
+async def test_a_resume_needs_the_key_and_keeps_what_it_cannot_open(site: Site) -> None:
+    async with site.lab.node() as node, suspended(node, site.spec()) as spec:
+        site.disable()
+        with pytest.raises(KeyRefused, match="disabled"):
+            await node.agent.check_keys(spec)
+        await node.agent.send(ResumeMicrovm(spec))
+        failed = await node.reports.next(ResumeFailed)
+        assert failed.reason == f"Resume failed: The KMS key {site.key} is disabled."
+        assert node.equipment.paths.microvm(spec.microvm_id).suspended
+        assert site.nothing_in_memory()
+        site.enable()
+        assert await ask(await resumed(node, replace(spec, generation=3)), "count") == "2"
+
+
+async def test_without_its_key_a_microvm_runs_on(site: Site) -> None:
+    async with site.lab.node() as node:
+        spec = site.spec()
+        address = await started(node, spec)
+        site.disable()
+        await suspend(node, spec)
+        failed = await node.reports.next(SuspendFailed)
+        assert failed.reason == f"Suspend failed: The KMS key {site.key} is disabled."
+        assert await ask(address, "count") == "1"
+        site.enable()
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        await gone(node, spec)
+
+
+@pytest.mark.parametrize("name", IMAGE_FILES)
+async def test_a_damaged_image_starts_nothing(name: str, site: Site) -> None:
+    async with site.lab.node() as node:
+        path = node.equipment.paths.image(SEALED).directory / name
+        with flipped(path):
+            await node.start(site.spec())
+            died = await node.reports.next(Died)
+        assert died.reason.startswith("The MicroVM failed: the encrypted snapshot is damaged")
+        assert name in died.reason
+        assert site.nothing_in_memory()
+
+
+async def test_a_damaged_suspend_snapshot_is_not_resumed(site: Site) -> None:
+    async with site.lab.node() as node, suspended(node, site.spec()) as spec:
+        for number, name in enumerate(SUSPEND_FILES):
+            path = node.equipment.paths.microvm(spec.microvm_id).directory / name
+            with flipped(path):
+                await node.agent.send(ResumeMicrovm(replace(spec, generation=2 + number)))
+                failed = await node.reports.next(ResumeFailed)
+            assert failed.reason.startswith("Resume failed: the encrypted snapshot is damaged")
+            assert name in failed.reason
+        assert site.nothing_in_memory()
+        assert await ask(await resumed(node, replace(spec, generation=9)), "count") == "2"
+
+
+class flipped:
+    """One bit of a file is another one within the context."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._flip()
+
+    def __exit__(self, *_: object) -> None:
+        self._flip()
+
+    def _flip(self) -> None:
+        with self._path.open("r+b") as file:
+            middle = self._path.stat().st_size // 2
+            file.seek(middle)
+            byte = file.read(1)[0]
+            file.seek(middle)
+            file.write(bytes([byte ^ 8]))
+
+
+async def test_a_key_of_its_own_over_a_plain_image(site: Site) -> None:
+    own = site.admin.create_key()["KeyMetadata"]["Arn"]
+    async with site.lab.node() as node:
+        spec = site.spec(version=VERSION, key=own)
+        address = await started(node, spec)
+        await ask(address, f"put/{ON_DISK}")
+        assert site.secrets_found() == set()
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        assert site.secrets_found() == set()
+        again = replace(spec, generation=2)
+        address = await resumed(node, again)
+        assert await ask(address, "get") == ON_DISK
+        await gone(node, again)
+        site.disable(key=own)
+        await node.start(site.spec(version=VERSION, key=own))
+        assert f"{own} is disabled" in (await node.reports.next(Died)).reason
+
+
+async def test_a_restart_of_the_node_ends_no_microvm(site: Site) -> None:
+    spec, other = site.spec(), site.spec()
+    async with site.lab.node() as node:
+        address = await started(node, spec)
+        await started(node, other)
+        assert await ask(address, "count") == "1"
+    assert await ask(address, "count") == "2"
+    site.disable()  # it runs already: nobody is asked
+    async with site.lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        plain = site.lab.plain / "microvms"
+        assert [path.name for path in plain.iterdir()] == [spec.microvm_id], "the other is swept"
+        await node.agent.send(AdoptMicrovm(spec, Phase.RUNNING))
+        await node.reports.next(Started)
+        assert await ask(address, "count") == "3"
+        site.enable()
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        assert site.secrets_found() == set()
+        again = replace(spec, generation=2)
+        assert await ask(await resumed(node, again), "count") == "4"
+        await gone(node, again)
+
+
+async def test_a_suspend_that_a_restart_cut_in_half_is_taken_back(site: Site) -> None:
+    spec = site.spec()
+    async with site.lab.node() as node:
+        address = await started(node, spec)
+        half = node.equipment.paths.microvm(spec.microvm_id)
+        half.suspend.device.write_bytes(b"encrypted, but nothing says that it counts")
+        (half.directory / "overlay.qcow2.new").write_bytes(b"half of it")
+    async with site.lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await node.agent.send(AdoptMicrovm(spec, Phase.SUSPENDING))
+        await node.reports.next(SuspendFailed)
+        assert await ask(address, "count") == "1"
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        assert not list(half.directory.glob("*.new"))
+        again = replace(spec, generation=2)
+        assert await ask(await resumed(node, again), "count") == "2"
+        await gone(node, again)
+
+
+async def test_after_a_reboot_only_what_was_suspended_goes_on(site: Site) -> None:
+    """The memory-backed directory and the VMMs are gone, the encrypted files are not."""
+    async with site.lab.node() as node:
+        spec = site.spec()
+        assert await ask(await started(node, spec), "count") == "1"
+        await stored(node, spec)
+    assert site.nothing_in_memory()
+    async with site.lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        again = replace(spec, generation=2)
+        assert await ask(await resumed(node, again), "count") == "2"
+        await gone(node, again)
+
+
+async def test_terminating_what_a_restart_left_frees_its_plain_files(site: Site) -> None:
+    spec = site.spec()
+    async with site.lab.node() as node:
+        await started(node, spec)
+    assert not site.nothing_in_memory()
+    async with site.lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await gone(node, spec)
+
+
+async def test_a_build_whose_key_cannot_be_used_leaves_nothing(site: Site) -> None:
+    version = replace(SEALED, number="3.0")
+    async with site.lab.node() as node:
+        site.disable()
+        with pytest.raises(KeyRefused, match="disabled"):
+            await site.lab.capture(node.equipment, hooks=HOOKS, version=version, kms_key=site.key)
+        assert not node.equipment.paths.image(version).directory.exists()
+        assert list(node.equipment.paths.tmp.iterdir()) == []
+        assert site.nothing_in_memory()
