@@ -511,7 +511,7 @@ class Service:
         return {pid: line for pid, line in found if "microvmd.cli.local_aws" in line}
 
     def networks(self) -> set[str]:
-        return {path.name for path in (self.place.run / "netns").glob("*/*")}
+        return {path.name for path in (self.place.run / "netns").glob("*")}
 
     def strays(self) -> list[str]:
         """What is there beyond the records, while the service runs and nothing is being changed."""
@@ -606,7 +606,7 @@ class Service:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         poll(lambda: None if self.processes() else True, limit=SETTLE_LIMIT)
-        for path in (self.place.run / "netns").glob("*/*"):
+        for path in (self.place.run / "netns").glob("*"):
             subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)
         for hierarchy in find_hierarchies():
             group = hierarchy.root / self.group

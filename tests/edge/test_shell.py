@@ -8,6 +8,8 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 
+import h2.connection
+import h2.events
 import pytest
 import websockets.exceptions
 from websockets.asyncio.client import ClientConnection
@@ -117,6 +119,72 @@ def test_the_token_may_come_in_a_header() -> None:
             async with w.websocket("vm-a", [], headers) as socket:
                 assert socket.subprotocol is None
                 assert "session_init" in str(await asyncio.wait_for(socket.recv(), LIMIT))
+
+    asyncio.run(scenario())
+
+
+def test_a_browser_with_http2_gets_a_shell_too() -> None:
+    """Extended CONNECT (RFC 8441), which a browser prefers where HTTP/2 is spoken."""
+
+    async def scenario() -> None:
+        async with world() as w, asyncio.timeout(LIMIT):
+            runs(w)
+            trust = w.trust
+            trust.set_alpn_protocols(["h2"])
+            name = f"vm-a.{w.settings.suffix}"
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", w.edge.port, ssl=trust, server_hostname=name
+            )
+            with contextlib.closing(writer):
+                peer = h2.connection.H2Connection()
+                peer.initiate_connection()
+                peer.send_headers(
+                    1,
+                    [
+                        (":method", "CONNECT"),
+                        (":protocol", "websocket"),
+                        (":scheme", "https"),
+                        (":authority", w.edge.endpoint("vm-a")),
+                        (":path", "/shell"),
+                        ("sec-websocket-version", "13"),
+                        ("sec-websocket-protocol", ", ".join(protocols(w))),
+                    ],
+                )
+                headers: dict[bytes, bytes] = {}
+                content = b""
+                while b"session_init" not in content:
+                    writer.write(peer.data_to_send())
+                    data = await reader.read(65536)
+                    assert data, headers
+                    for event in peer.receive_data(data):
+                        if isinstance(event, h2.events.ResponseReceived):
+                            headers.update(event.headers)
+                        elif isinstance(event, h2.events.DataReceived):
+                            content += event.data
+                assert headers[b":status"] == b"200"
+                assert headers[b"sec-websocket-protocol"] == MARK.encode()
+                assert content.startswith(b"\x81")  # one text frame
+
+    asyncio.run(scenario())
+
+
+def test_a_session_outlives_its_token() -> None:
+    async def scenario() -> None:
+        async with world() as w:
+            runs(w)
+            short = w.token("vm-a", scope="shell", seconds=1.5)
+            async with connected(w, offered=[MARK, f"{MARK}.authentication.{short}"]) as socket:
+                again = [MARK, f"{MARK}.authentication.{short}"]
+                async with asyncio.timeout(LIMIT):
+                    while True:
+                        try:
+                            async with w.websocket("vm-a", again):
+                                pass
+                        except websockets.exceptions.InvalidStatus as refused:
+                            if refused.response.status_code == 403:
+                                break
+                await socket.send(b"echo still $((1 + 1))\n")
+                await says(socket, "still 2\r\n")
 
     asyncio.run(scenario())
 

@@ -28,6 +28,7 @@ MARK = "lambda-microvms"
 MANAGED = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector:"
 INGRESS = [f"{MANAGED}HTTP_INGRESS", f"{MANAGED}SHELL_INGRESS"]
 LIMIT = 60
+GROWTH = 16 * 1024 * 1024
 SHELL = Path(sys.executable).parent / "microvmd"
 
 
@@ -96,14 +97,23 @@ def test_bash_in_the_applications_container(microvm: Microvm) -> None:
         assert closes(socket) == (1000, "shell exited")
 
 
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_a_flood_beside_another_session(microvm: Microvm) -> None:
+    process = microvm.service.process
+    assert process is not None
     with session(microvm) as flooded, session(microvm) as other:
         flooded.send(b"yes flood\n")
         says(flooded, "flood\r\nflood\r\n")
         # Nobody reads the flood now.
+        before = resident(process.pid)
         other.send(b"echo undisturbed $((1 + 1))\n")
         says(other, "undisturbed 2\r\n")
         assert microvm.execute("6 * 7") == 42
+        assert resident(process.pid) - before < GROWTH
         flooded.send(b"\x03")
         flooded.send(b"echo flood over $((1 + 1))\n")
         says(flooded, "flood over 2\r\n")
