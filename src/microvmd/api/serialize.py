@@ -24,6 +24,7 @@ UNMODELLED = frozenset(
 )
 
 _JSON = "application/json"
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 class UnservableResult(Exception):
@@ -57,7 +58,7 @@ def serialize_error(error: WireError) -> WireResponse:
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(document).encode()
 
 
 def _structure(shape: StructureShape, value: Mapping[str, Any], *, nulls: bool) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Signature:
     @property
     def time(self) -> datetime:
         """When it was signed."""
-        return datetime.strptime(self.stamp, STAMP).replace(tzinfo=UTC)
+        return moment(self.stamp)
 
     @property
     def body_hash(self) -> str | None:
@@ -66,6 +66,23 @@ class Signature:
     def covers_body(self) -> bool:
         """True when the signature can only be computed from the body itself."""
         return self.content_sha256 is None and not (self.service == "s3" and self.lifetime)
+
+
+def moment(stamp: str) -> datetime:
+    """The time that a stamp of 16 characters means; ValueError for one that is no date.
+
+    For every request and more than once: ``strptime`` takes ten times as long.
+    """
+    day, clock = stamp[:8], stamp[9:15]
+    return datetime(
+        int(day[:4]),
+        int(day[4:6]),
+        int(day[6:]),
+        int(clock[:2]),
+        int(clock[2:4]),
+        int(clock[4:]),
+        tzinfo=UTC,
+    )
 
 
 def mismatch() -> SignatureError:

@@ -29,6 +29,7 @@ from microvmd.api.signed import (
     equal,
     incomplete,
     mismatch,
+    moment,
     query_pairs,
 )
 
@@ -144,7 +145,7 @@ def _claim(
     if not re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", stamp):
         raise incomplete("X-Amz-Date must be in the ISO 8601 basic format.")
     try:
-        datetime.strptime(stamp, STAMP)
+        moment(stamp)
     except ValueError as error:
         raise incomplete("X-Amz-Date is not a date.") from error
     if scope[1] != stamp[:8]:
@@ -191,8 +192,8 @@ def _same_token(identity: Identity, claim: Signature) -> bool:
 
 
 def _check_time(claim: Signature, now: datetime) -> None:
-    text = now.strftime(STAMP)
     if claim.time > now + MAX_SKEW:
+        text = now.strftime(STAMP)
         latest = (now + MAX_SKEW).strftime(STAMP)
         raise SignatureError(
             "InvalidSignatureException",
@@ -201,6 +202,7 @@ def _check_time(claim: Signature, now: datetime) -> None:
         )
     life = MAX_SKEW if claim.lifetime is None else timedelta(seconds=claim.lifetime)
     if claim.time < now - life:
+        text = now.strftime(STAMP)
         earliest = (now - life).strftime(STAMP)
         minutes = int(life.total_seconds() // 60)
         raise SignatureError(
@@ -219,11 +221,11 @@ class _Recompute(SigV4Auth):
         return quote(normalize_url_path(path), safe="/~")
 
     def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
-        wanted = HTTPHeaders()
-        for name in dict.fromkeys(self.claim.signed_headers):
-            for value in request.headers.get_all(name) or [""]:
-                wanted[name] = value
-        return wanted
+        """The request holds those that were signed and sent; one that was not sent is empty."""
+        for name in self.claim.signed_headers:
+            if name not in request.headers:
+                request.headers[name] = ""
+        return request.headers
 
     def canonical_query_string(self, request: AWSRequest) -> str:
         """Encode again, as AWS does: clients differ in what they escape on the wire."""
@@ -270,7 +272,8 @@ def _expected(request: SignedRequest, claim: Signature, identity: Identity, body
     signer.claim = claim
     carrier = AWSRequest(method=request.method, url="http://request.invalid/")
     for name, value in request.headers:
-        carrier.headers[name] = value
+        if name in claim.signed_headers:
+            carrier.headers[name] = value
     carrier.context.update(
         timestamp=claim.stamp, path=request.path or "/", query=request.query, body=body
     )

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from microvmd.model.errors import ValidationError
 
+APPLICATION_PORT = 8080
+"""Where requests to an endpoint go that name no port."""
 DEFAULT_PORT = 9000
 
 READY_REQUIRED = (
@@ -100,6 +102,15 @@ class Hooks:
     @property
     def any_enabled(self) -> bool:
         return any(self.enabled(name) for name in HookName)
+
+    @property
+    def closed_port(self) -> int | None:
+        """Where nobody may connect from outside.
+
+        Clients exist whose hooks and application share the default port: it stays open.
+        """
+        shared = self.effective_port == APPLICATION_PORT
+        return self.effective_port if self.any_enabled and not shared else None
 
 
 @dataclass(frozen=True, slots=True)

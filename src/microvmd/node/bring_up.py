@@ -234,9 +234,9 @@ async def bring_up(
     sockets = MachineFiles(files.directory)
     with ungrouped():
         async with asyncio.TaskGroup() as tasks:
-            if spec.hooks.any_enabled:
+            if (closed := spec.hooks.closed_port) is not None:
                 # Beside the start of the VMM: takes a process, and must be done before requests.
-                tasks.create_task(network.block_port(spec.hooks.effective_port))
+                tasks.create_task(network.block_port(closed))
             with timings.step("vmm"):
                 machine = await launched(stack, machine_spec, sockets, jail, network, start)
     VmmRecord(machine.identity, network.name).write(files.identity)

@@ -84,3 +84,19 @@ def test_run_body_wraps_the_payload() -> None:
         "microvmId": "microvm-1",
         "runHookPayload": '{"a":1}',
     }
+
+
+@pytest.mark.parametrize(
+    ("port", "state", "closed"),
+    [
+        (None, "ENABLED", 9000),
+        (9001, "ENABLED", 9001),
+        (8080, "ENABLED", None),
+        (9000, "DISABLED", None),
+    ],
+)
+def test_the_hook_port_is_closed_unless_the_application_shares_it(
+    port: int | None, state: str, closed: int | None
+) -> None:
+    hooks = Hooks.from_request({"port": port, "microvmImageHooks": {"ready": state}})
+    assert hooks.closed_port == closed
