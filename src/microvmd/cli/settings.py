@@ -20,10 +20,10 @@ from pydantic_settings import (
 )
 
 from microvmd.cli.egress_settings import Groups, Subnets, egress_map
-from microvmd.control.connectors import ConnectorLimits
 from microvmd.control.managed import BaseStatus
 from microvmd.model.egress import EgressMap
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
+from microvmd.model.vpc_connector import ConnectorLimits
 
 CONFIG_VARIABLE = "MICROVMD_CONFIG"
 DEFAULT_CONFIG = Path("/etc/microvmd/config.toml")

@@ -26,6 +26,7 @@ from microvmd.model.errors import Conflict, InvalidParameter, QuotaExceeded, Val
 from microvmd.model.vpc_connector import (
     Connector,
     ConnectorEvent,
+    ConnectorLimits,
     ConnectorRef,
     ConnectorState,
     ConnectorVersion,
@@ -68,14 +69,6 @@ class Deletion:
     connector: Connector
     number: int | None
     version: ConnectorVersion | None
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectorLimits:
-    """Most connectors of an account, most versions of a connector."""
-
-    connectors: int = 100
-    versions: int = 100
 
 
 class Connectors:

@@ -144,6 +144,14 @@ class ConnectorVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectorLimits:
+    """Most connectors of an account, most versions of a connector."""
+
+    connectors: int = 100
+    versions: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Connector:
     """``current`` is the number of the version in force, ``newest`` the last number given out."""
 

@@ -1,6 +1,8 @@
 """The command as a whole: every verb of the README exists and explains itself."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,13 @@ def test_without_a_service_the_next_step_is_said(
     done = CliRunner().invoke(app, ["ps"])
     assert done.exit_code == 1
     assert "microvmd serve" in done.output
+
+
+def test_a_command_that_only_asks_loads_no_server() -> None:
+    """They cost a second each, and most commands are over in less."""
+    heavy = ("sqlalchemy", "alembic", "moto", "uvicorn")
+    program = f"import sys, microvmd.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"

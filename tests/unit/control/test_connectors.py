@@ -11,7 +11,6 @@ import pytest
 from microvmd.control.connectors import (
     CONNECTORS_PAGE,
     DELETED_KEPT_S,
-    ConnectorLimits,
     Connectors,
     ConnectorView,
 )
@@ -30,7 +29,12 @@ from microvmd.model.errors import (
     QuotaExceeded,
     ValidationError,
 )
-from microvmd.model.vpc_connector import ConnectorState, FailureCode, UpdateStatus
+from microvmd.model.vpc_connector import (
+    ConnectorLimits,
+    ConnectorState,
+    FailureCode,
+    UpdateStatus,
+)
 from tests.unit.control.plane import ACCOUNT, REGION, Plane, plane
 
 pytestmark = pytest.mark.anyio
