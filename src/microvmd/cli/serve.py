@@ -45,6 +45,7 @@ from microvmd.cli.settings import Settings
 from microvmd.cli.vault import vault
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
+from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
@@ -64,6 +65,7 @@ from microvmd.messages.node import (
     Command,
     ConnectorProvisioned,
     ConnectorRevoked,
+    MicrovmSpec,
     Report,
     VersionDeleted,
 )
@@ -149,6 +151,10 @@ class _NodeLink:
         assert self.agent is not None
         await self.agent.send(command)
 
+    async def check_keys(self, spec: MicrovmSpec) -> None:
+        assert self.agent is not None
+        await self.agent.check_keys(spec)
+
 
 @dataclass(slots=True)
 class _Control:
@@ -201,7 +207,17 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     threads = stack.enter_context(Threads("roles", 2))
     roles = AssumableRoles(role_check(settings, key, equipment.roles.sts, threads))
     microvms = await stack.enter_async_context(
-        MicroVms(store, link, edge.routes, cursors, time.time, managed, networks, roles)
+        MicroVms(
+            store,
+            link,
+            edge.routes,
+            cursors,
+            time.time,
+            managed,
+            networks,
+            roles,
+            KeyGate(link.check_keys),
+        )
     )
     images = Images(store, link, cursors, time.time, managed, settings.image.sizes, networks, roles)
     connectors = Connectors(

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 import structlog
 
 from microvmd.control.egress import ConnectorUse
+from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
@@ -96,6 +97,7 @@ class MicroVms:
         managed: ManagedImages,
         networks: EgressMap | None = None,
         roles: AssumableRoles | None = None,
+        keys: KeyGate | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -106,6 +108,7 @@ class MicroVms:
         self._managed = managed
         self._use = ConnectorUse(managed.region, networks or EgressMap())
         self._roles = roles or AssumableRoles()
+        self._keys = keys or KeyGate()
         self._live: dict[str, MicroVm] = {}
         self._timings: dict[str, dict[str, Mapping[str, float]]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -127,9 +130,11 @@ class MicroVms:
 
     async def run(self, account: str, request: Mapping[str, Any]) -> MicroVm:
         """RunMicrovm: PENDING is committed, the node begins. Replays by client token."""
-        return await self._own(self._run(account, request))
+        return await self._own(
+            self._keys.granted(lambda proven: self._run(account, request, proven))
+        )
 
-    async def _run(self, account: str, request: Mapping[str, Any]) -> MicroVm:
+    async def _run(self, account: str, request: Mapping[str, Any], proven: bool) -> MicroVm:
         arn = ImageArn.parse(request["imageIdentifier"])
         ingress = resolve_ingress(request.get("ingressNetworkConnectors"), self._region)
         egress = resolve_egress(request.get("egressNetworkConnectors"), self._region)
@@ -160,9 +165,11 @@ class MicroVms:
                 kms_key=request.get("kmsKeyIdentifier"),
                 run_hook_payload=request.get("runHookPayload"),
             )
+            spec = self._spec(tx, microvm, version)
+            self._keys.demand(spec, proven=proven)
             tx.add_microvm(microvm)
             remember(tx, account, "RunMicrovm", request, microvm.microvm_id, now)
-            return microvm, self._spec(tx, microvm, version)
+            return microvm, spec
 
         microvm, spec = await self._store.run(decide)
         if spec is not None:
@@ -210,7 +217,10 @@ class MicroVms:
         await self._asked(account, microvm_id, Event.SUSPEND_REQUESTED)
 
     async def resume(self, account: str, microvm_id: str) -> None:
-        await self._asked(account, microvm_id, Event.RESUME_REQUESTED)
+        await self.get(account, microvm_id)
+        await self._keys.granted(
+            lambda proven: self._decide(microvm_id, Event.RESUME_REQUESTED, key_proven=proven)
+        )
 
     async def terminate(self, account: str, microvm_id: str) -> None:
         await self._asked(account, microvm_id, Event.TERMINATE_REQUESTED)
@@ -306,8 +316,11 @@ class MicroVms:
         generation: int | None = None,
         reason: str | None = None,
         edge_address: str | None = None,
+        key_proven: bool = True,
     ) -> MicroVm:
-        return await self._own(self._decided(microvm_id, event, generation, reason, edge_address))
+        return await self._own(
+            self._decided(microvm_id, event, generation, reason, edge_address, key_proven)
+        )
 
     async def _own(self, deciding: Coroutine[Any, Any, T]) -> T:
         """Decide in a task of our own; an error is the caller's and no fault of the others.
@@ -326,6 +339,7 @@ class MicroVms:
         generation: int | None,
         reason: str | None,
         edge_address: str | None,
+        key_proven: bool,
     ) -> MicroVm:
         Decision = tuple[MicroVm, bool, tuple[Effect, ...], MicrovmSpec | None]
 
@@ -341,9 +355,10 @@ class MicroVms:
                 reason=reason,
                 edge_address=edge_address,
             )
+            spec = self._spec_again(tx, after) if Effect.RESUME in effects else None
+            self._keys.demand(spec, proven=key_proven)
             if after is not before:
                 tx.save_microvm(after)
-            spec = self._spec_again(tx, after) if Effect.RESUME in effects else None
             return after, after is not before, effects, spec
 
         async with self._locks[microvm_id]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
+from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
@@ -102,13 +103,14 @@ async def plane(
     directory: Path,
     managed: ManagedImages = ManagedImages(REGION),  # noqa: B008 - frozen
     networks: EgressMap | None = None,
+    keys: KeyGate | None = None,
 ) -> AsyncIterator[Plane]:
     """A control plane over a database in ``directory``; open it again to play a restart."""
     node, routes, clock = RecordingNode(), RouteTable(), Clock()
     cursors = Cursors(b"k" * 32)
     async with (
         Store.at(directory / "state.db") as store,
-        MicroVms(store, node, routes, cursors, clock, managed, networks) as microvms,
+        MicroVms(store, node, routes, cursors, clock, managed, networks, keys=keys) as microvms,
     ):
         images = Images(store, node, cursors, clock, managed, networks=networks)
         connectors = Connectors(store, node, cursors, clock, REGION, networks=networks)
