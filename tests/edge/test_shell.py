@@ -288,6 +288,9 @@ def test_without_the_service_there_are_no_shells() -> None:
             assert refused.value.response.body == b""
             async with w.client() as client:
                 assert (await w.get(client, "vm-a", "/", w.auth("vm-a"))).status_code == 200
+            runs(w)
+            async with running(w, stop=False), connected(w) as socket:
+                await says(socket, "$ ")
 
     asyncio.run(scenario())
 
