@@ -63,9 +63,9 @@ def _resolve(
         return (managed_arn(default, region),)
     for arn in asked:
         if not is_connector_arn(arn):
-            raise ValidationError(f"Malformed network connector ARN: {arn}")
+            raise ValidationError("Malformed network connector ARN")
         if not is_own(arn) and name_of(arn) not in {item.value for item in allowed}:
-            raise ValidationError(f"Unrecognized managed network connector ARN: {arn}")
+            raise ValidationError("Unrecognized managed network connector ARN")
         if is_own(arn) and not own:
             raise ValidationError(f"Network connector is not for ingress: {arn}")
     return tuple(asked)
