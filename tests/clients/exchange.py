@@ -5,6 +5,7 @@ also inside an ARN or a path, so that what belongs together is compared too. Eve
 literal: members, nulls, numbers, texts. The order of members is not compared.
 """
 
+import base64
 import json
 import re
 import time
@@ -20,7 +21,7 @@ _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?P<fraction>\.\d+)?Z")
 _EPOCH = re.compile(r"\d{10}(?P<fraction>\.\d{1,3})?")
 _BUCKET = re.compile(r"(?P<state>[A-Z_]+)#\d{8}")
 _CURSOR = re.compile(r"[A-Za-z0-9_=-]{20,}")
-_TOKEN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2,4}")
+_TOKEN = re.compile(r"(?P<header>[A-Za-z0-9_-]+)(\.[A-Za-z0-9_-]*){4}")
 MADE_UP = "00000000-"
 """How ids begin that the test made up: they are literal."""
 _NEAR_SECONDS = 600
@@ -76,8 +77,9 @@ class Names:
     def _string(self, value: str, member: str) -> str:
         if member in ("nextToken", "NextMarker") and _CURSOR.fullmatch(value):
             return self.name(member, value)
-        if member == "X-aws-proxy-auth" and _TOKEN.fullmatch(value):
-            return "<token>"
+        if member == "X-aws-proxy-auth" and (token := _TOKEN.fullmatch(value)):
+            header = json.loads(base64.urlsafe_b64decode(token["header"] + "=="))
+            return f"<token, {header['alg']}, {header['enc']}>"
         if iso := _ISO.fullmatch(value):
             return f"<iso 8601{_digits(iso)}>"
         if bucket := _BUCKET.fullmatch(value):

@@ -38,10 +38,10 @@ def test_unset_members_are_null(operations: dict[str, Operation]) -> None:
         "idlePolicy",
         "terminatedAt",
         "stateReason",
-        "kmsKeyIdentifier",
         "ingressNetworkConnectors",
         "egressNetworkConnectors",
     )
+    # No recorded body has kmsKeyIdentifier, which is newer than they are.
     assert body == _MICROVM | {"startedAt": 1753862400.124} | dict.fromkeys(unset)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from microvmd.api.operations import Operation
-from microvmd.api.validate import compile_pattern, validate
+from microvmd.api.validate import compile_pattern, java_order, validate
 from microvmd.model.errors import ValidationError
 
 _ROLE = "arn:aws:iam::123456789012:role/build"
@@ -138,16 +138,40 @@ def test_paths_are_camel_case(operations: dict[str, Operation]) -> None:
 
 
 def test_all_failures_in_one_message(operations: dict[str, Operation]) -> None:
-    text = _message(operations["CreateMicrovmImage"], {"name": ""})
-    assert text == (
-        "5 validation errors detected: "
-        f"Value null at 'baseImageArn' {_NULL}; Value null at 'buildRoleArn' {_NULL}; "
-        f"Value null at 'codeArtifact' {_NULL}; "
-        "Value '' at 'name' failed to satisfy constraint: Member must have length greater than or "
-        "equal to 1; "
-        "Value '' at 'name' failed to satisfy constraint: Member must satisfy regular expression "
-        "pattern: [a-zA-Z0-9-_]+"
+    text = _message(operations["CreateMicrovmImage"], {"name": "x"})
+    assert text == (  # recorded, in this order
+        "3 validation errors detected: "
+        f"Value null at 'baseImageArn' {_NULL}; Value null at 'codeArtifact' {_NULL}; "
+        f"Value null at 'buildRoleArn' {_NULL}"
     )
+
+
+def test_two_constraints_of_one_member(operations: dict[str, Operation]) -> None:
+    text = _message(
+        operations["ListMicrovmImageVersions"], {"imageIdentifier": "", "maxResults": 0}
+    )
+    assert text.startswith("2 validation errors detected: Value '")
+    text = _message(operations["UntagResource"], {"Resource": "", "TagKeys": ["a"]})
+    assert text.startswith(
+        "2 validation errors detected: Value '' at 'resource' failed to satisfy constraint: "
+        "Member must have length greater than or equal to 1; Value '' at 'resource'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "listed"),
+    [
+        # As public messages of other services have them.
+        (("TopicArn", "Label", "AWSAccountId", "ActionName"), "AWSAccountId Label ActionName"),
+        (("ReadCapacityUnits", "WriteCapacityUnits"), "WriteCapacityUnits ReadCapacityUnits"),
+        (("AttributeName", "AttributeType"), "AttributeType AttributeName"),
+        (("UserPoolId", "Username", "GroupName"), "GroupName Username"),
+        (("domain", "execution"), "execution domain"),
+    ],
+)
+def test_members_come_as_in_a_java_hash_map(members: tuple[str, ...], listed: str) -> None:
+    shown = listed.split()
+    assert [name for name in java_order(members) if name in shown] == shown
 
 
 def test_two_members_of_a_union(operations: dict[str, Operation]) -> None:
