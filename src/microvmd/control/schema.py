@@ -95,4 +95,50 @@ connector_versions = Table(
     Column("document", Text, nullable=False),
     PrimaryKeyConstraint("connector_id", "number"),
     Index("connector_versions_by_state", "state"),
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account", String(12), primary_key=True),
+    Column("name", String(50), nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("account", String(12), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("created_at", Float, nullable=False),
+)
+
+user_policies = Table(
+    "user_policies",
+    metadata,
+    Column("account", String(12), primary_key=True),
+    Column("user", String(64), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("document", Text, nullable=False),
+)
+
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("access_key", String(32), primary_key=True),
+    Column("account", String(12), nullable=False),
+    Column("user", String(64), nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("ends_at", Float, nullable=True),
+    Column("last_used_at", Float, nullable=True),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("access_key", String(32), primary_key=True),
+    Column("account", String(12), nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Index("sessions_by_account", "account", "expires_at"),
 )

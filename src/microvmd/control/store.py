@@ -19,7 +19,11 @@ from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, e
 from sqlalchemy import update as update_rows
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
+<<<<<<< HEAD
 from microvmd.control.connector_rows import ConnectorRows
+=======
+from microvmd.control.identity_rows import IdentityRows
+>>>>>>> abc2603 (WIP)
 from microvmd.control.schema import client_tokens, images, microvms, versions
 from microvmd.model.identifiers import ImageVersion
 from microvmd.model.image import Image, Version, VersionState
@@ -38,6 +42,11 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.connectors = ConnectorRows(connection)
+
+    @property
+    def identities(self) -> IdentityRows:
+        """Accounts, users, policies, keys and sessions."""
+        return IdentityRows(self._connection)
 
     def image(self, account: str, name: str) -> Image | None:
         row = self._one(
