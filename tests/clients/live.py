@@ -17,12 +17,17 @@ import uvicorn
 from botocore.config import Config
 from starlette.applications import Starlette
 
+from microvmd.api.authenticate import Authenticator
 from microvmd.api.connection import configure
-from microvmd.api.credentials import Identity, KeyRing
+from microvmd.api.credentials import Identity
 from microvmd.api.handlers import control_handlers
 from microvmd.api.listener import listen
 from microvmd.api.relay import Relay
 from microvmd.api.service import create_app
+from microvmd.cli.account_routes import account_routes
+from microvmd.cli.extensions import extension_routes
+from microvmd.cli.facts import ServiceFacts
+from microvmd.cli.identity import identities
 from microvmd.cli.local_aws import local_aws
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
@@ -34,6 +39,7 @@ from microvmd.control.tokens import TokenIssuer
 from microvmd.messages import node as messages
 from microvmd.model.identifiers import endpoint_name
 from microvmd.model.image import SnapshotSizes
+from microvmd.node.logs import LogStore
 from tests.clients.served import ServedLog, Witness
 
 ACCOUNT = "123456789012"
@@ -161,7 +167,7 @@ async def _serve(
     async with (
         Store.at(directory / "state.db") as store,
         local_aws(directory, directory / "local-aws.log", ACCOUNT, keep=False) as aws,
-        application(store, found.issuer, aws.socket) as app,
+        application(store, directory, found.issuer, aws.socket) as app,
     ):
         witnessed = Witness(app, found.served)
         server = uvicorn.Server(configure(witnessed))
@@ -175,10 +181,14 @@ async def _serve(
 
 @contextlib.asynccontextmanager
 async def application(
-    store: Store, issuer: TokenIssuer, aws_socket: Path | None = None
+    store: Store, directory: Path, issuer: TokenIssuer, aws_socket: Path | None = None
 ) -> AsyncIterator[Starlette]:
     """The API over control and store. Without a local AWS server, its services are refused."""
-    async with _control(store) as (images, microvms, connectors):
+    async with (
+        _control(store) as (images, microvms, connectors),
+        identities(store, directory / "keys", KEY) as who,
+        LogStore(directory / "logs") as logs,
+    ):
         handlers = control_handlers(
             images,
             microvms,
@@ -187,9 +197,23 @@ async def application(
             managed=MANAGED,
             endpoint_name=lambda endpoint: endpoint_name(endpoint, REGION, "microvm.localhost"),
         )
-        keys = KeyRing([KEY])
-        relay = None if aws_socket is None else Relay(aws_socket, keys)
-        yield create_app(handlers, keys, relay, region=REGION)
+        facts = ServiceFacts(ACCOUNT, store, microvms, logs, lambda _: None, _no_edge)
+        authenticate = Authenticator(who.ring, REGION)
+        yield create_app(
+            handlers,
+            who.ring,
+            None if aws_socket is None else Relay(aws_socket, who.ring),
+            region=REGION,
+            routes=[
+                *extension_routes(facts, authenticate, who.authorizer),
+                *account_routes(who.accounts, authenticate, ACCOUNT),
+            ],
+            authorize=who.authorizer,
+        )
+
+
+async def _no_edge() -> None:
+    """There is none whose health could be bad."""
 
 
 @contextlib.asynccontextmanager

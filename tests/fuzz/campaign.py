@@ -270,7 +270,7 @@ class Campaign:
 async def _service(directory: Path) -> AsyncIterator[ASGIApp]:
     async with (
         Store.at(directory / "state.db") as store,
-        application(store, TokenIssuer(directory / "keys")) as app,
+        application(store, directory, TokenIssuer(directory / "keys")) as app,
     ):
         yield app
 

@@ -1,5 +1,6 @@
 """Who calls: from the signature of a request to the context that handlers get."""
 
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -31,10 +32,10 @@ class Authenticator:
         self._region = region
         self._clock = clock
 
-    async def __call__(self, request: Request) -> None:
-        """Raise SignatureError unless a known key signed the request; for our own routes."""
+    async def __call__(self, request: Request) -> tuple[RequestContext, bytes]:
+        """For our own routes: SignatureError unless a known key signed the request."""
         signed = signed_request(request.scope)
-        await self.check(request, signed, read_signature(signed), "")
+        return await self.check(request, signed, read_signature(signed), str(uuid.uuid4()))
 
     async def check(
         self, request: Request, signed: SignedRequest, claim: Signature, request_id: str
@@ -52,6 +53,8 @@ class Authenticator:
             access_key=identity.access_key,
             request_id=request_id,
             now=now,
+            caller=await self._credentials.caller(identity, now),
+            source_ip=None if request.client is None else request.client.host,
         )
         return context, body
 

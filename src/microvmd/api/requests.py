@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from microvmd.api.errors import BodyTimeout, BodyTooLarge
 from microvmd.api.signed import SignedRequest
+from microvmd.model.caller import Caller
 
 BODY_LIMIT = 1 << 20
 BODY_SECONDS = 30.0
@@ -24,6 +25,9 @@ class RequestContext:
     access_key: str
     request_id: str
     now: datetime
+    caller: Caller | None = None
+    """What it may do; None may do nothing (authorize.py)."""
+    source_ip: str | None = None
 
 
 def signed_request(scope: Scope) -> SignedRequest:

@@ -30,9 +30,10 @@ from microvmd.api.serialize import WireResponse, serialize_error, serialize_resp
 from microvmd.api.signed import Signature, SignedRequest
 from microvmd.api.sigv4 import read_signature
 from microvmd.api.validate import validate
-from microvmd.model.errors import ApiError, InternalError
+from microvmd.model.errors import AccessDenied, ApiError, InternalError
 
 Handler = Callable[[RequestContext, dict[str, Any]], Awaitable[Mapping[str, Any]]]
+Authorize = Callable[[RequestContext, Operation, Mapping[str, Any]], Awaitable[None]]
 
 _log = structlog.get_logger("microvmd.api")
 
@@ -72,15 +73,19 @@ def create_app(
     region: str | None = None,
     routes: Sequence[BaseRoute] = (),
     clock: Clock = wall_clock,
+    authorize: Authorize | None = None,
 ) -> Starlette:
     """Build the application; IncompleteService when an operation of the model has no handler.
 
     ``region``: requests signed for another one are refused; None takes any.
+    ``authorize`` raises AccessDenied where a caller may not; without it only who may do
+    everything is let in.
     ``routes`` (our own pages, such as ``/microvmd/v1``) are looked at before the AWS surface.
     """
     operations = load_operations()
     authenticator = Authenticator(credentials, region, clock)
-    service = _Service(operations, dispatch_table(operations, handlers), authenticator, aws_relay)
+    table = dispatch_table(operations, handlers)
+    service = _Service(operations, table, authenticator, aws_relay, authorize or _unrestricted_only)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -125,11 +130,13 @@ class _Service:
         table: Mapping[str, Handler],
         authenticator: Authenticator,
         relay: AwsRelay | None,
+        authorize: Authorize,
     ) -> None:
         self._router = Router(operations)
         self._table = table
         self._authenticator = authenticator
         self._relay = relay
+        self._authorize = authorize
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -178,6 +185,7 @@ class _Service:
         try:
             request = parse_request(match, signed.query, dict(signed.headers), body)
             validate(operation.input, request)
+            await self._authorize(context, operation, request)
             result = await self._table[operation.name](context, request)
             return Answer(_response(serialize_response(operation, result)), operation.name)
         except ApiError as error:
@@ -187,6 +195,14 @@ class _Service:
                 "internal error", operation=operation.name, request_id=context.request_id
             )
             return _failed(context.request_id, operation)
+
+
+async def _unrestricted_only(
+    context: RequestContext, operation: Operation, request: object
+) -> None:
+    """Of a server that cannot judge: whoever may do everything needs no judgement."""
+    if context.caller is None or not context.caller.unrestricted:
+        raise AccessDenied("This server lets callers in that may do everything, and no others.")
 
 
 def _refused(error: ApiError, operation: Operation | None = None) -> Answer:

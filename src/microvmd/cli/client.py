@@ -5,12 +5,13 @@ Nothing here knows how the service works inside; a command can do no more than a
 
 import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import boto3
 import httpx
@@ -129,11 +130,25 @@ class Service:
             for line in answer.iter_lines():
                 yield LogLine(**json.loads(line))
 
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Any:  # noqa: ANN401 - JSON of one of our own endpoints
+        """A signed request to one of our own endpoints; an error is a Failure."""
+        content = b"" if body is None else json.dumps(body).encode()
+        with self._open(path, query or {}, method, content) as answer:
+            return json.loads(answer.read())
+
     @contextmanager
-    def _open(self, path: str, query: dict[str, str]) -> Iterator[httpx.Response]:
-        """A signed GET of one of our own endpoints; an answer other than 200 is a Failure."""
-        url = str(httpx.URL(f"{self.endpoint_url}{PREFIX}{path}", params=query))
-        request = AWSRequest("GET", url)
+    def _open(
+        self, path: str, query: Mapping[str, str], method: str = "GET", content: bytes = b""
+    ) -> Iterator[httpx.Response]:
+        """A signed request to one of our own endpoints; anything but 200 is a Failure."""
+        url = str(httpx.URL(f"{self.endpoint_url}{PREFIX}{quote(path)}", params=query))
+        request = AWSRequest(method, url, data=content)
         credentials = self.session.get_credentials()
         if credentials is None:
             raise Failure(f"profile {self.settings.profile} has no keys", START)
@@ -142,7 +157,7 @@ class Service:
         limits = httpx.Timeout(10, read=None)
         with (
             httpx.Client(timeout=limits, trust_env=False) as client,
-            client.stream("GET", url, headers=headers) as answer,
+            client.stream(method, url, headers=headers, content=content) as answer,
         ):
             if answer.status_code != 200:
                 answer.read()

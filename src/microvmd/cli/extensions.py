@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from microvmd import __version__
 from microvmd.api.errors import wire_error
+from microvmd.api.requests import RequestContext
 from microvmd.model.errors import ApiError, ValidationError
 
 PREFIX = "/microvmd/v1"
@@ -84,19 +85,27 @@ class Facts(Protocol):
 
     async def health(self) -> Health: ...
 
-    async def microvm(self, microvm_id: str) -> MicrovmFacts: ...
+    async def microvm(self, account: str, microvm_id: str) -> MicrovmFacts: ...
 
     def logs(
-        self, group: str, stream: str | None, *, since: float, follow: bool
+        self, account: str, group: str, stream: str | None, *, since: float, follow: bool
     ) -> AsyncGenerator[LogLine, None]: ...
 
 
-Authenticate = Callable[[Request], Awaitable[None]]
+Authenticate = Callable[[Request], Awaitable[tuple[RequestContext, bytes]]]
 """Raises an ApiError (AccessDenied, SignatureError) unless the request is signed by a known key."""
 
 
-def extension_routes(facts: Facts, authenticate: Authenticate) -> list[Route]:
-    """The routes to mount beside the AWS operations."""
+class Authorize(Protocol):
+    """Raises AccessDenied unless the caller may do this (api/authorize.py)."""
+
+    async def microvm(self, context: RequestContext, action: str, microvm_id: str) -> None: ...
+
+    def thing(self, context: RequestContext, action: str, resource: str) -> None: ...
+
+
+def extension_routes(facts: Facts, authenticate: Authenticate, authorize: Authorize) -> list[Route]:
+    """The routes to mount beside the AWS operations. Rights are those of the nearest AWS call."""
 
     async def health(_: Request) -> Response:
         found = await facts.health()
@@ -104,19 +113,24 @@ def extension_routes(facts: Facts, authenticate: Authenticate) -> list[Route]:
         return JSONResponse(body, status_code=200 if found.status == "ok" else 503)
 
     async def microvm(request: Request) -> Response:
-        await authenticate(request)
-        return JSONResponse(asdict(await facts.microvm(request.path_params["microvm_id"])))
+        context, _ = await authenticate(request)
+        microvm_id = request.path_params["microvm_id"]
+        await authorize.microvm(context, "lambda:GetMicrovm", microvm_id)
+        return JSONResponse(asdict(await facts.microvm(context.account, microvm_id)))
 
     async def logs(request: Request) -> Response:
-        await authenticate(request)
+        context, _ = await authenticate(request)
         query = _LogQuery.of(request)
-        lines = facts.logs(query.group, query.stream, since=query.since, follow=query.follow)
+        authorize.thing(context, *query.right(context))
+        lines = facts.logs(
+            context.account, query.group, query.stream, since=query.since, follow=query.follow
+        )
         return StreamingResponse(_ndjson(lines), media_type="application/x-ndjson")
 
     return [
-        Route(f"{PREFIX}/health", _answering(health)),
-        Route(f"{PREFIX}/microvms/{{microvm_id}}", _answering(microvm)),
-        Route(f"{PREFIX}/logs", _answering(logs)),
+        Route(f"{PREFIX}/health", answering(health)),
+        Route(f"{PREFIX}/microvms/{{microvm_id}}", answering(microvm)),
+        Route(f"{PREFIX}/logs", answering(logs)),
     ]
 
 
@@ -126,6 +140,13 @@ class _LogQuery:
     stream: str | None
     since: float
     follow: bool
+
+    def right(self, context: RequestContext) -> tuple[str, str]:
+        """The action and resource that CloudWatch Logs has for this."""
+        group = f"arn:aws:logs:{context.region}:{context.account}:log-group:{self.group}"
+        if self.stream is None:
+            return "logs:FilterLogEvents", f"{group}:*"
+        return "logs:GetLogEvents", f"{group}:log-stream:{self.stream}"
 
     @classmethod
     def of(cls, request: Request) -> "_LogQuery":
@@ -143,9 +164,11 @@ class _LogQuery:
         return cls(group, query.get("stream") or None, since, follow == "true")
 
 
-def _answering(
+def answering(
     endpoint: Callable[[Request], Awaitable[Response]],
 ) -> Callable[[Request], Awaitable[Response]]:
+    """Turn errors into their AWS shape."""
+
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from microvmd.cli.extensions import Health, LogLine, MicrovmFacts, VmmFacts
-from microvmd.control.logs import run_log
+from microvmd.control.logs import own_group, run_log
 from microvmd.control.microvms import MicroVms
 from microvmd.control.store import Store, Transaction
 from microvmd.edge.stats import CommandFailed
@@ -45,14 +45,14 @@ class ServiceFacts:
         await self.store.run(lambda tx: tx.images(self.account, limit=1))
         return "ok"
 
-    async def microvm(self, microvm_id: str) -> MicrovmFacts:
-        microvm = await self.microvms.get(self.account, microvm_id)
+    async def microvm(self, account: str, microvm_id: str) -> MicrovmFacts:
+        microvm = await self.microvms.get(account, microvm_id)
         log = await self.store.run(lambda tx: _log_target(tx, microvm))
         return MicrovmFacts(
             microvm_id=microvm_id,
             state=microvm.state.value,
             generation=microvm.generation,
-            log_group=log.group,
+            log_group=log.group.removeprefix(own_group(account, "")),
             log_stream=log.stream,
             address=microvm.edge_address,
             vmm=self._vmm(microvm_id),
@@ -67,9 +67,10 @@ class ServiceFacts:
         return VmmFacts(identity.pid, identity.start_time, _pss(identity.pid))
 
     async def logs(
-        self, group: str, stream: str | None, *, since: float, follow: bool
+        self, account: str, group: str, stream: str | None, *, since: float, follow: bool
     ) -> AsyncGenerator[LogLine, None]:
-        """Lines of one stream, or of all streams of the group."""
+        """Lines of one stream, or of all streams of the account's group."""
+        group = own_group(account, group)
         if stream is None:
             lines = self._follow_group(group) if follow else self._read_group(group)
         else:

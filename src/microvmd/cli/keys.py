@@ -8,6 +8,7 @@ from pathlib import Path
 
 ACCESS_KEY_FILE = "access-key.json"
 CURSOR_KEY_FILE = "cursor.key"
+MASTER_KEY_FILE = "master.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,15 @@ def access_key(directory: Path) -> AccessKey:
 
 def cursor_key(directory: Path) -> bytes:
     """What seals the cursors of lists."""
-    path = directory / CURSOR_KEY_FILE
+    return _random_key(directory / CURSOR_KEY_FILE)
+
+
+def master_key(directory: Path) -> bytes:
+    """What seals the secrets in the store. Whoever backs up the store backs this up with it."""
+    return _random_key(directory / MASTER_KEY_FILE)
+
+
+def _random_key(path: Path) -> bytes:
     if not path.exists():
         _write(path, secrets.token_bytes(32))
     return path.read_bytes()

@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from microvmd import __version__
-from microvmd.cli import bases, doctor, images, microvms
+from microvmd.cli import accounts, bases, doctor, images, microvms
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
@@ -26,6 +26,10 @@ app = typer.Typer(
 )
 app.add_typer(images.app, name="images")
 app.add_typer(bases.app, name="base")
+app.add_typer(accounts.accounts, name="accounts")
+app.add_typer(accounts.users, name="users")
+app.add_typer(accounts.policies, name="policies")
+app.add_typer(accounts.keys, name="keys")
 for command in (
     microvms.run,
     microvms.ps,

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from microvmd.api.authenticate import Authenticator
 from microvmd.api.connection import configure
-from microvmd.api.credentials import Identity, KeyRing
+from microvmd.api.credentials import Identity
 from microvmd.api.handlers import control_handlers
 from microvmd.api.listener import listen
 from microvmd.api.relay import Relay
@@ -33,11 +33,13 @@ from microvmd.build.service import ImageBuilder
 from microvmd.build.workshop import Workshop
 from microvmd.cli import logs as own_log
 from microvmd.cli import profile
+from microvmd.cli.account_routes import account_routes
 from microvmd.cli.aws import aws_access, source_settings
 from microvmd.cli.endpoints import Endpoints
 from microvmd.cli.extensions import extension_routes
 from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.failure import Failure
+from microvmd.cli.identity import identities
 from microvmd.cli.keys import AccessKey, access_key, cursor_key
 from microvmd.cli.local_aws import local_aws
 from microvmd.cli.role_check import role_check
@@ -52,6 +54,7 @@ from microvmd.control.paging import Cursors
 from microvmd.control.reconcile import adopt_all, inventory, watch
 from microvmd.control.retention import forget_ended
 from microvmd.control.roles import AssumableRoles
+from microvmd.control.sealing import SecretsLocked
 from microvmd.control.store import Store
 from microvmd.control.tokens import TokenIssuer
 from microvmd.edge.config import EdgeSettings
@@ -101,6 +104,7 @@ START_FAILURES = (
     JailRootFailed,
     CgroupUnavailable,
     ProcessFailed,
+    SecretsLocked,
 )
 ROTATE_INTERVAL_S = 60.0
 GRACE_S = 2
@@ -279,8 +283,7 @@ async def _application(
     handlers: list[object],
     facts: ServiceFacts,
 ) -> ASGIApp:
-    ring = KeyRing([Identity(key.access_key, key.secret_key, settings.account)])
-    relay = None
+    aws = None
     if settings.aws.local:
         aws = await stack.enter_async_context(
             local_aws(
@@ -290,9 +293,22 @@ async def _application(
                 log_mib=settings.aws.local_log_mib,
             )
         )
-        relay = Relay(aws.socket, ring)
-    routes = extension_routes(facts, Authenticator(ring, settings.region))
-    return create_app(handlers, ring, relay, region=settings.region, routes=routes)
+    operator = Identity(key.access_key, key.secret_key, settings.account)
+    who = await stack.enter_async_context(identities(facts.store, settings.root / "keys", operator))
+    relay = None if aws is None else Relay(aws.socket, who.ring)
+    authenticate = Authenticator(who.ring, settings.region)
+    routes = [
+        *extension_routes(facts, authenticate, who.authorizer),
+        *account_routes(who.accounts, authenticate, settings.account),
+    ]
+    return create_app(
+        handlers,
+        who.ring,
+        relay,
+        region=settings.region,
+        routes=routes,
+        authorize=who.authorizer,
+    )
 
 
 @asynccontextmanager

@@ -62,7 +62,7 @@ class IdentityRows:
             )
         )
 
-    def keys(self) -> list[AccessKey]:
+    def access_keys(self) -> list[AccessKey]:
         return [AccessKey(**row) for row in self._rows(access_keys)]
 
     def add_key(self, key: AccessKey) -> None:
@@ -78,10 +78,12 @@ class IdentityRows:
     def remove_key(self, access_key: str) -> None:
         self._connection.execute(delete(access_keys).where(access_keys.c.access_key == access_key))
 
-    def sessions(self, after: float) -> list[tuple[str, str]]:
-        """Access key and sealed content of those that expire after a moment, soonest first."""
+    def sessions(self, after: float) -> list[tuple[str, str, float, str]]:
+        """Access key, account, end and sealed content of those that end after a moment."""
         query = (
-            select(sessions.c.access_key, sessions.c.sealed)
+            select(
+                sessions.c.access_key, sessions.c.account, sessions.c.expires_at, sessions.c.sealed
+            )
             .where(sessions.c.expires_at > after)
             .order_by(sessions.c.expires_at)
         )

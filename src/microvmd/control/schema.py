@@ -95,6 +95,7 @@ connector_versions = Table(
     Column("document", Text, nullable=False),
     PrimaryKeyConstraint("connector_id", "number"),
     Index("connector_versions_by_state", "state"),
+)
 
 accounts = Table(
     "accounts",

@@ -19,11 +19,8 @@ from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, e
 from sqlalchemy import update as update_rows
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-<<<<<<< HEAD
 from microvmd.control.connector_rows import ConnectorRows
-=======
 from microvmd.control.identity_rows import IdentityRows
->>>>>>> abc2603 (WIP)
 from microvmd.control.schema import client_tokens, images, microvms, versions
 from microvmd.model.identifiers import ImageVersion
 from microvmd.model.image import Image, Version, VersionState

@@ -14,7 +14,7 @@ Context = Mapping[str, tuple[str, ...]]
 """Condition keys in lower case; a key that the request does not have is absent."""
 
 ARN_SEGMENTS = 6
-_VARIABLE = re.compile(r"\$\{([^${}]*)\}")
+_VARIABLE = re.compile(r"\$\{([^{}]*)\}")
 _DEFAULT = re.compile(r"\s*([^,\s]+)\s*(?:,\s*'([^']*)'\s*)?")
 _LITERALS = frozenset("*?$")
 

@@ -3,12 +3,16 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.routing import Route
 
+from microvmd.api.authorize import Authorizer
+from microvmd.api.requests import RequestContext
 from microvmd.cli.extensions import (
     Health,
     LogLine,
@@ -16,8 +20,22 @@ from microvmd.cli.extensions import (
     VmmFacts,
     extension_routes,
 )
+from microvmd.control.subjects import Subject
+from microvmd.model.caller import Caller, CallerKind
 from microvmd.model.errors import AccessDenied, NotFound
+from microvmd.model.policy import Policy
 
+ACCOUNT = "123456789012"
+READS_ONE_LOG = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": {
+            "Effect": "Allow",
+            "Action": "logs:*",
+            "Resource": f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/g:*",
+        },
+    }
+)
 LINES = [LogLine(1.0, "a", "one"), LogLine(2.0, "b", "zwei ü"), LogLine(3.0, "a", "three")]
 
 
@@ -31,8 +49,8 @@ class MemoryFacts:
     async def health(self) -> Health:
         return Health(self.checks)
 
-    async def microvm(self, microvm_id: str) -> MicrovmFacts:
-        if microvm_id != "microvm-1":
+    async def microvm(self, account: str, microvm_id: str) -> MicrovmFacts:
+        if account != ACCOUNT or microvm_id != "microvm-1":
             raise NotFound(f"MicroVM not found: {microvm_id}")
         return MicrovmFacts(
             microvm_id="microvm-1",
@@ -46,8 +64,9 @@ class MemoryFacts:
         )
 
     async def logs(
-        self, group: str, stream: str | None, *, since: float, follow: bool
+        self, account: str, group: str, stream: str | None, *, since: float, follow: bool
     ) -> AsyncGenerator[LogLine, None]:
+        assert account == ACCOUNT
         self.followers += 1
         try:
             for line in LINES:
@@ -59,18 +78,49 @@ class MemoryFacts:
             self.followers -= 1
 
 
-async def _authenticate(request: Request) -> None:
-    if request.headers.get("authorization") != "signed":
-        raise AccessDenied("not signed")
+class NoSubjects:
+    """Nothing exists: policies see identifiers as they came."""
+
+    async def microvm(self, account: str, microvm_id: str) -> Subject:
+        return Subject(None)
+
+    async def image(self, account: str, identifier: str) -> Subject:
+        return Subject(identifier)
+
+    async def connector(self, account: str, region: str, identifier: str) -> Subject:
+        return Subject(identifier)
 
 
-def _get(path: str, facts: MemoryFacts | None = None, *, signed: bool = True) -> httpx.Response:
-    app = Starlette(routes=list(extension_routes(facts or MemoryFacts(), _authenticate)))
+def _context(caller: Caller) -> RequestContext:
+    return RequestContext(
+        ACCOUNT, "us-east-1", "AKIA", "r", datetime(2026, 7, 30, tzinfo=UTC), caller
+    )
+
+
+async def _authenticate(request: Request) -> tuple[RequestContext, bytes]:
+    signer = request.headers.get("authorization")
+    if signer == "signed":
+        return _context(Caller.root(ACCOUNT)), b""
+    if signer == "restricted":
+        allowed = Policy.parse(READS_ONE_LOG)
+        arn = f"arn:aws:iam::{ACCOUNT}:user/reader"
+        return _context(Caller(arn, ACCOUNT, CallerKind.USER, "reader", (allowed,))), b""
+    raise AccessDenied("not signed")
+
+
+def _routes(facts: MemoryFacts | None = None) -> list[Route]:
+    return extension_routes(facts or MemoryFacts(), _authenticate, Authorizer(NoSubjects()))
+
+
+def _get(
+    path: str, facts: MemoryFacts | None = None, *, signed: bool = True, signer: str = "signed"
+) -> httpx.Response:
+    app = Starlette(routes=_routes(facts))
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-            return await client.get(path, headers={"authorization": "signed"} if signed else {})
+            return await client.get(path, headers={"authorization": signer} if signed else {})
 
     return asyncio.run(ask())
 
@@ -101,6 +151,18 @@ def test_facts() -> None:
     assert _get("/microvmd/v1/microvms/microvm-2").status_code == 404
 
 
+def test_rights_are_those_of_the_nearest_aws_call() -> None:
+    for path, status in (
+        ("logs?group=/g", 200),
+        ("logs?group=/g&stream=a", 200),
+        ("logs?group=/other", 403),
+        ("microvms/microvm-1", 403),
+    ):
+        answer = _get(f"/microvmd/v1/{path}", signer="restricted")
+        assert answer.status_code == status, path
+    assert "lambda:GetMicrovm on resource: arn:aws:lambda:us-east-1" in answer.json()["message"]
+
+
 def test_logs_by_stream_and_time() -> None:
     answer = _get("/microvmd/v1/logs?group=/g&stream=a&since=2")
     assert [json.loads(line)["message"] for line in answer.text.splitlines()] == ["three"]
@@ -123,7 +185,7 @@ def test_bad_queries(query: str) -> None:
 
 def test_a_follower_that_leaves_is_let_go() -> None:
     facts = MemoryFacts()
-    app = Starlette(routes=list(extension_routes(facts, _authenticate)))
+    app = Starlette(routes=_routes(facts))
     sent: list[bytes] = []
 
     async def follow() -> None:

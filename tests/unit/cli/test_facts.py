@@ -21,6 +21,7 @@ from tests.unit.control.plane import ACCOUNT, IMAGE_ARN, Plane, plane
 pytestmark = pytest.mark.anyio
 
 GROUP = "/aws/lambda-microvms/app"
+OWN_GROUP = f"{ACCOUNT}:{GROUP}"
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Service:
         found = []
         async with (
             asyncio.timeout(10),
-            aclosing(self.facts.logs(GROUP, stream, since=since, follow=follow)) as lines,
+            aclosing(self.facts.logs(ACCOUNT, GROUP, stream, since=since, follow=follow)) as lines,
         ):
             async for line in lines:
                 found.append((line.stream, line.message))
@@ -82,13 +83,13 @@ async def test_facts_of_a_microvm(tmp_path: Path) -> None:
     async with service(tmp_path) as s:
         await s.plane.built()
         microvm = await s.plane.microvms.run(ACCOUNT, {"imageIdentifier": IMAGE_ARN})
-        before = await s.facts.microvm(microvm.microvm_id)
+        before = await s.facts.microvm(ACCOUNT, microvm.microvm_id)
         assert (before.state, before.vmm, before.address) == ("PENDING", None, None)
 
         timings = {"vmm": 20.0, "total": 41.5}
         await s.plane.microvms.report(Started(microvm.microvm_id, 1, "10.200.0.2", timings))
         s.vmms[microvm.microvm_id] = VmmRecord(ProcessIdentity.of(os.getpid()), "mv-1")
-        facts = await s.facts.microvm(microvm.microvm_id)
+        facts = await s.facts.microvm(ACCOUNT, microvm.microvm_id)
         assert (facts.state, facts.generation, facts.address) == ("RUNNING", 1, "10.200.0.2")
         assert facts.log_group == GROUP
         assert facts.log_stream == f"1970/01/01[1.0]{microvm.microvm_id}"
@@ -99,17 +100,29 @@ async def test_facts_of_a_microvm(tmp_path: Path) -> None:
         assert facts.vmm.pss_bytes > 1 << 20
 
 
+async def test_another_account_sees_neither_facts_nor_logs(tmp_path: Path) -> None:
+    other = "111122223333"
+    async with service(tmp_path) as s:
+        await s.plane.built()
+        microvm = await s.plane.microvms.run(ACCOUNT, {"imageIdentifier": IMAGE_ARN})
+        with pytest.raises(NotFound):
+            await s.facts.microvm(other, microvm.microvm_id)
+        await s.logs.append(OWN_GROUP, "run", ["secret"])
+        lines = s.facts.logs(other, GROUP, None, since=0, follow=False)
+        assert [line async for line in lines] == []
+
+
 async def test_an_unknown_microvm(tmp_path: Path) -> None:
     async with service(tmp_path) as s:
         with pytest.raises(NotFound):
-            await s.facts.microvm("microvm-none")
+            await s.facts.microvm(ACCOUNT, "microvm-none")
 
 
 async def test_logs_of_a_stream_and_of_a_group(tmp_path: Path) -> None:
     async with service(tmp_path) as s:
-        await s.logs.append(GROUP, "run", ["one"], at=10.0)
-        await s.logs.append(GROUP, "build/1.0/b", ["STEP 1/1: FROM scratch"], at=5.0)
-        await s.logs.append(GROUP, "run", ["two"], at=20.0)
+        await s.logs.append(OWN_GROUP, "run", ["one"], at=10.0)
+        await s.logs.append(OWN_GROUP, "build/1.0/b", ["STEP 1/1: FROM scratch"], at=5.0)
+        await s.logs.append(OWN_GROUP, "run", ["two"], at=20.0)
         assert await s.lines("run") == [("run", "one"), ("run", "two")]
         assert await s.lines("run", since=15) == [("run", "two")]
         build = ("build/1.0/b", "STEP 1/1: FROM scratch")
@@ -121,15 +134,15 @@ async def test_logs_of_a_stream_and_of_a_group(tmp_path: Path) -> None:
 async def test_more_lines_than_a_page(tmp_path: Path) -> None:
     async with service(tmp_path) as s:
         texts = [str(number) for number in range(2500)]
-        await s.logs.append(GROUP, "run", texts)
+        await s.logs.append(OWN_GROUP, "run", texts)
         assert await s.lines("run", count=5000) == [("run", text) for text in texts]
 
 
 @pytest.mark.parametrize("stream", ["run", None])
 async def test_followers_get_what_comes_later(stream: str | None, tmp_path: Path) -> None:
     async with service(tmp_path) as s, asyncio.TaskGroup() as tasks:
-        await s.logs.append(GROUP, "run", ["old"])
+        await s.logs.append(OWN_GROUP, "run", ["old"])
         followed = tasks.create_task(s.lines(stream, follow=True, count=2))
         await s.logs.flush()
-        await s.logs.append(GROUP, "run", ["new"])
+        await s.logs.append(OWN_GROUP, "run", ["new"])
         assert await followed == [("run", "old"), ("run", "new")]

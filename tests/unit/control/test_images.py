@@ -38,7 +38,7 @@ async def test_create_build_and_run_state(tmp_path: Path) -> None:
         assert (view.image.state, str(version.number)) == (ImageState.CREATING, "1.0")
         assert version.config.environment == {}
         command = build_command(p)
-        assert command.log.group == "/aws/lambda-microvms/app"
+        assert command.log.group == f"{ACCOUNT}:/aws/lambda-microvms/app"
         await p.images.report(BuildStarted(command.version, command.build_id))
         await p.images.report(
             BuildFailed(command.version, command.build_id, "The container image build failed.")

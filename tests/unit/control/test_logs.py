@@ -12,6 +12,7 @@ from microvmd.model.microvm import MicroVm, Phase
 from tests.unit.control.plane import ACCOUNT, IMAGE_ARN
 
 GROUP = "/aws/lambda-microvms/app"
+OWN_GROUP = f"{ACCOUNT}:{GROUP}"
 RUN_STREAM = "2001/09/09[2.0]microvm-1"
 BUILD_STREAM = "build/2.0/b-1"
 BUILD_ROLE = f"arn:aws:iam::{ACCOUNT}:role/build"
@@ -43,8 +44,8 @@ def microvm(logging: Logging | None = None, role: str | None = ROLE) -> MicroVm:
 
 @pytest.mark.parametrize("logging", [None, OWN, OFF])
 def test_the_own_store_knows_default_names_only(logging: Logging | None) -> None:
-    assert run_log(microvm(logging), version()) == LogTarget(GROUP, RUN_STREAM)
-    assert build_log(version(logging)) == LogTarget(GROUP, BUILD_STREAM)
+    assert run_log(microvm(logging), version()) == LogTarget(OWN_GROUP, RUN_STREAM)
+    assert build_log(version(logging)) == LogTarget(OWN_GROUP, BUILD_STREAM)
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ async def test_start_command_carries_what_the_node_needs(tmp_path: Path) -> None
         assert isinstance(command, StartMicrovm)
         assert command.spec.run_hook_payload == "p"
         assert command.spec.size.peak_mib == 2048
-        assert command.spec.log.group == "/aws/lambda-microvms/app"
+        assert command.spec.log.group == f"{ACCOUNT}:/aws/lambda-microvms/app"
         assert command.spec.log.stream == f"1970/01/01[1.0]{vm.microvm_id}"
 
 

@@ -113,4 +113,4 @@ async def test_the_node_is_told_of_the_execution_role(tmp_path: Path) -> None:
     async with plane(tmp_path) as p:
         spec = spec_of(microvm(execution_role_arn=role), await version(p), INTERNET)
     assert spec.execution_role_arn == role
-    assert spec.delivery == LogDelivery(spec.log.group, spec.log.stream, role)
+    assert spec.delivery == LogDelivery("/aws/lambda-microvms/app", spec.log.stream, role)
