@@ -244,6 +244,8 @@ class Service:
             "VMM_UID_FIRST": self.place.first_uid,
             "VMM_UID_COUNT": UIDS,
             "BUILD_ISOLATION": "namespace",
+            # A key that is disabled takes effect at once.
+            "ENCRYPTION_KEY_CACHE_SECONDS": 0,
         }
         if SYSTEM_CA.exists():
             settings["BUILD_CA_BUNDLE"] = SYSTEM_CA
@@ -532,7 +534,17 @@ class Service:
         found += [f"half-written {path}" for path in (self.root / "tmp").glob("*")]
         files = {path.name for path in (self.root / "microvms").glob("*")}
         found += [f"files of {name}" for name in files ^ alive]
+        owned = {self.plain / "microvms" / name for name in running}
+        places = (*self.plain.glob("microvms/*"), *self.plain.glob("builds/*"))
+        found += [f"plain files {path}" for path in places if path not in owned]
+        if self.plain.exists() and not running:
+            found.append(f"plain directory {self.plain}")
         return found
+
+    @property
+    def plain(self) -> Path:
+        """Where plain files of encrypted snapshots are, while a VMM uses them."""
+        return self.place.run / "plain"
 
     def check_strays(self) -> None:
         """Fail when something of an ended MicroVM or build stays."""
@@ -608,6 +620,7 @@ class Service:
         poll(lambda: None if self.processes() else True, limit=SETTLE_LIMIT)
         for path in (self.place.run / "netns").glob("*"):
             subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)
+        subprocess.run(["umount", "--lazy", str(self.plain)], check=False, capture_output=True)
         for hierarchy in find_hierarchies():
             group = hierarchy.root / self.group
             for path in (*group.glob("*/"), group):
