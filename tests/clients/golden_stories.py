@@ -94,6 +94,7 @@ def create_image(raw: Recorder) -> None:
     )
     raw("create-image-name-taken", RECORDED, "POST", IMAGES, LEAST | {"name": "least"})
     raw("create-image-members-missing", RECORDED, "POST", IMAGES, {"name": "x"})
+    raw("create-image-bad-name", RECORDED, "POST", IMAGES, LEAST | {"name": "bad name!"})
     raw("create-image-bad-members", CHOSEN, "POST", IMAGES, LEAST | BAD)
     raw("create-image-not-json", CHOSEN, "POST", IMAGES, body=b'{"name": ')
     raw("create-image-wrong-type", CHOSEN, "POST", IMAGES, LEAST | {"name": ["x"]})
@@ -151,7 +152,7 @@ def versions(raw: Recorder) -> None:
     raw("get-version", RECORDED, "GET", f"{path}/1.0")
     raw("get-version-whole", CHOSEN, "GET", f"{path}/3.0")
     raw("get-version-unknown", RECORDED, "GET", f"{path}/9.0")
-    raw("get-version-of-unknown-image", CHOSEN, "GET", f"{IMAGES}/{arn('ghost')}/versions/1.0")
+    raw("get-version-of-unknown-image", RECORDED, "GET", f"{IMAGES}/{arn('ghost')}/versions/1.0")
     raw("list-versions", RECORDED, "GET", f"{IMAGES}/{arn('whole')}/versions")
     raw("list-versions-first-page", CHOSEN, "GET", f"{path}?maxResults=1")
     raw("list-versions-of-unknown-image", CHOSEN, "GET", f"{IMAGES}/{arn('ghost')}/versions")
@@ -163,7 +164,7 @@ def versions(raw: Recorder) -> None:
     raw("run-inactive-version", RECORDED, "POST", RUNS, pinned)
     raw("update-version-bad-status", CHOSEN, "PATCH", f"{path}/2.0", {"status": "OFF"})
     raw("update-version-unknown", CHOSEN, "PATCH", f"{path}/9.0", {"status": "ACTIVE"})
-    raw("delete-version", CHOSEN, "DELETE", f"{path}/1.0")
+    raw("delete-version", RECORDED, "DELETE", f"{path}/1.0")
     raw("delete-version-unknown", CHOSEN, "DELETE", f"{path}/9.0")
     raw("delete-last-version", CHOSEN, "DELETE", f"{IMAGES}/{arn('whole')}/versions/1.0")
 
@@ -189,7 +190,7 @@ def builds(raw: Recorder) -> None:
 
 def managed_images(raw: Recorder) -> None:
     """The images that the platform offers as a base."""
-    raw("list-managed-images", CHOSEN, "GET", MANAGED)
+    raw("list-managed-images", RECORDED, "GET", MANAGED)
     raw("list-managed-images-made-up-token", CHOSEN, "GET", f"{MANAGED}?nextToken=made-up")
     raw("list-managed-versions", RECORDED, "GET", f"{MANAGED}/{BASE}/versions")
     first = raw(
@@ -230,7 +231,7 @@ def run_microvm(raw: Recorder) -> None:
     raw("run-token-of-other", CHOSEN, "POST", RUNS, again)
     raw("run-members-missing", RECORDED, "POST", RUNS, {})
     raw("run-image-by-name", RECORDED, "POST", RUNS, {"imageIdentifier": "whole"})
-    raw("run-unknown-image", CHOSEN, "POST", RUNS, {"imageIdentifier": arn("ghost")})
+    raw("run-unknown-image", RECORDED, "POST", RUNS, {"imageIdentifier": arn("ghost")})
     raw("run-payload-too-long", RECORDED, "POST", RUNS, image | {"runHookPayload": "x" * 4097})
     for name, connectors in (
         ("unknown", [f"{PLATFORM}:NO_EGRESS"]),
@@ -259,7 +260,9 @@ def one_microvm(raw: Recorder) -> None:
     raw("delete-image-with-microvms", RECORDED, "DELETE", f"{IMAGES}/{arn('whole')}")
     raw("suspend", RECORDED, "POST", f"{one}/suspend")
     raw.until(one, lambda found: found["state"] == "SUSPENDED")
-    raw("get-microvm-suspended", CHOSEN, "GET", one)
+    raw("get-microvm-suspended", RECORDED, "GET", one)
+    ports = {"expirationInMinutes": 5, "allowedPorts": [{"allPorts": {}}]}
+    raw("auth-token-while-suspended", RECORDED, "POST", f"{one}/auth-token", ports)
     raw("suspend-suspended", RECORDED, "POST", f"{one}/suspend")
     raw("resume", RECORDED, "POST", f"{one}/resume")
     raw.until(one, lambda found: found["state"] == "RUNNING")
@@ -311,6 +314,8 @@ def tokens(raw: Recorder) -> None:
     raw("auth-token-members-missing", CHOSEN, "POST", http["plain"], {})
     bad = {"allowedPorts": [{"port": 65536}, {"range": {"startPort": 9, "endPort": 1}}]}
     raw("auth-token-bad-ports", CHOSEN, "POST", http["plain"], ports | bad)
+    true = {"allowedPorts": [{"allPorts": True}]}
+    raw("auth-token-all-ports-true", RECORDED, "POST", http["plain"], ports | true)
     backwards = {"allowedPorts": [{"range": {"startPort": 9, "endPort": 1}}]}
     raw("auth-token-backwards-range", CHOSEN, "POST", http["plain"], ports | backwards)
     raw("auth-token-unknown-microvm", RECORDED, "POST", f"{RUNS}/{NOBODY}/auth-token", ports)
@@ -328,7 +333,7 @@ def tags(raw: Recorder) -> None:
     """Tags: 204 without a body; the members are spelled with capitals."""
     path = f"{TAGS}/{arn('whole')}"
     raw("tag", RECORDED, "POST", path, {"Tags": {"größe": "a b", "empty": ""}})
-    raw("list-tags", CHOSEN, "GET", path)
+    raw("list-tags", RECORDED, "GET", path)
     raw("untag", RECORDED, "DELETE", f"{path}?tagKeys={quote('größe')}&tagKeys=absent")
     raw("list-tags-afterwards", CHOSEN, "GET", path)
     raw("tag-unknown-image", CHOSEN, "POST", f"{TAGS}/{arn('ghost')}", {"Tags": {"a": "b"}})
@@ -366,6 +371,9 @@ def connectors(raw: Recorder) -> None:
         again | {"OperatorRole": None},
     )
     wrong = {"Configuration": {"VpcEgressConfiguration": {"SubnetIds": ["net-1"]}}}
+    many = {"SubnetIds": [f"subnet-{number:017}" for number in range(1, 18)]}
+    document = {"Name": "many", "Configuration": {"VpcEgressConfiguration": many}}
+    raw("create-connector-too-many-subnets", RECORDED, "POST", CONNECTORS, document)
     raw("create-connector-bad-subnet", CHOSEN, "POST", CONNECTORS, again | wrong)
     change = {name: value for name, value in again.items() if name != "Name"}
     raw("update-connector-no-change", RECORDED, "PUT", one, change)
