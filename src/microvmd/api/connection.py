@@ -34,6 +34,55 @@ def configure(app: ASGIApp, **options: Any) -> uvicorn.Config:  # noqa: ANN401 -
     )
 
 
+class Corked(asyncio.Transport):
+    """A transport that sends the head of an answer together with the body that follows it.
+
+    uvicorn writes them apart: twice the system calls, and twice the packets. What nothing follows
+    in the same step of the event loop is sent at its end.
+    """
+
+    def __init__(self, inner: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._inner = inner
+        self._loop = loop
+        self._held: bytes | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._held is not None:
+            together, self._held = self._held + bytes(data), None
+            self._inner.write(together)
+        elif data[:5] == b"HTTP/":
+            self._held = bytes(data)
+            self._loop.call_soon(self._send)
+        else:
+            self._inner.write(data)
+
+    def _send(self) -> None:
+        if self._held is not None:
+            data, self._held = self._held, None
+            self._inner.write(data)
+
+    def close(self) -> None:
+        self._send()
+        self._inner.close()
+
+    def abort(self) -> None:
+        self._held = None
+        self._inner.abort()
+
+    def is_closing(self) -> bool:
+        return self._inner.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as asyncio's
+        return self._inner.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._inner.resume_reading()
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol, bounded in what it takes before somebody is asked to answer it."""
 
@@ -42,7 +91,7 @@ class Connection(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Corked(transport, self.loop))
         self._close_in(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:

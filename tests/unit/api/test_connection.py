@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from microvmd.api import connection
-from microvmd.api.connection import HEAD_LIMIT, configure
+from microvmd.api.connection import HEAD_LIMIT, Corked, configure
 from microvmd.api.listener import listen
 
 pytestmark = pytest.mark.anyio
@@ -125,3 +125,44 @@ async def test_an_upgrade_is_not_made() -> None:
     async with serving(Echo()) as port:
         answer = await sent(port, upgrade.replace(b"Upgrade\r\n", b"Upgrade, close\r\n"))
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+async def test_head_and_body_are_sent_together() -> None:
+    wire = Wire()
+    corked = Corked(wire, asyncio.get_running_loop())
+    corked.write(b"HTTP/1.1 200 OK")
+    corked.write(b"body")
+    corked.write(b"more")
+    assert wire.writes == [b"HTTP/1.1 200 OKbody", b"more"]
+    corked.write(b"HTTP/1.1 100 Continue")
+    await asyncio.sleep(0)
+    assert wire.writes[2:] == [b"HTTP/1.1 100 Continue"]
+
+
+async def test_what_is_held_is_sent_before_the_end() -> None:
+    wire = Wire()
+    corked = Corked(wire, asyncio.get_running_loop())
+    corked.write(b"HTTP/1.1 400")
+    corked.close()
+    await asyncio.sleep(0)
+    assert wire.writes == [b"HTTP/1.1 400"]
+    assert corked.is_closing()

@@ -1,6 +1,7 @@
 """The tables of the code are those that the migrations make, and their indexes are used."""
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 
 from microvmd.control.schema import metadata
 from microvmd.control.store import Store, Transaction
@@ -35,6 +38,35 @@ async def test_migrations_make_these_tables(tmp_path: Path) -> None:
 def test_an_operation_of_the_longest_image_name_fits() -> None:
     operation = metadata.tables["client_tokens"].columns["operation"]
     assert len("UpdateMicrovmImage " + "n" * 64) <= operation.type.length  # type: ignore[attr-defined]
+
+
+async def test_old_records_learn_when_they_ended(tmp_path: Path) -> None:
+    """The column that the sweep goes by is filled from the documents."""
+    path = tmp_path / "state.db"
+    engine = create_engine(f"sqlite:///{path}")
+    config = Config()
+    config.set_main_option("script_location", "microvmd.control:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for number, phase, ended in ((1, "TERMINATED", 12.5), (2, "RUNNING", None)):
+            connection.execute(
+                text(
+                    "INSERT INTO microvms (microvm_id, account, endpoint_id, image_arn, "
+                    "image_version, phase, document) VALUES (:id, :account, :id, 'a', '1.0', "
+                    ":phase, :document)"
+                ),
+                {
+                    "id": f"microvm-{number}",
+                    "account": ACCOUNT,
+                    "phase": phase,
+                    "document": json.dumps({"terminated_at": ended}),
+                },
+            )
+    engine.dispose()
+    async with Store.at(path) as store:
+        assert await store.run(lambda tx: tx.forget_terminated(12.0, 9)) == 0
+        assert await store.run(lambda tx: tx.forget_terminated(13.0, 9)) == 1
 
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:microvm-image:app"
