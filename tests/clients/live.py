@@ -22,6 +22,7 @@ from microvmd.api.connection import configure
 from microvmd.api.credentials import Identity
 from microvmd.api.handlers import control_handlers
 from microvmd.api.listener import listen
+from microvmd.api.rates import Rates
 from microvmd.api.relay import Relay
 from microvmd.api.service import create_app
 from microvmd.cli.account_routes import account_routes
@@ -39,6 +40,7 @@ from microvmd.control.tokens import TokenIssuer
 from microvmd.messages import node as messages
 from microvmd.model.identifiers import endpoint_name
 from microvmd.model.image import SnapshotSizes
+from microvmd.model.rate import RateLimits
 from microvmd.node.logs import LogStore
 from tests.clients.served import ServedLog, Witness
 
@@ -49,6 +51,7 @@ KEY = Identity("AKIAMICROVMD", "secret/+key", ACCOUNT)
 CONFIG: Any = Config(
     retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, parameter_validation=False
 )
+UNLIMITED = RateLimits({}, others=0)
 FAIL = "s3://bucket/fails.zip"
 """An artifact whose build fails, as its Dockerfile would make it."""
 HOLD = "s3://bucket/never-ends.zip"
@@ -128,7 +131,7 @@ class LiveApi:
 
 
 @contextlib.contextmanager
-def live_api(directory: Path) -> Iterator[LiveApi]:
+def live_api(directory: Path, rates: RateLimits = UNLIMITED) -> Iterator[LiveApi]:
     """Serve in a thread of its own until the block ends."""
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -138,7 +141,7 @@ def live_api(directory: Path) -> Iterator[LiveApi]:
 
     def serve() -> None:
         try:
-            asyncio.run(_serve(directory, listener, found, up, down))
+            asyncio.run(_serve(directory, listener, found, rates, up, down))
         except BaseException as error:  # shown in the test's thread
             failure.append(error)
         finally:
@@ -161,13 +164,14 @@ async def _serve(
     directory: Path,
     listener: socket.socket,
     found: LiveApi,
+    rates: RateLimits,
     up: threading.Event,
     down: threading.Event,
 ) -> None:
     async with (
         Store.at(directory / "state.db") as store,
         local_aws(directory, directory / "local-aws.log", ACCOUNT, keep=False) as aws,
-        application(store, directory, found.issuer, aws.socket) as app,
+        application(store, directory, found.issuer, aws.socket, rates) as app,
     ):
         witnessed = Witness(app, found.served)
         server = uvicorn.Server(configure(witnessed))
@@ -181,7 +185,11 @@ async def _serve(
 
 @contextlib.asynccontextmanager
 async def application(
-    store: Store, directory: Path, issuer: TokenIssuer, aws_socket: Path | None = None
+    store: Store,
+    directory: Path,
+    issuer: TokenIssuer,
+    aws_socket: Path | None = None,
+    rates: RateLimits = UNLIMITED,
 ) -> AsyncIterator[Starlette]:
     """The API over control and store. Without a local AWS server, its services are refused."""
     async with (
@@ -209,6 +217,7 @@ async def application(
                 *account_routes(who.accounts, authenticate, ACCOUNT),
             ],
             authorize=who.authorizer,
+            rates=Rates(rates),
         )
 
 

@@ -172,4 +172,6 @@ def _body(error: ApiError, shape: StructureShape | None, *, explicit_nulls: bool
 def _details(error: ApiError) -> dict[str, str | None]:
     if isinstance(error, NotFound):
         return {"resourceType": error.resource_type, "resourceId": error.resource_id}
+    if isinstance(error, Throttled):
+        return {"Reason": "CallerRateLimitExceeded"}
     return {}

@@ -59,6 +59,12 @@ async def bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[byt
         yield chunk
 
 
+async def gone_away(request: Request) -> None:
+    """Return when the client of a request whose body was read has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _text(value: bytes) -> str:
     """Clients sign the UTF-8 bytes of a header."""
     try:

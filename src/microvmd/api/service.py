@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -24,7 +25,8 @@ from microvmd.api.credentials import Credentials
 from microvmd.api.errors import wire_error
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.parse import parse_query, parse_request
-from microvmd.api.requests import RequestContext, signed_request
+from microvmd.api.rates import Rates
+from microvmd.api.requests import RequestContext, gone_away, signed_request
 from microvmd.api.routes import Router
 from microvmd.api.serialize import WireResponse, serialize_error, serialize_response
 from microvmd.api.signed import Signature, SignedRequest
@@ -74,6 +76,7 @@ def create_app(
     routes: Sequence[BaseRoute] = (),
     clock: Clock = wall_clock,
     authorize: Authorize | None = None,
+    rates: Rates | None = None,
 ) -> Starlette:
     """Build the application; IncompleteService when an operation of the model has no handler.
 
@@ -81,11 +84,13 @@ def create_app(
     ``authorize`` raises AccessDenied where a caller may not; without it only who may do
     everything is let in.
     ``routes`` (our own pages, such as ``/microvmd/v1``) are looked at before the AWS surface.
+    ``rates`` holds back who calls too often; None lets everybody call.
     """
     operations = load_operations()
     authenticator = Authenticator(credentials, region, clock)
     table = dispatch_table(operations, handlers)
-    service = _Service(operations, table, authenticator, aws_relay, authorize or _unrestricted_only)
+    authorize = authorize or _unrestricted_only
+    service = _Service(operations, table, authenticator, aws_relay, authorize, rates)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -131,12 +136,14 @@ class _Service:
         authenticator: Authenticator,
         relay: AwsRelay | None,
         authorize: Authorize,
+        rates: Rates | None,
     ) -> None:
         self._router = Router(operations)
         self._table = table
         self._authenticator = authenticator
         self._relay = relay
         self._authorize = authorize
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -170,7 +177,7 @@ class _Service:
             # Recorded: a query that does not parse is told before the signature is looked at.
             parse_query(signed.query)
             context, body = await self._authenticator.check(request, signed, claim, request_id)
-            return await self._operate(signed, context, body)
+            return await self._operate(request, signed, context, body)
         except ApiError as error:
             return _refused(error)
         except ClientDisconnect:
@@ -179,17 +186,23 @@ class _Service:
             _log.exception("internal error", request_id=request_id)
             return _failed(request_id)
 
-    async def _operate(self, signed: SignedRequest, context: RequestContext, body: bytes) -> Answer:
+    async def _operate(
+        self, asked: Request, signed: SignedRequest, context: RequestContext, body: bytes
+    ) -> Answer:
         match = self._router.match(signed.method, signed.path)
         operation = match.operation
         try:
             request = parse_request(match, signed.query, dict(signed.headers), body)
             validate(operation.input, request)
             await self._authorize(context, operation, request)
+            if self._rates is not None:
+                await self._rates.admit(context.account, operation.name, partial(gone_away, asked))
             result = await self._table[operation.name](context, request)
             return Answer(_response(serialize_response(operation, result)), operation.name)
         except ApiError as error:
             return _refused(error, operation)
+        except ClientDisconnect:
+            raise
         except Exception:  # as above, with the names that this operation has for it
             _log.exception(
                 "internal error", operation=operation.name, request_id=context.request_id

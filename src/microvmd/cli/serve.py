@@ -24,6 +24,7 @@ from microvmd.api.connection import configure
 from microvmd.api.credentials import Identity
 from microvmd.api.handlers import control_handlers
 from microvmd.api.listener import listen
+from microvmd.api.rates import Rates
 from microvmd.api.relay import Relay
 from microvmd.api.service import create_app
 from microvmd.build.builder import BuildOptions
@@ -308,6 +309,7 @@ async def _application(
         region=settings.region,
         routes=routes,
         authorize=who.authorizer,
+        rates=Rates(settings.limits.rates),
     )
 
 

@@ -22,6 +22,7 @@ from pydantic_settings import (
 from microvmd.cli.egress_settings import Groups, Subnets, egress_map
 from microvmd.control.managed import BaseStatus
 from microvmd.model.egress import EgressMap
+from microvmd.model.rate import LONGEST_WAIT_S, OTHERS, RATES, RateLimits
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
 from microvmd.model.vpc_connector import ConnectorLimits
 
@@ -52,8 +53,20 @@ def _trusted_here() -> Path | None:
     return Path(named) if named and Path(named).is_file() else None
 
 
+RATE_SETTINGS = {
+    "run_rate": "RunMicrovm",
+    "suspend_rate": "SuspendMicrovm",
+    "resume_rate": "ResumeMicrovm",
+    "terminate_rate": "TerminateMicrovm",
+    "get_rate": "GetMicrovm",
+    "auth_token_rate": "CreateMicrovmAuthToken",
+    "shell_token_rate": "CreateMicrovmShellAuthToken",
+}
+"""Settings of ``[limits]`` that are the rate of one operation."""
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Calls = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -267,6 +280,47 @@ class EncryptionSettings(Section):
     )
 
 
+def _calls(operation: str) -> str:
+    return f"{operation} calls per second and account; 0 is no limit"
+
+
+class LimitSettings(Section):
+    """What one account may do and have, as AWS limits it; 0 is no limit."""
+
+    run_rate: Calls = Field(default=RATES["RunMicrovm"], description=_calls("RunMicrovm"))
+    suspend_rate: Calls = Field(
+        default=RATES["SuspendMicrovm"], description=_calls("SuspendMicrovm")
+    )
+    resume_rate: Calls = Field(default=RATES["ResumeMicrovm"], description=_calls("ResumeMicrovm"))
+    terminate_rate: Calls = Field(
+        default=RATES["TerminateMicrovm"], description=_calls("TerminateMicrovm")
+    )
+    get_rate: Calls = Field(default=RATES["GetMicrovm"], description=_calls("GetMicrovm"))
+    auth_token_rate: Calls = Field(
+        default=RATES["CreateMicrovmAuthToken"], description=_calls("CreateMicrovmAuthToken")
+    )
+    shell_token_rate: Calls = Field(
+        default=RATES["CreateMicrovmShellAuthToken"],
+        description=_calls("CreateMicrovmShellAuthToken"),
+    )
+    other_rate: Calls = Field(
+        default=OTHERS, description="calls per second of each operation that has no rate of its own"
+    )
+    wait_seconds: float = Field(
+        default=LONGEST_WAIT_S,
+        ge=0,
+        le=60,
+        description="longest time that a call above its rate is held back; one that would have to "
+        "wait longer is refused at once (429)",
+    )
+
+    @property
+    def rates(self) -> RateLimits:
+        """The rates by operation."""
+        named = {operation: getattr(self, name) for name, operation in RATE_SETTINGS.items()}
+        return RateLimits(named, self.other_rate, self.wait_seconds)
+
+
 class Settings(BaseSettings):
     """All settings of one service."""
 
@@ -313,6 +367,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     aws: AwsSettings = AwsSettings()
     encryption: EncryptionSettings = EncryptionSettings()
+    limits: LimitSettings = LimitSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -378,7 +433,7 @@ def _default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def variable(setting: str) -> str:

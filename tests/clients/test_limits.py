@@ -1,0 +1,106 @@
+"""What an account may do, as boto3 meets it: bursts that are slowed down, or refused."""
+
+import http.client
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
+
+from microvmd.model.rate import RateLimits
+from tests.clients.live import KEY, REGION, LiveApi, live_api
+
+pytestmark = pytest.mark.client
+
+RATES = RateLimits({"ListMicrovms": 20.0, "ListTags": 0.5, "GetMicrovm": 1.0}, 0.5, 2.0)
+ARN = "arn:aws:lambda:us-east-1:123456789012:microvm-image:none"
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
+    with live_api(tmp_path_factory.mktemp("limited"), RATES) as found:
+        yield found
+
+
+def _refusals(call: Any, **request: Any) -> list[dict[str, Any]]:
+    """Six calls at once, of which one has a token and one may wait; the answers of the others."""
+
+    def once(_: int) -> dict[str, Any]:
+        try:
+            answer = call(**request)
+        except ClientError as error:
+            return dict(error.response)
+        return dict(answer)
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(once, range(6)))
+    refused = [found for found in answers if found["ResponseMetadata"]["HTTPStatusCode"] == 429]
+    assert len(refused) >= 4
+    return refused
+
+
+def test_a_burst_is_slowed_down(limited: LiveApi) -> None:
+    """Recorded: no ThrottlingException; the last answers come later."""
+    client = limited.client("lambda-microvms")
+    began = time.monotonic()
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(lambda _: client.list_microvms(), range(40)))
+    assert time.monotonic() - began >= 20 / 20 - 0.05
+
+
+def test_throttling_exception(limited: LiveApi) -> None:
+    client = limited.client("lambda-microvms")
+    for answer in _refusals(client.list_tags, Resource=ARN):
+        assert answer["Error"] == {"Code": "ThrottlingException", "Message": "Rate exceeded"}
+        metadata = answer["ResponseMetadata"]
+        assert 1 <= int(metadata["HTTPHeaders"]["retry-after"]) <= 2, "the next place is free then"
+        assert metadata["HTTPHeaders"]["x-amzn-errortype"] == "ThrottlingException"
+
+
+def test_lambda_core_has_another_name_for_it(limited: LiveApi) -> None:
+    client = limited.client("lambda-core")
+    for answer in _refusals(client.list_network_connectors):
+        assert answer["Error"]["Code"] == "TooManyRequestsException"
+        assert answer["Reason"] == "CallerRateLimitExceeded"
+        assert int(answer["ResponseMetadata"]["HTTPHeaders"]["retry-after"]) >= 1
+
+
+def test_one_that_hangs_up_gives_its_place_to_the_next(limited: LiveApi) -> None:
+    """Two wait; when both are gone, one who comes then waits as if they had never called."""
+    path = "/2025-09-09/microvms/microvm-30d00336-db07-44f5-89c1-8571c22bef9e"
+    with ExitStack() as waiting:
+        _status(_send(limited, path))
+        for _ in range(2):
+            waiting.enter_context(closing(_send(limited, path)))
+        # Both are in the queue, which has no third place, when a further one is refused.
+        deadline = time.monotonic() + 10
+        while _status(_send(limited, path)) != 429:
+            assert time.monotonic() < deadline
+    deadline = time.monotonic() + 10
+    while _status(_send(limited, path)) == 429:
+        assert time.monotonic() < deadline
+
+
+def _send(api: LiveApi, path: str) -> http.client.HTTPConnection:
+    request = AWSRequest("GET", f"{api.url}{path}")
+    SigV4Auth(Credentials(KEY.access_key, KEY.secret_key), "lambda", REGION).add_auth(request)
+    connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=30)
+    headers = {"Host": urlsplit(api.url).netloc, **dict(request.headers.items())}
+    connection.request("GET", path, headers=headers)
+    return connection
+
+
+def _status(connection: http.client.HTTPConnection) -> int:
+    try:
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
