@@ -1,7 +1,9 @@
 """Logs where CloudWatch Logs has them: names, options, who gets none, and what a suspend leaves."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.journey]
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/app"
 LIMIT = 30.0
 """Seconds for a line to arrive; it takes about one on an idle machine."""
+AFTER_OUTAGE = 150.0
+"""Seconds: the pause between two tries has grown to up to one minute."""
 DISABLED: dict[str, Any] = {"logging": {"disabled": {}}}
 
 
@@ -45,14 +49,16 @@ def _lines(service: Service, group: str, stream: str) -> list[str]:
     return [event["message"] for event in answer["events"]]
 
 
-def _arrived(service: Service, group: str, stream: str, text: str) -> list[str]:
+def _arrived(
+    service: Service, group: str, stream: str, text: str, limit: float = LIMIT
+) -> list[str]:
     """All lines of a stream once this one is there."""
 
     def ask() -> list[str] | None:
         found = _lines(service, group, stream)
         return found if text in found else None
 
-    return until(ask, LIMIT, f"{text!r} in {group} {stream}")
+    return until(ask, limit, f"{text!r} in {group} {stream}")
 
 
 def _run_stream(microvm: Microvm) -> str:
@@ -152,3 +158,24 @@ def test_a_restart_loses_and_repeats_nothing(service: Service, notebook: Image) 
     microvm.wait("RUNNING")
     found = _arrived(service, group, stream, said[-1])
     assert [line for line in found if line in said] == said
+
+
+def test_an_endpoint_that_hangs_holds_up_nobody(service: Service, notebook: Image) -> None:
+    microvm = service.run(notebook, executionRoleArn=ROLE)
+    group, stream = _group(notebook), _run_stream(microvm)
+    _say(microvm, "before")
+    _arrived(service, group, stream, "before")
+    server = json.loads((service.place.run / "local-aws.json").read_text())["pid"]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        for number in range(50):
+            _say(microvm, f"meanwhile {number}")
+        microvm.suspend()
+        microvm.resume()
+        microvm.terminate()
+    finally:
+        os.kill(server, signal.SIGCONT)
+    found = _arrived(service, group, stream, "meanwhile 49", AFTER_OUTAGE)
+    said = [line for line in found if line.startswith("meanwhile")]
+    # A call whose answer was not waited for may have come through all the same.
+    assert list(dict.fromkeys(said)) == [f"meanwhile {number}" for number in range(50)]

@@ -92,3 +92,59 @@ def test_an_adopted_microvm_has_its_role_again(service: Service, notebook: Image
     service.start()
     microvm.wait("RUNNING")
     assert _credentials(microvm)["AccessKeyId"] != before["AccessKeyId"]
+
+
+BUILT = b"""
+import json
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+def ask(path, method='GET', **headers):
+    url = 'http://169.254.169.254/latest/' + path
+    request = urllib.request.Request(url, method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return json.dumps({'AccessKeyId': str(error.code)})
+
+def key():
+    token = ask('api/token', 'PUT', **{'X-aws-ec2-metadata-token-ttl-seconds': '60'})
+    path = 'meta-data/iam/security-credentials/execution_role'
+    return json.loads(ask(path, **{'X-aws-ec2-metadata-token': token}))
+
+class Keys(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = key()['AccessKeyId'].encode()
+        self.send_response(200)
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+
+found = key()
+print('built with', found['AccessKeyId'], found.get('Expiration'), flush=True)
+HTTPServer(('127.0.0.1', 8080), Keys).serve_forever()
+"""
+DOCKERFILE = b'FROM microvmd/python:3\nCOPY app.py /\nCMD ["python3", "/app.py"]\n'
+
+
+def test_a_build_has_its_own_role_and_a_microvm_another(service: Service) -> None:
+    begun = time.time()
+    image = service.image("keys", {"Dockerfile": DOCKERFILE, "app.py": BUILT})
+    name = image.arn.rsplit(":", 1)[1]
+    stream = f"build/{image.version}/{service.build(image)['buildId']}"
+    (line,) = [
+        line
+        for line in service.log_lines(f"/aws/lambda-microvms/{name}", stream)
+        if line.startswith("built with ")
+    ]
+    _, _, built, expires = line.split()
+    assert built.startswith("ASIA")
+    left = datetime.fromisoformat(expires).timestamp() - begun
+    assert left <= 900 + time.time() - begun, "what a snapshot may hold lasts no longer"
+    with_role = service.run(image, executionRoleArn=ROLE).text()
+    assert with_role.startswith("ASIA")
+    assert with_role != built
+    assert service.run(image).text() == "404"
