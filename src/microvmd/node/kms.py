@@ -14,6 +14,8 @@ import asyncio
 import base64
 import ctypes
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -35,9 +37,12 @@ CONTEXT = "microvmd:owner"
 SESSION = "microvmd-kms"
 SESSION_SECONDS = 900
 """The shortest that STS gives."""
+SESSION_USED = 600.0
+CLIENTS = 32
 THREADS = 4
 PR_SET_DUMPABLE = 4
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorizedException"})
+_STALE = frozenset({"ExpiredTokenException", "UnrecognizedClientException"})
 _UNUSABLE = {
     "DisabledException": "is disabled",
     "NotFoundException": "does not exist",
@@ -130,6 +135,7 @@ class Kms:
         self._settings = settings
         self._opened: dict[tuple[str | None, Envelope], _Cached] = {}
         self._threads = Threads("kms", THREADS)
+        self._clients = _Clients(settings)
 
     async def __aenter__(self) -> Self:
         self._threads.__enter__()
@@ -142,6 +148,7 @@ class Kms:
         trace: TracebackType | None,
     ) -> None:
         self._threads.__exit__(kind, error, trace)
+        self._clients.close()
         for one in list(self._opened):
             self._forget(one)
 
@@ -170,7 +177,7 @@ class Kms:
         cached.key.wipe()
 
     def _make(self, key_id: str, owner: str, role: str | None) -> tuple[Envelope, DataKey]:
-        with _told(key_id, role), closing(self._client(role)) as client:
+        with self._told(key_id, role) as client:
             answer = client.generate_data_key(
                 KeyId=key_id, KeySpec="AES_256", EncryptionContext={CONTEXT: owner}
             )
@@ -179,7 +186,7 @@ class Kms:
         return Envelope(answer["KeyId"], wrapped, owner, key_id), DataKey(answer["Plaintext"])
 
     def _open(self, envelope: Envelope, role: str | None) -> DataKey:
-        with _told(envelope.key_arn, role), closing(self._client(role)) as client:
+        with self._told(envelope.key_arn, role) as client:
             answer = client.decrypt(
                 CiphertextBlob=base64.b64decode(envelope.wrapped),
                 KeyId=envelope.key_arn,
@@ -187,6 +194,21 @@ class Kms:
             )
             self._check_state(client, envelope.key_arn)
         return DataKey(answer["Plaintext"])
+
+    @contextmanager
+    def _told(self, key_id: str, role: str | None) -> "Iterator[KMSClient]":
+        """A client, and in words what KMS or STS refused."""
+        try:
+            yield self._clients.of(role)
+        except ClientError as error:
+            if error_code(error) in _STALE:
+                self._clients.forget(role)
+            raise refusal(error, key_id, role) from error
+        except (BotoCoreError, ValueError) as error:
+            raise KeyRefused(
+                KeyProblem.UNREACHABLE,
+                f"KMS cannot be asked for the key {key_id}: {type(error).__name__}.",
+            ) from error
 
     def _check_state(self, client: "KMSClient", key_id: str) -> None:
         if self._settings.check_state:
@@ -197,35 +219,65 @@ class Kms:
                     f"The KMS key {key_id} {_STATES.get(state, f'is {state}')}.",
                 )
 
-    def _client(self, role: str | None) -> "KMSClient":
+
+class _Clients:
+    """Clients of KMS by the role that they act for; making one costs more than a call."""
+
+    def __init__(self, settings: KmsSettings) -> None:
+        self._settings = settings
+        self._session = boto3.session.Session()
+        self._made: dict[str | None, tuple[KMSClient, float]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, role: str | None) -> "KMSClient":
+        """Calls STS first where the role has no session yet, or one that ends soon."""
+        with self._lock:
+            client, until = self._made.get(role, (None, 0.0))
+            if client is not None and time.monotonic() < until:
+                return client
+        keys = None if role is None else self._assume(role)
+        with self._lock:
+            client = self._make(keys)
+            self._made.pop(role, None)  # closed when whoever still uses it lets go of it
+            self._made[role] = client, time.monotonic() + SESSION_USED
+            while len(self._made) > CLIENTS:
+                del self._made[next(iter(self._made))]
+            return client
+
+    def forget(self, role: str | None) -> None:
+        """Its session is refused: the next call gets a new one."""
+        with self._lock:
+            self._made.pop(role, None)
+
+    def close(self) -> None:
+        with self._lock:
+            for client, _ in self._made.values():
+                client.close()
+            self._made.clear()
+
+    def _make(self, keys: "CredentialsTypeDef | None") -> "KMSClient":
         settings = self._settings
-        session = boto3.session.Session()
-        access, secret = settings.access_key, settings.secret_key
-        token: str | None = None
-        if role is not None:
-            found = self._assume(session, role)
-            access, secret = found["AccessKeyId"], found["SecretAccessKey"]
-            token = found["SessionToken"]
-        return session.client(
+        return self._session.client(
             "kms",
             region_name=settings.region,
             endpoint_url=settings.kms_endpoint,
-            aws_access_key_id=access,
-            aws_secret_access_key=secret,
-            aws_session_token=token,
+            aws_access_key_id=keys["AccessKeyId"] if keys else settings.access_key,
+            aws_secret_access_key=keys["SecretAccessKey"] if keys else settings.secret_key,
+            aws_session_token=keys["SessionToken"] if keys else None,
             config=_config(),
         )
 
-    def _assume(self, session: "boto3.session.Session", role: str) -> "CredentialsTypeDef":
+    def _assume(self, role: str) -> "CredentialsTypeDef":
         settings = self._settings
-        client = session.client(
-            "sts",
-            region_name=settings.region,
-            endpoint_url=settings.sts_endpoint,
-            aws_access_key_id=settings.access_key,
-            aws_secret_access_key=settings.secret_key,
-            config=_config(),
-        )
+        with self._lock:
+            client = self._session.client(
+                "sts",
+                region_name=settings.region,
+                endpoint_url=settings.sts_endpoint,
+                aws_access_key_id=settings.access_key,
+                aws_secret_access_key=settings.secret_key,
+                config=_config(),
+            )
         with closing(client):
             answer = client.assume_role(
                 RoleArn=role, RoleSessionName=SESSION, DurationSeconds=SESSION_SECONDS
@@ -236,20 +288,6 @@ class Kms:
 def _config() -> Config:
     # A start waits for this: an answer that takes longer is none.
     return Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
-
-
-@contextmanager
-def _told(key_id: str, role: str | None) -> Iterator[None]:
-    """Say in words what KMS or STS refused."""
-    try:
-        yield
-    except ClientError as error:
-        raise refusal(error, key_id, role) from error
-    except (BotoCoreError, ValueError) as error:
-        raise KeyRefused(
-            KeyProblem.UNREACHABLE,
-            f"KMS cannot be asked for the key {key_id}: {type(error).__name__}.",
-        ) from error
 
 
 def refusal(error: ClientError, key_id: str, role: str | None) -> KeyRefused:

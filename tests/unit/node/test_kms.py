@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from microvmd.messages.keys import KeyProblem, KeyRefused
-from microvmd.node.kms import DataKey, Envelope, Kms, KmsSettings, refusal
+from microvmd.node.kms import CLIENTS, DataKey, Envelope, Kms, KmsSettings, refusal
 from tests import buildlab
 
 if TYPE_CHECKING:
@@ -113,6 +113,25 @@ async def test_a_disabled_key_refuses_as_soon_as_the_cache_forgets(
             await kms.make(key_arn, OWNER, None)
         admin.enable_key(KeyId=_id(key_arn))
         assert (await kms.open(envelope, None)).material == made.material
+
+
+async def test_sessions_of_roles_are_used_again_and_replaced_when_refused(
+    settings: KmsSettings, admin: "KMSClient"
+) -> None:
+    async with Kms(replace(settings, cache_seconds=0)) as kms:
+        envelope, _ = await kms.make(_key(admin), OWNER, ROLE)
+        first = kms._clients.of(ROLE)
+        await kms.open(envelope, ROLE)
+        assert kms._clients.of(ROLE) is first
+        assert kms._clients.of(None) is not first
+        expired = ClientError({"Error": {"Code": "ExpiredTokenException"}}, "Decrypt")
+        with pytest.raises(KeyRefused) as refused, kms._told(KEY, ROLE):
+            raise expired
+        assert refused.value.problem is KeyProblem.UNREACHABLE
+        assert kms._clients.of(ROLE) is not first
+        for number in range(CLIENTS + 2):
+            kms._clients.of(f"{ROLE}-{number}")
+        assert len(kms._clients._made) == CLIENTS
 
 
 async def test_without_a_cache_every_open_asks(settings: KmsSettings, admin: "KMSClient") -> None:
