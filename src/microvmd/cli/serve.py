@@ -258,14 +258,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     ):
         stack.callback(tasks.create_task(work).cancel)
     profile.write(_profile(settings, key), profile.AwsFiles.of_user())
-    facts = ServiceFacts(
-        account=settings.account,
-        store=store,
-        microvms=microvms,
-        log_store=equipment.logs,
-        vmm_of=lambda microvm_id: equipment.vmm_of(equipment.paths.microvm(microvm_id)),
-        ask_edge=edge.activity,
-    )
+    facts = _facts(settings, store, microvms, equipment, edge)
     handlers = control_handlers(
         images,
         microvms,
@@ -275,6 +268,19 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         endpoint_name=edge.endpoint,
     )
     return await _application(stack, settings, key, handlers, facts)
+
+
+def _facts(
+    settings: Settings, store: Store, microvms: MicroVms, equipment: Equipment, edge: Edge
+) -> ServiceFacts:
+    return ServiceFacts(
+        account=settings.account,
+        store=store,
+        microvms=microvms,
+        log_store=equipment.logs,
+        vmm_of=lambda microvm_id: equipment.vmm_of(equipment.paths.microvm(microvm_id)),
+        ask_edge=edge.activity,
+    )
 
 
 async def _application(
