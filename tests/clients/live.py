@@ -170,7 +170,7 @@ async def _serve(
 ) -> None:
     async with (
         Store.at(directory / "state.db") as store,
-        local_aws(directory, directory / "local-aws.log", ACCOUNT, keep=False) as aws,
+        local_aws(directory, directory / "local-aws.log", keep=False) as aws,
         application(store, directory, found.issuer, aws.socket, rates) as app,
     ):
         witnessed = Witness(app, found.served)
@@ -207,10 +207,14 @@ async def application(
         )
         facts = ServiceFacts(ACCOUNT, store, microvms, logs, lambda _: None, _no_edge)
         authenticate = Authenticator(who.ring, REGION)
+        relay = None
+        if aws_socket is not None:
+            relay = Relay(aws_socket, who.ring, ACCOUNT)
+            who.ring.roles = relay.iam
         yield create_app(
             handlers,
             who.ring,
-            None if aws_socket is None else Relay(aws_socket, who.ring),
+            relay,
             region=REGION,
             routes=[
                 *extension_routes(facts, authenticate, who.authorizer),

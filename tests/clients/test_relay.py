@@ -153,14 +153,21 @@ def test_account_is_one_and_the_same(api: LiveApi) -> None:
 
 
 def test_assumed_role_may_call_the_api(api: LiveApi) -> None:
+    iam = api.client("iam")
     trust = json.dumps({"Version": "2012-10-17", "Statement": []})
-    role = api.client("iam").create_role(RoleName="build", AssumeRolePolicyDocument=trust)["Role"]
+    role = iam.create_role(RoleName="build", AssumeRolePolicyDocument=trust)["Role"]
     session = api.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="s")["Credentials"]
+    allowed = {"Effect": "Allow", "Action": ["lambda:List*", "s3:List*"], "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": allowed})
     options = {
         "aws_access_key_id": session["AccessKeyId"],
         "aws_secret_access_key": session["SecretAccessKey"],
         "aws_session_token": session["SessionToken"],
     }
+    with pytest.raises(ClientError) as caught:
+        api.client("lambda-microvms", **options).list_microvms()
+    assert _refused(caught) == (403, "AccessDeniedException")
+    iam.put_role_policy(RoleName="build", PolicyName="p", PolicyDocument=policy)
     assert api.client("lambda-microvms", **options).list_microvms()["items"] is not None
     assert api.client("s3", **options).list_buckets()["Buckets"]
     with pytest.raises(ClientError) as caught:

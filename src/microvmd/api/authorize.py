@@ -7,6 +7,7 @@ of their own, as on AWS: ``iam:PassRole`` and ``lambda:PassNetworkConnector``.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from microvmd.api.operations import Operation
@@ -121,7 +122,8 @@ class Authorizer:
         return _Target(found.resource, found.shown, {**(found.context or {}), **asked})
 
     def _require(self, context: RequestContext, action: str, target: _Target) -> None:
-        asked = Asked(action, target.resource, {**_surroundings(context), **(target.context or {})})
+        around = surroundings(context.now, context.region, context.source_ip)
+        asked = Asked(action, target.resource, {**around, **(target.context or {})})
         _caller(context).require(asked, target.shown)
 
 
@@ -149,13 +151,14 @@ def _connectors(region: str, name: str, request: Request) -> Iterator[str]:
         yield from given or (managed_arn(Egress.INTERNET, region),)
 
 
-def _surroundings(context: RequestContext) -> dict[str, tuple[str, ...]]:
+def surroundings(now: datetime, region: str, source_ip: str | None) -> dict[str, tuple[str, ...]]:
+    """What policies may ask about a request whatever it is about."""
     found: dict[str, tuple[str, ...]] = {
-        "aws:currenttime": (context.now.strftime("%Y-%m-%dT%H:%M:%SZ"),),
-        "aws:epochtime": (str(int(context.now.timestamp())),),
-        "aws:requestedregion": (context.region,),
+        "aws:currenttime": (now.strftime("%Y-%m-%dT%H:%M:%SZ"),),
+        "aws:epochtime": (str(int(now.timestamp())),),
+        "aws:requestedregion": (region,),
         "aws:securetransport": ("false",),
     }
-    if context.source_ip is not None:
-        found["aws:sourceip"] = (context.source_ip,)
+    if source_ip is not None:
+        found["aws:sourceip"] = (source_ip,)
     return found

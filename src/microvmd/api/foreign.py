@@ -11,6 +11,7 @@ from botocore.parsers import create_parser
 from starlette.responses import Response
 
 from microvmd.api.credentials import Identity
+from microvmd.model.caller import Caller, CallerKind
 
 _JSON_SERVICES = frozenset({"logs", "kms"})
 _ISSUING = frozenset({"AssumeRole", "GetSessionToken", "GetFederationToken"})
@@ -75,6 +76,19 @@ def session_of(action: str, content: bytes, caller: Identity) -> Identity | None
         session_token=found["SessionToken"],
         expires_at=expires.astimezone(UTC),
     )
+
+
+def caller_identity(caller: Caller, access_key: str, request_id: str) -> Response:
+    """The answer of GetCallerIdentity, which the local STS could only guess."""
+    user_id = access_key if caller.kind is not CallerKind.ROOT else caller.account
+    xml = (
+        '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
+        f"<GetCallerIdentityResult><Arn>{escape(caller.arn)}</Arn>"
+        f"<UserId>{escape(user_id)}</UserId><Account>{caller.account}</Account>"
+        f"</GetCallerIdentityResult><ResponseMetadata><RequestId>{escape(request_id)}</RequestId>"
+        "</ResponseMetadata></GetCallerIdentityResponse>"
+    )
+    return Response(xml, 200, media_type="text/xml")
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import httpx
 import structlog
@@ -18,13 +18,19 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from microvmd.api.authenticate import Clock, wall_clock
+from microvmd.api.authorize import surroundings
 from microvmd.api.credentials import Credentials, Identity
 from microvmd.api.errors import BodyTimeout, BodyTooLarge, SignatureError
-from microvmd.api.foreign import foreign_error, session_of
+from microvmd.api.foreign import caller_identity, foreign_error, session_of
+from microvmd.api.foreign_actions import JSON_SERVICES, ForeignRequest
+from microvmd.api.foreign_rights import ForeignRights
+from microvmd.api.local_iam import LocalIam
+from microvmd.api.local_request import OURS, local_headers
 from microvmd.api.requests import bounded, read_body
 from microvmd.api.signed import Signature, SignedRequest, check_body
 from microvmd.api.sigv4 import verify
 from microvmd.model.errors import AccessDenied
+from microvmd.model.policy import MalformedPolicy
 
 SERVICES = frozenset({"s3", "sts", "iam", "logs", "kms"})
 BUFFERED_LIMIT = 4 << 20
@@ -55,7 +61,7 @@ class Relay:
     """Speaks HTTP over a UNIX socket to the local AWS server.
 
     ``hosts`` are the names under which this API is reached: a request to ``<bucket>.<host>`` is
-    virtual-host style S3, and is passed on in path style.
+    virtual-host style S3, and is passed on in path style. ``operator`` is the default account.
     """
 
     services = SERVICES
@@ -64,6 +70,7 @@ class Relay:
         self,
         socket: Path,
         credentials: Credentials,
+        operator: str,
         *,
         hosts: frozenset[str] = frozenset({"localhost"}),
         clock: Clock = wall_clock,
@@ -73,6 +80,8 @@ class Relay:
         self._hosts = hosts
         self._clock = clock
         self._client: httpx.AsyncClient | None = None
+        self.iam = LocalIam(self._ask_iam)
+        self._rights = ForeignRights(self.iam, operator)
 
     async def start(self) -> None:
         """Make the connection pool; connections are opened as requests come."""
@@ -92,11 +101,15 @@ class Relay:
     ) -> Response:
         """Check who signs, then pass the request on and its answer back."""
         try:
-            return await self._forward(request, signed, claim)
+            return await self._forward(request, signed, claim, request_id)
         except SignatureError as error:
             return foreign_error(claim.service, error.name, error.message, error.status, request_id)
         except AccessDenied as error:
-            return foreign_error(claim.service, "AccessDenied", error.message, 403, request_id)
+            code = "AccessDeniedException" if claim.service in JSON_SERVICES else "AccessDenied"
+            return foreign_error(claim.service, code, error.message, 403, request_id)
+        except MalformedPolicy as error:
+            code = "MalformedPolicyDocument"
+            return foreign_error(claim.service, code, error.message, 400, request_id)
         except (BodyTooLarge, BodyTimeout) as error:
             return foreign_error(claim.service, "EntityTooLarge", error.message, 400, request_id)
         except httpx.TransportError as error:
@@ -104,26 +117,54 @@ class Relay:
             text = "The local AWS server does not answer. `microvmd doctor` says why."
             return foreign_error(claim.service, "ServiceUnavailable", text, 503, request_id)
 
-    async def _forward(self, request: Request, signed: SignedRequest, claim: Signature) -> Response:
-        assert self._client is not None, "the relay is not started"
+    async def _forward(
+        self, request: Request, signed: SignedRequest, claim: Signature, request_id: str
+    ) -> Response:
         path = self._path(signed)
         identity = await self._credentials.find(claim.access_key)
         streams = claim.service == "s3"
         body = b"" if streams or identity is None else await read_body(request, BUFFERED_LIMIT)
         # The old way of presigning covers the path in path style.
         covered = replace(signed, path=path) if claim.old_expiry is not None else signed
-        verify(covered, claim, identity, None if streams else body, self._clock())
-        target = httpx.URL("http://localhost").copy_with(raw_path=_target(path, signed.query))
-        outgoing = self._client.build_request(
+        now = self._clock()
+        verify(covered, claim, identity, None if streams else body, now)
+        assert identity is not None
+        caller = await self._credentials.caller(identity, now)
+        foreign = ForeignRequest(claim.service, claim.region, identity.account, signed, path, body)
+        address = None if request.client is None else request.client.host
+        await self._rights.check(caller, foreign, surroundings(now, claim.region, address))
+        if claim.service == "sts" and foreign.action == "GetCallerIdentity":
+            return caller_identity(caller, claim.access_key, request_id)
+        upstream = await self._send(
             signed.method,
-            target,
-            headers=_request_headers(signed, request),
-            content=self._content(request, signed, claim) if streams else body,
+            _target(path, signed.query),
+            [
+                *local_headers(claim.service, claim.region, identity.account),
+                *_request_headers(signed, request),
+            ],
+            self._content(request, signed, claim) if streams else body,
         )
-        upstream = await self._client.send(outgoing, stream=True)
-        if claim.service == "sts" and upstream.status_code == 200 and identity is not None:
-            await self._learn(upstream, body, identity)
+        self._rights.note(foreign)
+        if claim.service == "sts" and upstream.status_code == 200:
+            await self._learn(upstream, foreign, identity)
         return _Relayed(upstream)
+
+    async def _send(
+        self,
+        method: str,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        content: AsyncIterator[bytes] | bytes,
+    ) -> httpx.Response:
+        assert self._client is not None, "the relay is not started"
+        url = httpx.URL("http://localhost").copy_with(raw_path=target)
+        outgoing = self._client.build_request(method, url, headers=headers, content=content)
+        return await self._client.send(outgoing, stream=True)
+
+    async def _ask_iam(self, headers: list[tuple[bytes, bytes]], body: bytes) -> httpx.Response:
+        answer = await self._send("POST", b"/", headers, body)
+        await answer.aread()
+        return answer
 
     def _content(
         self, request: Request, signed: SignedRequest, claim: Signature
@@ -135,13 +176,14 @@ class Relay:
             return b""
         return _checked(request.stream(), claim)
 
-    async def _learn(self, upstream: httpx.Response, body: bytes, caller: Identity) -> None:
+    async def _learn(
+        self, upstream: httpx.Response, request: ForeignRequest, caller: Identity
+    ) -> None:
         """Credentials that STS hands out must be able to sign requests to us."""
         content = await upstream.aread()
-        action = parse_qs(body.decode(errors="replace")).get("Action", [""])[0]
-        session = session_of(action, content, caller)
+        session = session_of(request.action, content, caller)
         if session is not None:
-            await self._credentials.learn(session)
+            await self._credentials.learn(await self._rights.session(session, caller, request))
 
     def _path(self, signed: SignedRequest) -> str:
         host = (signed.header("host") or "").rsplit(":", 1)[0].lower()
@@ -211,8 +253,8 @@ def _request_headers(signed: SignedRequest, request: Request) -> list[tuple[byte
     kept = [
         (name, value)
         for name, value in request.scope["headers"]
-        if name.decode("latin-1").lower() not in _HOP_BY_HOP | {"host"}
+        if name.decode("latin-1").lower() not in _HOP_BY_HOP | OURS
     ]
     if signed.header("transfer-encoding"):
         kept.append((b"transfer-encoding", b"chunked"))
-    return [(b"host", b"localhost"), *kept]
+    return kept

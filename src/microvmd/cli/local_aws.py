@@ -25,6 +25,8 @@ from microvmd.vmm.process import Process, ProcessGone, ProcessIdentity, owned, s
 SOCKET = "local-aws.sock"
 RECORD = "local-aws.json"
 RESTART_PAUSE = 1.0
+BY_REQUEST = "by request"
+"""In the record of a server that is told the account with each request."""
 
 _log = structlog.get_logger("microvmd.local_aws")
 
@@ -39,16 +41,16 @@ class LocalAws:
 
 @contextlib.asynccontextmanager
 async def local_aws(
-    run: Path, log_file: Path, account: str, *, keep: bool = True, log_mib: int = 64
+    run: Path, log_file: Path, *, keep: bool = True, log_mib: int = 64
 ) -> AsyncIterator[LocalAws]:
     """Adopt the running server or start one, and start it again when it ends.
 
-    ``account`` is the one whose resources it holds, ``log_mib`` what its log events may take of its
-    memory. With ``keep`` it goes on when we leave.
+    ``log_mib`` is what its log events may take of its memory. With ``keep`` it goes on when we
+    leave.
     """
     ready: asyncio.Future[LocalAws] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
-        server = _Server(run, log_file, account, log_mib)
+        server = _Server(run, log_file, log_mib)
         task = tasks.create_task(_supervise(server, keep=keep, ready=ready))
         try:
             yield await ready
@@ -62,7 +64,6 @@ class _Server:
 
     run: Path
     log_file: Path
-    account: str
     log_mib: int
 
 
@@ -101,12 +102,19 @@ async def _start(stack: contextlib.AsyncExitStack, server: _Server) -> Process:
                 stdout=output,
                 stderr=output,
                 fds=[listener.fileno()],
-                env={**os.environ, "MOTO_ACCOUNT_ID": server.account, "PYTHONUNBUFFERED": "1"},
+                env=_environment(),
             )
         )
     _record(server.run, process.identity)
     _log.info("local AWS started", pid=process.pid)
     return process
+
+
+def _environment() -> dict[str, str]:
+    """The account of a request is what the relay says in a header, and nothing else; a bucket is
+    its account's alone."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MOTO_")}
+    return kept | {"MOTO_S3_ALLOW_CROSSACCOUNT_ACCESS": "false", "PYTHONUNBUFFERED": "1"}
 
 
 def _listen(path: Path) -> socket.socket:
@@ -121,6 +129,9 @@ def _listen(path: Path) -> socket.socket:
 def _recorded(run: Path) -> ProcessIdentity:
     try:
         found = json.loads((run / RECORD).read_text())
+        if found["accounts"] != BY_REQUEST:
+            # One from before there were several accounts would give each the things of all.
+            raise ValueError(found["accounts"])
         return ProcessIdentity(int(found["pid"]), int(found["start_time"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProcessGone("no local AWS server is recorded") from error
@@ -128,7 +139,8 @@ def _recorded(run: Path) -> ProcessIdentity:
 
 def _record(run: Path, identity: ProcessIdentity) -> None:
     temporary = run / f"{RECORD}.new"
-    temporary.write_text(json.dumps({"pid": identity.pid, "start_time": identity.start_time}))
+    record = {"pid": identity.pid, "start_time": identity.start_time, "accounts": BY_REQUEST}
+    temporary.write_text(json.dumps(record))
     temporary.rename(run / RECORD)
 
 

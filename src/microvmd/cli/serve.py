@@ -296,13 +296,15 @@ async def _application(
             local_aws(
                 settings.run,
                 settings.root / "local-aws.log",
-                settings.account,
                 log_mib=settings.aws.local_log_mib,
             )
         )
     operator = Identity(key.access_key, key.secret_key, settings.account)
     who = await stack.enter_async_context(identities(facts.store, settings.root / "keys", operator))
-    relay = None if aws is None else Relay(aws.socket, who.ring)
+    relay = None
+    if aws is not None:
+        relay = Relay(aws.socket, who.ring, settings.account)
+        who.ring.roles = relay.iam
     authenticate = Authenticator(who.ring, settings.region)
     routes = [
         *extension_routes(facts, authenticate, who.authorizer),

@@ -69,7 +69,7 @@ class Caller:
 
     def _context(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {
-            "aws:principalarn": (self._principal_arn,),
+            "aws:principalarn": (self.principal_arn,),
             "aws:principalaccount": (self.account,),
             "aws:principaltype": (self.kind.value,),
         }
@@ -78,7 +78,7 @@ class Caller:
         return found
 
     @property
-    def _principal_arn(self) -> str:
+    def principal_arn(self) -> str:
         """Of a session, the ARN of its role."""
         if self.kind is CallerKind.ROLE:
             return f"arn:aws:iam::{self.account}:role/{self.name}"

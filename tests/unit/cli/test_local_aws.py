@@ -34,11 +34,11 @@ async def _ended_with_the_test(server: LocalAws) -> AsyncIterator[None]:
 @pytest.mark.anyio
 async def test_outlives_its_starter_and_is_adopted(tmp_path: Path) -> None:
     log = tmp_path / "local-aws.log"
-    async with local_aws(tmp_path, log, "123456789012") as first:
+    async with local_aws(tmp_path, log) as first:
         assert b"ListAllMyBucketsResult" in await _buckets(first)
     async with _ended_with_the_test(first):
         assert first.identity.alive()
-        async with local_aws(tmp_path, log, "123456789012") as second:
+        async with local_aws(tmp_path, log) as second:
             assert second == first
             assert b"ListAllMyBucketsResult" in await _buckets(second)
     assert (first.socket.stat().st_mode & 0o777) == 0o600
@@ -46,7 +46,7 @@ async def test_outlives_its_starter_and_is_adopted(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_ends_with_its_starter_when_asked_to(tmp_path: Path) -> None:
-    async with local_aws(tmp_path, tmp_path / "x.log", "123456789012", keep=False) as server:
+    async with local_aws(tmp_path, tmp_path / "x.log", keep=False) as server:
         assert server.identity.alive()
     assert not server.identity.alive()
     with pytest.raises(ProcessGone):
@@ -55,7 +55,7 @@ async def test_ends_with_its_starter_when_asked_to(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_comes_back_when_it_dies(tmp_path: Path) -> None:
-    async with local_aws(tmp_path, tmp_path / "x.log", "123456789012", keep=False) as server:
+    async with local_aws(tmp_path, tmp_path / "x.log", keep=False) as server:
         os.kill(server.identity.pid, signal.SIGKILL)
         assert b"ListAllMyBucketsResult" in await _buckets(server)
 
@@ -65,5 +65,5 @@ async def test_a_stale_record_and_socket_are_no_hindrance(tmp_path: Path) -> Non
     (tmp_path / RECORD).write_text('{"pid": 1, "start_time": 1}')
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / "local-aws.sock"))
-    async with local_aws(tmp_path, tmp_path / "x.log", "123456789012", keep=False) as server:
+    async with local_aws(tmp_path, tmp_path / "x.log", keep=False) as server:
         assert b"ListAllMyBucketsResult" in await _buckets(server)
