@@ -8,6 +8,7 @@
 mod agent;
 mod app;
 mod boot;
+mod connections;
 mod credentials;
 mod exec;
 mod frames;

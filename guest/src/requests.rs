@@ -1,6 +1,7 @@
 //! What the node may ask for: one function per operation.
 
 use crate::agent::{Agent, Shutdown, VERSION};
+use crate::connections;
 use crate::exec::{self, Session, MAX_SESSIONS};
 use crate::hooks::{self, Hook};
 use crate::identity;
@@ -83,6 +84,8 @@ impl Agent {
         identity::set_clock(nanos).map_err(failed)?;
         self.identity.reseed(&seed).map_err(failed)?;
         self.assume_identity(request)?;
+        // Not worth failing a resume for: without it they end by their own timers.
+        let _ = connections::cut();
         let (hostname, machine_id, boot_id) = self.identity.read_back().map_err(failed)?;
         Ok(object([
             ("unixNanos", identity::unix_nanos().into()),

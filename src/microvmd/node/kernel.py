@@ -31,7 +31,16 @@ from pathlib import Path
 
 # What the guest needs that Debian builds as modules; their dependencies come by themselves.
 # virtio_mmio first, so that the others find their devices when they load.
-MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "erofs", "overlay")
+MODULES = (
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_net",
+    "virtio-rng",
+    "erofs",
+    "overlay",
+    # Ends connections that a restore has cut.
+    "tcp_diag",
+)
 # Not named as dependencies: erofs asks for it at run time (6.12 cloud kernel).
 _SOFT = {"erofs": ("libcrc32c",)}
 

@@ -45,6 +45,10 @@ _NAMESPACE_SETTINGS = {
     "net/ipv4/conf/default/send_redirects": "0",
     "net/ipv6/conf/all/disable_ipv6": "1",
     "net/ipv6/conf/default/disable_ipv6": "1",
+    # A guest that ends acknowledges no more: our side of its connections to the stub would hold
+    # the namespace for minutes.
+    "net/ipv4/tcp_orphan_retries": "1",
+    "net/ipv4/tcp_fin_timeout": "2",
 }
 
 

@@ -59,6 +59,8 @@ def assets(tmp_path: Path) -> Path:
         "erofs": "",
         "libcrc32c": "",
         "overlay": "",
+        "tcp_diag": "inet_diag",
+        "inet_diag": "",
     }.items():
         path = release / "modules" / "kernel" / "drivers" / f"{name}.ko.xz"
         path.write_bytes(lzma.compress(module(depends)))
@@ -101,6 +103,8 @@ def test_prepare_makes_kernel_and_initramfs(assets: Path, tmp_path: Path) -> Non
         "libcrc32c.ko",
         "erofs.ko",
         "overlay.ko",
+        "inet_diag.ko",
+        "tcp_diag.ko",
     ]
     assert found["modules/erofs.ko"][1] == module("")
     assert "shell" not in found
