@@ -43,6 +43,8 @@ REGION = "us-east-1"
 PROFILE = "microvmd"
 BUCKET = "artifacts"
 POOL = 2
+MAPPED_SUBNET = "subnet-mapped"
+"""Of network connectors: leads to the private address of `netlab.internet`."""
 UIDS = 1000
 START_LIMIT = 90.0
 STATE_LIMIT = 60.0
@@ -241,6 +243,7 @@ class Service:
             "NETWORK_PREFIX": self.place.prefix,
             "NETWORK_SUBNET": self.place.subnet,
             "NETWORK_POOL": POOL,
+            "NETWORK_SUBNETS": json.dumps({MAPPED_SUBNET: ["10.99.0.0/16"]}),
             "VMM_UID_FIRST": self.place.first_uid,
             "VMM_UID_COUNT": UIDS,
             "BUILD_ISOLATION": "namespace",

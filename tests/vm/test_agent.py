@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 
 import pytest
 
@@ -13,11 +14,15 @@ from microvmd.messages.node import (
     BuildStarted,
     BuildSucceeded,
     BuildVersion,
+    ConnectorProvisioned,
+    ConnectorRevoked,
     DeleteVersion,
     Died,
     Inventory,
     LogTarget,
+    ProvisionConnector,
     ResumeMicrovm,
+    RevokeConnector,
     Started,
     Suspended,
     SuspendMicrovm,
@@ -26,6 +31,7 @@ from microvmd.messages.node import (
     VersionDeleted,
     VersionKey,
 )
+from microvmd.model.egress import NOTHING, Egress, Reach, grant_of
 from microvmd.model.image import SnapshotSizes, VersionConfig
 from microvmd.model.microvm import Phase
 from microvmd.node.agent import BuildRefused, NodeAgent
@@ -157,6 +163,24 @@ async def test_terminate_of_a_vmm_that_was_not_adopted(node_lab: NodeLab) -> Non
         await node.reports.next(Terminated)
         assert node.pid_of(spec) is None
         assert not node.equipment.paths.microvm(spec.microvm_id).directory.exists()
+
+
+async def test_connectors_are_provisioned_and_taken_away(node_lab: NodeLab) -> None:
+    egress = Egress(reaches=(Reach(grant_of("nc-1", 1), IPv4Network("10.99.0.0/16")),))
+    spec = spec_of(egress=egress)
+    async with node_lab.node() as node:
+        await node.agent.send(ProvisionConnector("nc-1", 1, egress))
+        told = await node.reports.next(ConnectorProvisioned)
+        assert told == ConnectorProvisioned("nc-1", 1)
+        await node.start(spec)
+        await node.reports.next(Started)
+        (network,) = node.equipment.networks._used
+        assert network.egress == egress
+        await node.agent.send(RevokeConnector("nc-1", (1, 2)))
+        assert await node.reports.next(ConnectorRevoked) == ConnectorRevoked("nc-1", (1, 2))
+        assert network.egress == NOTHING
+        await node.terminate(spec)
+        await node.reports.next(Terminated)
 
 
 async def test_how_builds_end(node_lab: NodeLab) -> None:

@@ -14,7 +14,7 @@ from microvmd.build.failure import BuildFailed
 from microvmd.build.in_namespace import NamespaceWorkshop
 from microvmd.build.job import Job
 from microvmd.build.toolchain import ImageStore, Toolchain
-from microvmd.build.workshop import Log, Order
+from microvmd.build.workshop import Log, Order, Unenclosed
 from tests.unit.build.test_archive import pack
 
 
@@ -112,7 +112,7 @@ async def test_an_image_that_nothing_serves_is_told_before_anything_is_made(
 
 @dataclass
 class Workshop:
-    """In memory: gives the exit codes it was made with, one for each run."""
+    """In memory: gives the exit codes it was made with, one for each run; then it is unfit."""
 
     codes: list[int]
     forgotten: int = 0
@@ -124,6 +124,8 @@ class Workshop:
         return job
 
     async def run(self, order: Order, log: Log) -> int:
+        if not self.codes:
+            raise Unenclosed
         return self.codes.pop(0)
 
     def forget_layers(self, order: Order) -> bool:
@@ -168,3 +170,8 @@ def test_every_way_to_end_has_a_reason(tmp_path: Path, code: int, reason: str) -
     with pytest.raises(BuildFailed) as caught:
         run_with(tmp_path, Workshop([code]), warm=False)
     assert caught.value.reason == reason
+
+
+def test_an_isolation_that_cannot_keep_to_a_connector_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BuildFailed, match=r"build\.isolation=microvm"):
+        run_with(tmp_path, Workshop([]), warm=False)

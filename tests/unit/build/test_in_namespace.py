@@ -1,10 +1,15 @@
 """The parts of a namespace build that need no namespace."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from microvmd.build.in_namespace import NamespaceWorkshop, _resolv_conf
 from microvmd.build.toolchain import ImageStore, Toolchain
-from microvmd.build.workshop import Order
+from microvmd.build.workshop import Order, Unenclosed
+from microvmd.model.egress import NOTHING
 
 
 def order(layers: Path) -> Order:
@@ -34,3 +39,9 @@ def test_layers_are_private_and_can_be_forgotten(tmp_path: Path) -> None:
 
 def test_a_namespace_without_a_resolver_file_has_the_nodes() -> None:
     assert _resolv_conf("no-such-network") == _resolv_conf(None)
+
+
+def test_a_build_that_must_keep_to_a_connector_is_refused(tmp_path: Path) -> None:
+    kept = replace(order(tmp_path), egress=NOTHING)
+    with pytest.raises(Unenclosed):
+        asyncio.run(NamespaceWorkshop().run(kept, print))
