@@ -211,18 +211,9 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     )
     threads = stack.enter_context(Threads("roles", 2))
     roles = AssumableRoles(role_check(settings, key, equipment.roles.sts, threads))
+    keys = KeyGate(link.check_keys)
     microvms = await stack.enter_async_context(
-        MicroVms(
-            store,
-            link,
-            edge.routes,
-            cursors,
-            time.time,
-            managed,
-            networks,
-            roles,
-            KeyGate(link.check_keys),
-        )
+        MicroVms(store, link, edge.routes, cursors, time.time, managed, networks, roles, keys)
     )
     images = Images(store, link, cursors, time.time, managed, settings.image.sizes, networks, roles)
     connectors = Connectors(
