@@ -11,10 +11,11 @@ pytest.register_assert_rewrite("tests.clients.exercises")
 from tests.clients.client_awscli import AwsCli  # noqa: E402 - after the rewriting is asked for
 from tests.clients.client_boto3 import Boto3Client  # noqa: E402
 from tests.clients.client_javascript import NODE, JavaScriptSdk  # noqa: E402
+from tests.clients.exercises.denied import deny_all  # noqa: E402
 from tests.clients.exercises.registry import Exercises, World  # noqa: E402
 from tests.clients.golden_stories import STORIES  # noqa: E402
 from tests.clients.live import LiveApi, live_api  # noqa: E402
-from tests.clients.outcome import Client  # noqa: E402
+from tests.clients.outcome import Client, Outcome  # noqa: E402
 from tests.clients.recorder import Recorder  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,6 +48,14 @@ def exercises(javascript: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
         world = World(api)
         stack.callback(world.close)
         yield Exercises(world, {client.name: client for client in clients})
+
+
+@pytest.fixture(scope="session")
+def denials(
+    exercises: Exercises, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[tuple[str, str], Outcome]:
+    """Each operation asked for by a user without any rights."""
+    return deny_all(exercises.world, tmp_path_factory.mktemp("denied"))
 
 
 @pytest.fixture(scope="session")

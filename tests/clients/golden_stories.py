@@ -372,8 +372,8 @@ def connectors(raw: Recorder) -> None:
     )
     wrong = {"Configuration": {"VpcEgressConfiguration": {"SubnetIds": ["net-1"]}}}
     many = {"SubnetIds": [f"subnet-{number:017}" for number in range(1, 18)]}
-    document = {"Name": "many", "Configuration": {"VpcEgressConfiguration": many}}
-    raw("create-connector-too-many-subnets", RECORDED, "POST", CONNECTORS, document)
+    crowded = {"Name": "many", "Configuration": {"VpcEgressConfiguration": many}}
+    raw("create-connector-too-many-subnets", RECORDED, "POST", CONNECTORS, crowded)
     raw("create-connector-bad-subnet", CHOSEN, "POST", CONNECTORS, again | wrong)
     change = {name: value for name, value in again.items() if name != "Name"}
     raw("update-connector-no-change", RECORDED, "PUT", one, change)

@@ -1,24 +1,24 @@
 """Who is refused before any operation is looked at, as each client tells it."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.clients.client_awscli import AwsCli
-from tests.clients.client_boto3 import Boto3Client
-from tests.clients.client_javascript import JavaScriptSdk
-from tests.clients.live import LiveApi
-from tests.clients.outcome import Caller, Client
-from tests.clients.served import AWSCLI, BOTO3, JAVASCRIPT
+from microvmd.api.operations import MICROVMS, load_operations
+from tests.clients.exercises.denied import BY_AWSCLI, CLIENTS
+from tests.clients.live import ACCOUNT, LiveApi
+from tests.clients.outcome import Caller, Outcome
+from tests.clients.served import AWSCLI
 
 pytestmark = pytest.mark.client
 
-CLIENTS: dict[str, Callable[[LiveApi, Path, Caller], Client]] = {
-    BOTO3: lambda api, _, caller: Boto3Client(api, caller),
-    AWSCLI: AwsCli,
-    JAVASCRIPT: lambda api, _, caller: JavaScriptSdk(api, caller),
-}
+ASKED = [
+    (client, operation.name)
+    for client in CLIENTS
+    for operation in load_operations()
+    if operation.service == MICROVMS and (client != AWSCLI or operation.name in BY_AWSCLI)
+]
 REFUSED = {
     "InvalidSignatureException": Caller(secret_key="wrong"),
     "UnrecognizedClientException": Caller(access_key="AKIANOBODY"),
@@ -48,3 +48,15 @@ def test_wrong_region(api: LiveApi, tmp_path: Path, name: str) -> None:
     assert (outcome.status, outcome.error) == (403, "InvalidSignatureException")
     assert outcome.message is not None
     assert "us-east-1" in outcome.message
+
+
+@pytest.mark.parametrize(("client", "operation"), ASKED)
+def test_without_rights(
+    denials: Mapping[tuple[str, str], Outcome], client: str, operation: str
+) -> None:
+    outcome = denials[client, operation]
+    assert outcome.refusal == (403, "AccessDeniedException")
+    assert outcome.message is not None
+    assert outcome.message.startswith(
+        f"User: arn:aws:iam::{ACCOUNT}:user/nobody is not authorized to perform: lambda:{operation}"
+    )

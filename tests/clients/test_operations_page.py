@@ -12,15 +12,22 @@ from tests.clients.coverage_page import PAGE, Evidence, read_deviations, render,
 from tests.clients.exercises.everything import MODULES
 from tests.clients.exercises.registry import Exercises
 from tests.clients.live import LiveApi
+from tests.clients.outcome import Outcome
 
 # Alone, the first of these carries out everything; after the other modules, next to nothing.
 pytestmark = [pytest.mark.client, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def evidence(exercises: Exercises, golden_api: LiveApi, exchanges: Mapping[str, str]) -> Evidence:
+def evidence(
+    exercises: Exercises,
+    denials: Mapping[tuple[str, str], Outcome],
+    golden_api: LiveApi,
+    exchanges: Mapping[str, str],
+) -> Evidence:
     assert MODULES
     exercises.run_all()
+    assert denials
     assert exchanges
     return Evidence(
         exercises.world.api.served,
