@@ -30,6 +30,7 @@ from microvmd.cli.extensions import extension_routes
 from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.identity import identities
 from microvmd.cli.local_aws import local_aws
+from microvmd.control.admission import Admission
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.managed import ManagedImages
@@ -40,6 +41,7 @@ from microvmd.control.tokens import TokenIssuer
 from microvmd.messages import node as messages
 from microvmd.model.identifiers import endpoint_name
 from microvmd.model.image import SnapshotSizes
+from microvmd.model.quota import Quotas
 from microvmd.model.rate import RateLimits
 from microvmd.node.logs import LogStore
 from tests.clients.served import ServedLog, Witness
@@ -52,6 +54,7 @@ CONFIG: Any = Config(
     retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, parameter_validation=False
 )
 UNLIMITED = RateLimits({}, others=0)
+MANY = Quotas(memory_mib=0, images=0, versions=0, builds=0)
 FAIL = "s3://bucket/fails.zip"
 """An artifact whose build fails, as its Dockerfile would make it."""
 HOLD = "s3://bucket/never-ends.zip"
@@ -131,7 +134,9 @@ class LiveApi:
 
 
 @contextlib.contextmanager
-def live_api(directory: Path, rates: RateLimits = UNLIMITED) -> Iterator[LiveApi]:
+def live_api(
+    directory: Path, rates: RateLimits = UNLIMITED, quotas: Quotas = MANY
+) -> Iterator[LiveApi]:
     """Serve in a thread of its own until the block ends."""
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -141,7 +146,7 @@ def live_api(directory: Path, rates: RateLimits = UNLIMITED) -> Iterator[LiveApi
 
     def serve() -> None:
         try:
-            asyncio.run(_serve(directory, listener, found, rates, up, down))
+            asyncio.run(_serve(directory, listener, found, rates, quotas, up, down))
         except BaseException as error:  # shown in the test's thread
             failure.append(error)
         finally:
@@ -165,13 +170,14 @@ async def _serve(
     listener: socket.socket,
     found: LiveApi,
     rates: RateLimits,
+    quotas: Quotas,
     up: threading.Event,
     down: threading.Event,
 ) -> None:
     async with (
         Store.at(directory / "state.db") as store,
         local_aws(directory, directory / "local-aws.log", keep=False) as aws,
-        application(store, directory, found.issuer, aws.socket, rates) as app,
+        application(store, directory, found.issuer, aws.socket, rates, quotas) as app,
     ):
         witnessed = Witness(app, found.served)
         server = uvicorn.Server(configure(witnessed))
@@ -190,10 +196,11 @@ async def application(
     issuer: TokenIssuer,
     aws_socket: Path | None = None,
     rates: RateLimits = UNLIMITED,
+    quotas: Quotas = MANY,
 ) -> AsyncIterator[Starlette]:
     """The API over control and store. Without a local AWS server, its services are refused."""
     async with (
-        _control(store) as (images, microvms, connectors),
+        _control(store, quotas) as (images, microvms, connectors),
         identities(store, directory / "keys", KEY) as who,
         LogStore(directory / "logs") as logs,
     ):
@@ -230,13 +237,17 @@ async def _no_edge() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _control(store: Store) -> AsyncIterator[tuple[Images, MicroVms, Connectors]]:
+async def _control(
+    store: Store, quotas: Quotas
+) -> AsyncIterator[tuple[Images, MicroVms, Connectors]]:
     import time
 
     cursors, node = Cursors(b"k" * 32), MemoryNode()
-    routes = _Routes()
-    async with MicroVms(store, node, routes, cursors, time.time, MANAGED) as microvms:
-        images = Images(store, node, cursors, time.time, MANAGED)
+    routes, admission = _Routes(), Admission(quotas)
+    async with MicroVms(
+        store, node, routes, cursors, time.time, MANAGED, admission=admission
+    ) as microvms:
+        images = Images(store, node, cursors, time.time, MANAGED, admission=admission)
         connectors = Connectors(store, node, cursors, time.time, REGION)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(node.work(images, microvms, connectors))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +15,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from microvmd.model.quota import Quotas
 from microvmd.model.rate import RateLimits
-from tests.clients.live import KEY, REGION, LiveApi, live_api
+from tests.clients.live import ACCOUNT, HOLD, KEY, REGION, LiveApi, live_api
 
 pytestmark = pytest.mark.client
 
@@ -85,6 +87,65 @@ def test_one_that_hangs_up_gives_its_place_to_the_next(limited: LiveApi) -> None
             assert time.monotonic() < deadline
     deadline = time.monotonic() + 10
     while _status(_send(limited, path)) == 429:
+        assert time.monotonic() < deadline
+
+
+QUOTAS = Quotas(memory_mib=2048 + 512, images=2, versions=2, builds=1)
+CREATE: dict[str, Any] = {
+    "baseImageArn": "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1",
+    "buildRoleArn": f"arn:aws:iam::{ACCOUNT}:role/build",
+    "codeArtifact": {"uri": "s3://bucket/app.zip"},
+    "resources": [{"minimumMemoryInMiB": 512}],
+}
+
+
+def test_quotas(tmp_path: Path) -> None:
+    """Each is met once, refused with 402, and makes nothing; a replay is answered all the same."""
+    with live_api(tmp_path, quotas=QUOTAS) as api:
+        client = api.client("lambda-microvms")
+        one = client.create_microvm_image(name="one", **CREATE)["imageArn"]
+        _built(client, one)
+        held = client.create_microvm_image(name="held", **CREATE | {"codeArtifact": {"uri": HOLD}})
+        _exceeded(
+            client.create_microvm_image,
+            "The maximum number of MicroVM images has been reached for this account.",
+            name="three",
+            **CREATE,
+        )
+        _exceeded(
+            client.update_microvm_image,
+            "The maximum number of concurrent MicroVM image builds has been reached for this "
+            "account.",
+            imageIdentifier=one,
+            **CREATE,
+        )
+        runs = [
+            client.run_microvm(imageIdentifier=one, clientToken=f"token-{number:04}")
+            for number in range(4)
+        ]
+        memory = "The base maximum allocated memory limit has been reached for this account."
+        _exceeded(client.run_microvm, memory, imageIdentifier=one)
+        again = client.run_microvm(imageIdentifier=one, clientToken="token-0000")
+        assert again["microvmId"] == runs[0]["microvmId"]
+        items = client.list_microvms()["items"]
+        assert {item["microvmId"] for item in items} == {run["microvmId"] for run in runs}
+        assert {image["imageArn"] for image in client.list_microvm_images()["items"]} == {
+            one,
+            held["imageArn"],
+        }
+
+
+def _exceeded(call: Any, text: str, **request: Any) -> None:
+    with pytest.raises(ClientError) as refused:
+        call(**request)
+    answer = refused.value.response
+    assert answer["Error"] == {"Code": "ServiceQuotaExceededException", "Message": text}
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 402
+
+
+def _built(client: Any, arn: str) -> None:
+    deadline = time.monotonic() + 30
+    while client.get_microvm_image(imageIdentifier=arn)["state"] in ("CREATING", "UPDATING"):
         assert time.monotonic() < deadline
 
 

@@ -46,6 +46,7 @@ from microvmd.cli.local_aws import local_aws
 from microvmd.cli.role_check import role_check
 from microvmd.cli.settings import Settings
 from microvmd.cli.vault import vault
+from microvmd.control.admission import Admission
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.keys import KeyGate
@@ -212,10 +213,32 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     threads = stack.enter_context(Threads("roles", 2))
     roles = AssumableRoles(role_check(settings, key, equipment.roles.sts, threads))
     keys = KeyGate(link.check_keys)
+    admission = Admission(settings.limits.quotas)
     microvms = await stack.enter_async_context(
-        MicroVms(store, link, edge.routes, cursors, time.time, managed, networks, roles, keys)
+        MicroVms(
+            store,
+            link,
+            edge.routes,
+            cursors,
+            time.time,
+            managed,
+            networks,
+            roles,
+            keys,
+            admission,
+        )
     )
-    images = Images(store, link, cursors, time.time, managed, settings.image.sizes, networks, roles)
+    images = Images(
+        store,
+        link,
+        cursors,
+        time.time,
+        managed,
+        settings.image.sizes,
+        networks,
+        roles,
+        admission,
+    )
     connectors = Connectors(
         store,
         link,

@@ -22,6 +22,7 @@ from pydantic_settings import (
 from microvmd.cli.egress_settings import Groups, Subnets, egress_map
 from microvmd.control.managed import BaseStatus
 from microvmd.model.egress import EgressMap
+from microvmd.model.quota import QUOTAS, Quotas
 from microvmd.model.rate import LONGEST_WAIT_S, OTHERS, RATES, RateLimits
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
 from microvmd.model.vpc_connector import ConnectorLimits
@@ -313,6 +314,28 @@ class LimitSettings(Section):
         description="longest time that a call above its rate is held back; one that would have to "
         "wait longer is refused at once (429)",
     )
+
+    memory_mib: int = Field(
+        default=QUOTAS.memory_mib,
+        ge=0,
+        description="baseline memory of all MicroVMs that are not TERMINATED and of image builds "
+        "in flight, of one account; 0 is no limit",
+    )
+    images: int = Field(
+        default=QUOTAS.images, ge=0, description="images of one account; 0 is no limit"
+    )
+    versions: int = Field(
+        default=QUOTAS.versions, ge=0, description="versions of one image; 0 is no limit"
+    )
+    builds: int = Field(
+        default=QUOTAS.builds,
+        ge=0,
+        description="image builds of one account at a time; 0 is no limit",
+    )
+
+    @property
+    def quotas(self) -> Quotas:
+        return Quotas(self.memory_mib, self.images, self.versions, self.builds)
 
     @property
     def rates(self) -> RateLimits:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from microvmd.control.admission import Admission
 from microvmd.control.egress import ConnectorUse
 from microvmd.control.logs import build_delivery, build_log
 from microvmd.control.lookups import ImageView, image_named, version_named, view_named, view_of
@@ -61,6 +62,7 @@ class Images:
         sizes: Sizes = AWS_SIZES,
         networks: EgressMap | None = None,
         roles: AssumableRoles | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -71,6 +73,7 @@ class Images:
         self._sizes = sizes
         self._use = ConnectorUse(managed.region, networks or EgressMap())
         self._roles = roles or AssumableRoles()
+        self._admission = admission or Admission()
 
     @property
     def cursors(self) -> Cursors:
@@ -92,6 +95,7 @@ class Images:
                 raise ValidationError(
                     f"A MicroVM image with the name '{arn.name}' already exists in this account"
                 )
+            self._admission.check_image(tx, account, config.memory_mib)
             image = Image(arn, ImageState.CREATING, now, now, dict(request.get("tags") or {}))
             grants = self._use.pin(tx, account, config.egress)
             version = _new_version(image, ImageVersion(1), config, grants, now)
@@ -119,6 +123,7 @@ class Images:
                 made = done.rsplit(" ", 1)[1]
                 return view_named(tx, account, arn), version_named(tx, account, arn, made), False
             image = apply_image(image_named(tx, account, arn), ImageEvent.UPDATE_REQUESTED, now)
+            self._admission.check_version(tx, account, arn.name, config.memory_mib)
             number = next_number(tx.versions(account, arn.name))
             grants = self._use.pin(tx, account, config.egress)
             version = _new_version(image, number, config, grants, now)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
+from microvmd.control.admission import Admission
 from microvmd.control.egress import ConnectorUse
 from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
@@ -98,6 +99,7 @@ class MicroVms:
         networks: EgressMap | None = None,
         roles: AssumableRoles | None = None,
         keys: KeyGate | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -109,6 +111,7 @@ class MicroVms:
         self._use = ConnectorUse(managed.region, networks or EgressMap())
         self._roles = roles or AssumableRoles()
         self._keys = keys or KeyGate()
+        self._admission = admission or Admission()
         self._live: dict[str, MicroVm] = {}
         self._timings: dict[str, dict[str, Mapping[str, float]]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -155,6 +158,7 @@ class MicroVms:
                 phase=Phase.PENDING,
                 generation=1,
                 started_at=now,
+                memory_mib=version.config.memory_mib,
                 maximum_duration_s=request.get("maximumDurationInSeconds") or DEFAULT_DURATION_S,
                 idle_policy=IdlePolicy.from_request(request.get("idlePolicy")),
                 ingress=ingress,
@@ -167,6 +171,7 @@ class MicroVms:
             )
             spec = self._spec(tx, microvm, version)
             self._keys.demand(spec, proven=proven)
+            self._admission.check_run(tx, account, microvm.memory_mib)
             tx.add_microvm(microvm)
             remember(tx, account, "RunMicrovm", request, microvm.microvm_id, now)
             return microvm, spec

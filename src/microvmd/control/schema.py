@@ -35,6 +35,7 @@ versions = Table(
     Column("state", String(32), nullable=False),
     Column("document", Text, nullable=False),
     PrimaryKeyConstraint("account", "image_name", "major", "minor"),
+    Index("versions_by_state", "account", "state"),
 )
 
 microvms = Table(
@@ -49,6 +50,7 @@ microvms = Table(
     Column("phase", String(16), nullable=False),
     Column("document", Text, nullable=False),
     Column("terminated_at", Float, nullable=True),
+    Column("memory_mib", Integer, nullable=False, server_default="0"),
     # Each list of MicroVMs, whatever it is filtered by, is a range of one of these.
     Index("microvms_by_account", "account", "sequence"),
     Index("microvms_by_image", "account", "image_arn", "sequence"),
@@ -56,6 +58,7 @@ microvms = Table(
     Index("microvms_by_version", "account", "image_version", "sequence"),
     Index("microvms_by_phase", "phase"),
     Index("microvms_by_end", "terminated_at"),
+    Index("microvms_by_use", "account", "phase", "memory_mib"),
 )
 
 client_tokens = Table(

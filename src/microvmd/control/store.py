@@ -22,6 +22,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from microvmd.control.connector_rows import ConnectorRows
 from microvmd.control.identity_rows import IdentityRows
 from microvmd.control.schema import client_tokens, images, microvms, versions
+from microvmd.control.use_rows import UseRows
 from microvmd.model.identifiers import ImageVersion
 from microvmd.model.image import Image, Version, VersionState
 from microvmd.model.microvm import MicroVm, Phase
@@ -39,6 +40,7 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.connectors = ConnectorRows(connection)
+        self.use = UseRows(connection)
 
     @property
     def identities(self) -> IdentityRows:
@@ -178,6 +180,7 @@ class Transaction:
                 endpoint_id=microvm.endpoint_id,
                 image_arn=microvm.image_arn,
                 image_version=microvm.image_version,
+                memory_mib=microvm.memory_mib,
                 **_microvm_row(microvm),
             )
         )

@@ -106,7 +106,8 @@ class IdlePolicy:
 
 @dataclass(frozen=True, slots=True)
 class MicroVm:
-    """One MicroVM. Times are wall-clock seconds; ``edge_address`` is where the edge dials."""
+    """One MicroVM. Times are wall-clock seconds; ``edge_address`` is where the edge dials;
+    ``memory_mib`` is its baseline, kept as it was when it was run."""
 
     microvm_id: str
     account: str
@@ -116,6 +117,7 @@ class MicroVm:
     phase: Phase
     generation: int
     started_at: float
+    memory_mib: int = 0
     maximum_duration_s: int = DEFAULT_DURATION_S
     idle_policy: IdlePolicy | None = None
     ingress: tuple[str, ...] = ()

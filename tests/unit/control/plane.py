@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from microvmd.control.admission import Admission
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.keys import KeyGate
@@ -104,14 +105,19 @@ async def plane(
     managed: ManagedImages = ManagedImages(REGION),  # noqa: B008 - frozen
     networks: EgressMap | None = None,
     keys: KeyGate | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[Plane]:
     """A control plane over a database in ``directory``; open it again to play a restart."""
     node, routes, clock = RecordingNode(), RouteTable(), Clock()
     cursors = Cursors(b"k" * 32)
     async with (
         Store.at(directory / "state.db") as store,
-        MicroVms(store, node, routes, cursors, clock, managed, networks, keys=keys) as microvms,
+        MicroVms(
+            store, node, routes, cursors, clock, managed, networks, keys=keys, admission=admission
+        ) as microvms,
     ):
-        images = Images(store, node, cursors, clock, managed, networks=networks)
+        images = Images(
+            store, node, cursors, clock, managed, networks=networks, admission=admission
+        )
         connectors = Connectors(store, node, cursors, clock, REGION, networks=networks)
         yield Plane(store, node, routes, clock, managed, images, microvms, connectors)
