@@ -27,6 +27,7 @@ from microvmd.messages.node import (
     TerminateMicrovm,
     VersionKey,
 )
+from microvmd.model.egress import INTERNET
 from microvmd.model.image import VersionConfig
 from microvmd.node.agent import NodeAgent
 from microvmd.node.bring_up import Equipment
@@ -86,6 +87,7 @@ class Site:
                 "base", ROLE, f"s3://{artifact}", hooks=READY_ONLY, memory_mib=512
             ),
             log=LogTarget("builds", str(number)),
+            egress=INTERNET,
         )
         await self.agent.send(command)
         await self.reports.next(BuildStarted)
