@@ -219,6 +219,7 @@ class NodeLab:
         hooks: Hooks = ALL_HOOKS,
         cmd: bool = True,
         version: VersionKey = VERSION,
+        egress: Egress = INTERNET,
         kms_key: str | None = None,
         secret: str = "",
     ) -> BuildVersion:
@@ -237,7 +238,7 @@ class NodeLab:
         )
         build_id = new_build_id()
         command = BuildVersion(
-            version, build_id, IMAGE_ARN, config, LogTarget("build", version.number), INTERNET
+            version, build_id, IMAGE_ARN, config, LogTarget("build", version.number), egress
         )
         async with equipment.vault.workroom(kms_key) as work:
             image = ImageFiles(work / "image")

@@ -2,13 +2,18 @@
 
 import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Network
 
 import pytest
 
 from microvmd.messages.node import VersionKey
+from microvmd.model.egress import INTERNET, Egress, Reach, grant_of
 from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import Equipment
+from microvmd.node.network import Network
 from microvmd.node.snapshot import verify
 from microvmd.vmm.causes import ungrouped
 from tests.nodelab import ACCOUNT, VERSION, NodeLab
@@ -87,6 +92,27 @@ async def test_an_application_that_is_never_ready(node_lab: NodeLab) -> None:
         assert failed.value.sizes is not None
         assert failed.value.sizes.code
         await nothing_made(equipment, key)
+
+
+async def test_the_application_keeps_to_the_connectors_of_its_image(
+    node_lab: NodeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = version(5)
+    egress = Egress(reaches=(Reach(grant_of("nc-1", 1), IPv4Network("10.99.0.0/16")),))
+    given: list[Egress | None] = []
+    async with node_lab.equipment() as equipment:
+        make = equipment.networks.network
+
+        @asynccontextmanager
+        async def watched(asked: Egress = INTERNET) -> AsyncIterator[Network]:
+            async with make(asked) as network:
+                given.append(network.egress)
+                yield network
+
+        monkeypatch.setattr(equipment.networks, "network", watched)
+        with pytest.raises(BuildRefused, match="ended with code 4"), ungrouped():
+            await node_lab.capture(equipment, "bye", version=key, egress=egress)
+    assert given == [egress]
 
 
 async def test_without_hooks_a_port_tells_that_it_is_ready(node_lab: NodeLab) -> None:
