@@ -14,6 +14,7 @@ from microvmd.build.bases import BaseStore
 from microvmd.build.builder import BuildOptions, build_rootfs
 from microvmd.build.failure import BuildFailed
 from microvmd.build.in_microvm import MicrovmWorkshop
+from microvmd.model.egress import NOTHING, Egress, Reach, grant_of
 from microvmd.node import kernel
 from microvmd.node.jail import Jails, JailSettings
 from microvmd.node.network import NetworkPool
@@ -84,7 +85,7 @@ CMD ["/bin/sh", "/app/app.sh"]
     asyncio.run(main())
 
 
-def test_a_cancelled_build_leaves_no_machine(tmp_path: Path) -> None:
+def test_a_build_keeps_to_its_egress_and_a_cancelled_one_leaves_no_machine(tmp_path: Path) -> None:
     async def main() -> None:
         cache = buildlab.cache(tmp_path)
         await BaseStore(cache / "bases").add("tiny", buildlab.tiny_base(tmp_path))
@@ -92,6 +93,8 @@ def test_a_cancelled_build_leaves_no_machine(tmp_path: Path) -> None:
             tmp_path, {"Dockerfile": "FROM tiny\nRUN echo here && sleep 600\n"}
         )
         started = asyncio.Event()
+        grant = grant_of("nc-1", 1)
+        egress = Egress(reaches=(Reach(grant, ipaddress.IPv4Network("10.99.0.0/16")),))
 
         def log(line: str) -> None:
             if line == "here":
@@ -100,10 +103,16 @@ def test_a_cancelled_build_leaves_no_machine(tmp_path: Path) -> None:
         async with workshop(tmp_path, cache) as shop, asyncio.TaskGroup() as tasks:
             options = BuildOptions("000000000000", cache, shop)
             work = tasks.create_task(
-                build_rootfs(archive, output_dir=tmp_path / "out", log=log, options=options)
+                build_rootfs(
+                    archive, output_dir=tmp_path / "out", log=log, options=options, egress=egress
+                )
             )
             async with asyncio.timeout(200):
                 await started.wait()
+            (network,) = shop.networks._used
+            assert network.egress == egress
+            await shop.networks.revoke({grant})
+            assert network.egress == NOTHING
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
