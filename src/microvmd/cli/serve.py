@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import structlog
@@ -36,23 +35,19 @@ from microvmd.cli import logs as own_log
 from microvmd.cli import profile
 from microvmd.cli.account_routes import account_routes
 from microvmd.cli.aws import aws_access, source_settings
+from microvmd.cli.control_plane import NodeLink, control_plane
 from microvmd.cli.endpoints import Endpoints
 from microvmd.cli.extensions import extension_routes
 from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.failure import Failure
 from microvmd.cli.identity import identities
-from microvmd.cli.keys import AccessKey, access_key, cursor_key
+from microvmd.cli.keys import AccessKey, access_key
 from microvmd.cli.local_aws import local_aws
 from microvmd.cli.role_check import role_check
 from microvmd.cli.settings import Settings
 from microvmd.cli.vault import vault
-from microvmd.control.admission import Admission
-from microvmd.control.connectors import Connectors
-from microvmd.control.images import Images
 from microvmd.control.keys import KeyGate
-from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
-from microvmd.control.paging import Cursors
 from microvmd.control.reconcile import adopt_all, inventory, watch
 from microvmd.control.retention import forget_ended
 from microvmd.control.roles import AssumableRoles
@@ -63,17 +58,6 @@ from microvmd.edge.config import EdgeSettings
 from microvmd.edge.edge import Edge
 from microvmd.edge.haproxy import HAProxyFailed
 from microvmd.edge.stats import CommandFailed
-from microvmd.messages.node import (
-    BuildFailed,
-    BuildStarted,
-    BuildSucceeded,
-    Command,
-    ConnectorProvisioned,
-    ConnectorRevoked,
-    MicrovmSpec,
-    Report,
-    VersionDeleted,
-)
 from microvmd.model.microvm import Phase
 from microvmd.node import kernel
 from microvmd.node.agent import NodeAgent
@@ -147,41 +131,6 @@ def _only_one(settings: Settings) -> Iterator[None]:
         yield
 
 
-@dataclass(slots=True)
-class _NodeLink:
-    """The control plane's end of the connection to the node of this process."""
-
-    agent: NodeAgent | None = None
-
-    async def send(self, command: Command) -> None:
-        assert self.agent is not None
-        await self.agent.send(command)
-
-    async def check_keys(self, spec: MicrovmSpec) -> None:
-        assert self.agent is not None
-        await self.agent.check_keys(spec)
-
-
-@dataclass(slots=True)
-class _Control:
-    """What reports and requests of the edge are handed to."""
-
-    images: Images
-    microvms: MicroVms
-    connectors: Connectors
-
-    async def report(self, report: Report) -> None:
-        match report:
-            case BuildStarted() | BuildSucceeded() | BuildFailed():
-                await self.images.report(report)
-            case VersionDeleted():
-                await self.images.report_deleted(report)
-            case ConnectorProvisioned() | ConnectorRevoked():
-                await self.connectors.report(report)
-            case _:
-                await self.microvms.report(report)
-
-
 async def _serve(settings: Settings) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -199,11 +148,8 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     store = await stack.enter_async_context(Store.at(settings.root / "state.db"))
     access = aws_access(settings, key)
     equipment = await stack.enter_async_context(_equipment(settings, access))
-    cursors = Cursors(cursor_key(settings.root / "keys"))
     issuer = TokenIssuer(settings.root / "keys")
-    managed = ManagedImages(settings.region, settings.image.base_status)
-    networks = settings.network.egress_map
-    endpoints, link = Endpoints(), _NodeLink()
+    endpoints, link = Endpoints(), NodeLink()
     edge = Edge(
         _edge_settings(settings),
         resolve=endpoints.locate,
@@ -212,57 +158,22 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     )
     threads = stack.enter_context(Threads("roles", 2))
     roles = AssumableRoles(role_check(settings, key, equipment.roles.sts, threads))
-    keys = KeyGate(link.check_keys)
-    admission = Admission(settings.limits.quotas)
-    microvms = await stack.enter_async_context(
-        MicroVms(
-            store,
-            link,
-            edge.routes,
-            cursors,
-            time.time,
-            managed,
-            networks,
-            roles,
-            keys,
-            admission,
-        )
+    control = await stack.enter_async_context(
+        control_plane(settings, store, link, edge.routes, roles, KeyGate(link.check_keys))
     )
-    images = Images(
-        store,
-        link,
-        cursors,
-        time.time,
-        managed,
-        settings.image.sizes,
-        networks,
-        roles,
-        admission,
-    )
-    connectors = Connectors(
-        store,
-        link,
-        cursors,
-        time.time,
-        settings.region,
-        networks=networks,
-        limits=settings.network.connector_limits,
-    )
-    endpoints.microvms = microvms
+    microvms = endpoints.microvms = control.microvms
     builder = ImageBuilder(
         equipment,
         source_settings(settings, key),
         lambda account: _options(settings, equipment, account),
     )
-    link.agent = await stack.enter_async_context(
-        NodeAgent(equipment, builder, _Control(images, microvms, connectors).report)
-    )
+    link.agent = await stack.enter_async_context(NodeAgent(equipment, builder, control.report))
     endpoints.agent = link.agent
-    await link.agent.sweep(await inventory(images, microvms))
+    await link.agent.sweep(await inventory(control.images, microvms))
     await stack.enter_async_context(edge)
     await edge.routes.replace(_running(microvms))
     await adopt_all(microvms, link)
-    await connectors.go_on_after_restart()
+    await control.connectors.go_on_after_restart()
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
     for work in (
         watch(microvms, lambda: _bytes_of(edge), time.time),
@@ -274,11 +185,11 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     profile.write(_profile(settings, key), profile.AwsFiles.of_user())
     facts = _facts(settings, store, microvms, equipment, edge)
     handlers = control_handlers(
-        images,
+        control.images,
         microvms,
         issuer,
-        connectors=connectors,
-        managed=managed,
+        connectors=control.connectors,
+        managed=control.managed,
         endpoint_name=edge.endpoint,
     )
     return await _application(stack, settings, key, handlers, facts)

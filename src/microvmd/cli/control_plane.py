@@ -1,0 +1,98 @@
+"""The control plane as ``serve`` wires it: its services, and their way to the node."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from microvmd.cli.keys import cursor_key
+from microvmd.cli.settings import Settings
+from microvmd.control.admission import Admission
+from microvmd.control.connectors import Connectors
+from microvmd.control.images import Images
+from microvmd.control.keys import KeyGate
+from microvmd.control.managed import ManagedImages
+from microvmd.control.microvms import MicroVms, Routes
+from microvmd.control.paging import Cursors
+from microvmd.control.roles import AssumableRoles
+from microvmd.control.store import Store
+from microvmd.messages.node import (
+    BuildFailed,
+    BuildStarted,
+    BuildSucceeded,
+    Command,
+    ConnectorProvisioned,
+    ConnectorRevoked,
+    MicrovmSpec,
+    Node,
+    Report,
+    VersionDeleted,
+)
+from microvmd.node.agent import NodeAgent
+
+
+@dataclass(slots=True)
+class NodeLink:
+    """The control plane's end of the connection to the node of this process."""
+
+    agent: NodeAgent | None = None
+
+    async def send(self, command: Command) -> None:
+        assert self.agent is not None
+        await self.agent.send(command)
+
+    async def check_keys(self, spec: MicrovmSpec) -> None:
+        assert self.agent is not None
+        await self.agent.check_keys(spec)
+
+
+@dataclass(slots=True)
+class ControlPlane:
+    """What reports of the node, and requests of the API and the edge, are handed to."""
+
+    managed: ManagedImages
+    images: Images
+    microvms: MicroVms
+    connectors: Connectors
+
+    async def report(self, report: Report) -> None:
+        match report:
+            case BuildStarted() | BuildSucceeded() | BuildFailed():
+                await self.images.report(report)
+            case VersionDeleted():
+                await self.images.report_deleted(report)
+            case ConnectorProvisioned() | ConnectorRevoked():
+                await self.connectors.report(report)
+            case _:
+                await self.microvms.report(report)
+
+
+@asynccontextmanager
+async def control_plane(
+    settings: Settings,
+    store: Store,
+    node: Node,
+    routes: Routes,
+    roles: AssumableRoles,
+    keys: KeyGate,
+) -> AsyncIterator[ControlPlane]:
+    """All services, until the context ends."""
+    cursors = Cursors(cursor_key(settings.root / "keys"))
+    managed = ManagedImages(settings.region, settings.image.base_status)
+    networks = settings.network.egress_map
+    admission = Admission(settings.limits.quotas)
+    sizes = settings.image.sizes
+    async with MicroVms(
+        store, node, routes, cursors, time.time, managed, networks, roles, keys, admission
+    ) as microvms:
+        images = Images(store, node, cursors, time.time, managed, sizes, networks, roles, admission)
+        connectors = Connectors(
+            store,
+            node,
+            cursors,
+            time.time,
+            settings.region,
+            networks=networks,
+            limits=settings.network.connector_limits,
+        )
+        yield ControlPlane(managed, images, microvms, connectors)
