@@ -78,6 +78,7 @@ WINDOW = 65536
 ERROR_BIT = 1 << 31
 
 _HEADER = struct.Struct("<HBBII")
+_START = struct.Struct("<HBB")
 HEADER_SIZE = _HEADER.size
 
 RESYNC = bytes(HEADER_SIZE + MAX_PAYLOAD)
@@ -147,12 +148,17 @@ class FrameParser:
         self._anchor = anchor
         self._buffer = bytearray()
         self._lost = lost
+        self._start = _START.pack(MAGIC, VERSION, anchor)
         self.violations = 0
+        self.examined = 0
+        """Headers looked at so far: what parsing costs, whatever the bytes are."""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that `data` completes; iterate to the end before feeding more."""
         self._buffer += data
         while len(self._buffer) >= HEADER_SIZE:
+            if self._lost and not self._skip():
+                break
             header = self._header()
             if header is None or (self._lost and header[0] is not self._anchor):
                 self.violations += not self._lost
@@ -172,7 +178,14 @@ class FrameParser:
         """Drop what follows until the next anchor: the last one was not the awaited one."""
         self._lost = True
 
+    def _skip(self) -> bool:
+        """Drop what cannot begin an anchor; false when there is no whole header left."""
+        found = self._buffer.find(self._start)
+        del self._buffer[: found if found >= 0 else len(self._buffer) - len(self._start) + 1]
+        return len(self._buffer) >= HEADER_SIZE
+
     def _header(self) -> tuple[FrameKind, int, int] | None:
+        self.examined += 1
         magic, version, number, stream, length = _HEADER.unpack_from(self._buffer)
         if magic != MAGIC or version != VERSION or not 1 <= number <= FrameKind.CLOSE:
             return None

@@ -25,7 +25,7 @@ import structlog
 
 from microvmd.messages.node import MicrovmSpec
 from microvmd.node.delivery import Deliveries
-from microvmd.node.guest import GuestClient, GuestGone, connect_restored
+from microvmd.node.guest import GuestBroken, GuestClient, GuestGone, connect_restored
 from microvmd.node.jail import Jail, Jails, limits_for
 from microvmd.node.kernel import GuestKernel
 from microvmd.node.logs import LogStore
@@ -188,6 +188,9 @@ class Running:
         """Wait until the application or the VMM ends by itself; why, as a stateReason."""
         try:
             ended = await self.guest.exited()
+        except GuestBroken as broken:
+            # Nothing that it says can be believed any more, and nothing more can be asked of it.
+            return f"The MicroVM was ended: {broken}."
         except GuestGone:
             machine = await self.machine.wait()
             if self.jail.out_of_memory():

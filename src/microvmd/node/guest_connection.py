@@ -21,11 +21,13 @@ from microvmd.node.guest_streams import (
     STDOUT,
     ExecSession,
     Exit,
+    GuestBroken,
     GuestError,
     GuestGone,
     GuestTimeout,
     LogQueue,
 )
+from microvmd.node.pace import Pace
 
 REQUEST_LIMIT = 30.0
 """Seconds for a request whose work in the guest is short."""
@@ -33,6 +35,10 @@ RESYNC_AFTER = 2.0
 """Seconds without HELLO_ACK after which a half-read frame is suspected: a node died while it sent,
 and the agent did not see the port close. A booting guest takes that long, too, and then reads the
 zeros in a millisecond."""
+RATE = 16 * 1024 * 1024
+"""Bytes per second that are read of one guest in the long run, and as many at once."""
+FRAME_COST = 2048
+"""Bytes that a frame counts beside its own, so that many small ones are no way around the rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ class GuestConnection(asyncio.Protocol):
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._sessions: dict[int, ExecSession] = {}
         self._last_id = 0
+        self._pace = Pace(RATE, RATE)
+        self._reading_again: asyncio.TimerHandle | None = None
 
     async def greet(self, first: Opening | None = None) -> dict[str, Any]:
         """Say HELLO until the agent has answered it, and in the same breath the first request.
@@ -162,14 +170,22 @@ class GuestConnection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        examined = self._parser.examined
         try:
             for frame in self._parser.feed(data):
                 self._take(frame)
             if self._greeted.done() and self._parser.violations:
                 raise ValueError("bad frame header")
         except (ValueError, GuestGone) as error:
-            self._end(GuestGone(f"the guest broke the protocol: {error}"))
+            self._end(GuestBroken(f"the guest broke the protocol: {error}"))
             self._transport.abort()
+            return
+        wait = self._pace.spend(len(data) + FRAME_COST * (self._parser.examined - examined))
+        if wait > 0:
+            # What the guest sends meanwhile waits in its own memory: its agent drops old log.
+            self._transport.pause_reading()
+            loop = asyncio.get_running_loop()
+            self._reading_again = loop.call_later(wait, self._transport.resume_reading)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(GuestGone("the connection to the guest agent ended"))
@@ -177,6 +193,8 @@ class GuestConnection(asyncio.Protocol):
     def _end(self, reason: GuestGone) -> None:
         if self.lost.done():
             return
+        if self._reading_again is not None:
+            self._reading_again.cancel()
         self.lost.set_result(reason)
         self.logs.end()
         for reply in self._replies.values():

@@ -4,6 +4,7 @@ A guest is hostile: nothing here grows beyond a limit because of what it sends.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from microvmd.messages.guest import ERROR_BIT, MAX_PAYLOAD, WINDOW, Frame, Frame
 STDOUT = 1
 STDERR = 2
 
-LOG_LIMIT = 4 * 1024 * 1024
+LOG_LIMIT = 8 * 1024 * 1024
+"""Of `log_cost`, for what waits of one guest."""
+LINE_COST = 128
 CREDIT_AT_ONCE = WINDOW // 4
 """Credit is given back in portions: each WINDOW frame interrupts the guest, and a terminal that is
 flooded sends a frame for every line."""
@@ -42,6 +45,10 @@ class GuestGone(GuestFailed):
     """The connection ended, or the guest broke the protocol and was cut off."""
 
 
+class GuestBroken(GuestGone):
+    """The guest broke the protocol: its agent is not ours any more, or never was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a process ended; exactly one of the two is not None."""
@@ -64,6 +71,11 @@ class Exit:
         raise ValueError("no exit")
 
 
+def log_cost(data: bytes) -> int:
+    """What these bytes cost whoever keeps them: a line is an object and a write, if empty too."""
+    return len(data) + LINE_COST * (1 + data.count(b"\n"))
+
+
 class LogQueue:
     """(stream, bytes) as the application wrote them. A slow reader loses the oldest."""
 
@@ -72,27 +84,35 @@ class LogQueue:
         self._size = 0
         self._dropped = 0
         self._changed = asyncio.Event()
-        self._ended = False
+        self._ended = asyncio.Event()
 
     def put(self, stream: int, data: bytes) -> None:
+        if not data:
+            return
         self._chunks.append((stream, data))
-        self._size += len(data)
+        self._size += log_cost(data)
         while self._size > LOG_LIMIT:
             _, oldest = self._chunks.popleft()
-            self._size -= len(oldest)
+            self._size -= log_cost(oldest)
             self._dropped += len(oldest)
         self._changed.set()
 
     def end(self) -> None:
-        self._ended = True
+        self._ended.set()
         self._changed.set()
+
+    async def rest(self, seconds: float) -> None:
+        """Wait so long, or until nothing more will come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
 
     def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         return self
 
     async def __anext__(self) -> tuple[int, bytes]:
         while not self._chunks:
-            if self._ended:
+            if self._ended.is_set():
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
@@ -101,7 +121,7 @@ class LogQueue:
             self._dropped = 0
             return STDERR, line.encode()
         stream, data = self._chunks.popleft()
-        self._size -= len(data)
+        self._size -= log_cost(data)
         return stream, data
 
 

@@ -11,12 +11,18 @@ import structlog
 
 from microvmd.messages.node import MicrovmSpec
 from microvmd.node.delivery import Deliveries
-from microvmd.node.guest_streams import LogQueue
+from microvmd.node.guest_streams import LogQueue, log_cost
 from microvmd.node.logs import LogStore, lines_of
+from microvmd.node.pace import Pace
 from microvmd.node.roles import RoleSession
 from microvmd.vmm.causes import ungrouped
 
 log = structlog.get_logger(__name__)
+
+RATE = 2 * 1024 * 1024
+BURST = 8 * 1024 * 1024
+"""Of `log_cost`, that one guest may have kept per second and at once. What it prints beyond that
+takes the place of older lines that wait, which a line in the log then tells."""
 
 
 @asynccontextmanager
@@ -42,10 +48,19 @@ async def output_kept(
                 await pumping
 
 
+async def _paced(output: LogQueue) -> AsyncIterator[tuple[int, bytes]]:
+    pace = Pace(RATE, BURST)
+    async for stream, data in output:
+        yield stream, data
+        wait = pace.spend(log_cost(data))
+        if wait > 0:
+            await output.rest(wait)
+
+
 async def _pump(output: LogQueue, spec: MicrovmSpec, store: LogStore) -> None:
     """A task's border: a MicroVM goes on without its log."""
     try:
-        async for lines in lines_of(output):
+        async for lines in lines_of(_paced(output)):
             await store.append(spec.log.group, spec.log.stream, lines)
     except Exception:
         log.exception("microvm.log_lost", id=spec.microvm_id)

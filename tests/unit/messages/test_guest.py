@@ -80,6 +80,17 @@ def test_a_bad_header_is_a_violation(magic: int, version: int, kind: int, length
     assert parser.violations == 1
 
 
+def test_a_search_looks_at_no_header_that_cannot_be_the_anchor() -> None:
+    parser = FrameParser(FrameKind.HELLO_ACK, lost=True)
+    ack = Frame(FrameKind.HELLO_ACK, 0, b"{}")
+    garbage = (b"\xff" * 1000, Frame(FrameKind.LOG, 1, b"VMVM").encode() * 1000, b"VM\x01" * 1000)
+    for piece in garbage:
+        assert list(parser.feed(piece)) == []
+    assert parser.examined == 0
+    assert list(parser.feed(ack.encode())) == [ack]
+    assert parser.examined == 1
+
+
 def test_the_largest_payload_passes_and_one_more_does_not() -> None:
     largest = Frame(FrameKind.DATA, 1, bytes(MAX_PAYLOAD))
     assert parse(largest.encode()) == [largest]

@@ -1,5 +1,6 @@
 """The conversation with an agent that the test plays, rightly and wrongly."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from microvmd.messages.guest import RESYNC, Frame, FrameKind, json_frame, json_p
 from microvmd.node import guest_connection
 from microvmd.node.guest import (
     Exit,
+    GuestBroken,
     GuestError,
     GuestGone,
     GuestTimeout,
@@ -79,9 +81,50 @@ async def test_no_answer_to_hello_is_a_timeout(tmp_path: Path) -> None:
 )
 async def test_a_broken_protocol_ends_the_connection(tmp_path: Path, told: Frame | bytes) -> None:
     async with guest_of(tmp_path, saying(told)) as guest:
-        with pytest.raises(GuestGone, match="broke the protocol"):
+        with pytest.raises(GuestBroken, match="broke the protocol"):
             await guest.exited()
         assert [chunk async for chunk in guest.logs] == []
+
+
+class Port(asyncio.Transport):
+    """The node's end of a port, which tells whether it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = asyncio.Event()
+        self.reading.set()
+
+    def pause_reading(self) -> None:
+        self.reading.clear()
+
+    def resume_reading(self) -> None:
+        self.reading.set()
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536])
+async def test_what_comes_too_fast_is_not_read(size: int) -> None:
+    """Before an agent has greeted, what begins like its greeting counts, and after it each frame
+    does, however small."""
+    begin = Frame(FrameKind.HELLO_ACK, 0, b"").encode()
+    frame = begin if size == 0 else Frame(FrameKind.LOG, 1, bytes(size)).encode()
+    cost = len(frame) + (guest_connection.FRAME_COST if size == 0 else 0)
+    connection, port = guest_connection.GuestConnection(), Port()
+    connection.connection_made(port)
+    connection.data_received(frame * (guest_connection.RATE // cost - 1))
+    assert port.reading.is_set()
+    connection.data_received(frame * (guest_connection.RATE // 100 // cost + 2))
+    assert not port.reading.is_set()
+    async with asyncio.timeout(5):
+        await port.reading.wait()
+    connection.connection_lost(None)
+
+
+async def test_a_guest_that_is_made_to_wait_can_be_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_connection, "RATE", 1)
+    async with guest_of(tmp_path, saying(Frame(FrameKind.LOG, 1, b"x"))) as guest:
+        assert await anext(guest.logs) == (1, b"x")
 
 
 async def test_late_and_unknown_frames_are_no_offence(tmp_path: Path) -> None:

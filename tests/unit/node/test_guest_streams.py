@@ -8,6 +8,7 @@ import pytest
 from microvmd.messages.guest import ERROR_BIT, WINDOW, Frame, FrameKind
 from microvmd.node.guest_streams import (
     CREDIT_AT_ONCE,
+    LINE_COST,
     LOG_LIMIT,
     STDERR,
     STDOUT,
@@ -15,6 +16,7 @@ from microvmd.node.guest_streams import (
     Exit,
     GuestGone,
     LogQueue,
+    log_cost,
 )
 
 pytestmark = pytest.mark.anyio
@@ -62,13 +64,42 @@ async def test_a_waiting_reader_is_woken() -> None:
 
 async def test_a_slow_reader_loses_the_oldest_and_is_told() -> None:
     logs = LogQueue()
-    for _ in range(LOG_LIMIT // 65536 + 3):
+    fitting = LOG_LIMIT // log_cost(bytes(65536))
+    for _ in range(fitting + 3):
         logs.put(STDOUT, bytes(65536))
     logs.end()
     chunks = [chunk async for chunk in logs]
     marker = b"[microvmd: 196608 bytes of older log were dropped]\n"
     assert chunks[0] == (STDERR, marker)
-    assert sum(len(chunk) for _, chunk in chunks[1:]) == LOG_LIMIT
+    assert sum(len(chunk) for _, chunk in chunks[1:]) == fitting * 65536
+
+
+@pytest.mark.parametrize("piece", [b"x", b"\n", b"\n" * 1000])
+async def test_small_pieces_and_empty_lines_fill_the_queue_too(piece: bytes) -> None:
+    logs = LogQueue()
+    for _ in range(2 * LOG_LIMIT // log_cost(piece)):
+        logs.put(STDOUT, piece)
+    logs.end()
+    kept = [chunk async for _, chunk in logs]
+    assert sum(map(log_cost, kept[1:])) <= LOG_LIMIT
+    assert sum(chunk.count(b"\n") for chunk in kept) <= LOG_LIMIT // LINE_COST
+
+
+async def test_nothing_is_no_piece() -> None:
+    logs = LogQueue()
+    for _ in range(1000):
+        logs.put(STDOUT, b"")
+    logs.end()
+    assert [chunk async for chunk in logs] == []
+
+
+async def test_a_rest_ends_with_the_queue() -> None:
+    logs = LogQueue()
+    await logs.rest(0.001)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(logs.rest(3600))
+        await asyncio.sleep(0)
+        logs.end()
 
 
 async def test_reading_gives_credit_back_per_stream_and_in_portions() -> None:

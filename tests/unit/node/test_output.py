@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from microvmd.messages.node import MicrovmSpec
+from microvmd.node import output as output_module
 from microvmd.node.guest_streams import LogQueue
 from microvmd.node.logs import LogStore
 from microvmd.node.output import output_kept
@@ -57,6 +58,23 @@ async def test_all_of_it_is_kept_and_delivered(tmp_path: Path) -> None:
         assert await lines(w.store) == ["before", "first", "unended"]
         await w.settled()
         assert w.sink.lines == ["before", "first", "unended"]
+
+
+async def test_a_flood_is_kept_at_a_pace_and_its_end_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_module, "RATE", 1)
+    monkeypatch.setattr(output_module, "BURST", 1)
+    output = LogQueue()
+    async with world(tmp_path) as w, asyncio.timeout(20):
+        async with kept(w, output):
+            for number in range(3):
+                output.put(STDOUT, b"line %d\n" % number)
+            kept_lines = w.store.follow(LOG.group, LOG.stream)
+            assert (await anext(kept_lines)).text == "line 0"
+            await kept_lines.aclose()
+            assert await lines(w.store) == ["line 0"]
+        assert await lines(w.store) == ["line 0", "line 1", "line 2"]
 
 
 async def test_its_last_words_when_it_fails(tmp_path: Path) -> None:
