@@ -1,4 +1,4 @@
-"""Fuzz targets below HTTP: the reader of signatures and the opener of cursors.
+"""Fuzz targets below HTTP: the reader of signatures, the opener of cursors, the node's messages.
 
 Each takes anything and has exactly one way to refuse it.
 """
@@ -14,10 +14,13 @@ from microvmd.api.errors import SignatureError
 from microvmd.api.signed import SignedRequest
 from microvmd.api.sigv4 import read_signature, verify
 from microvmd.control.paging import Cursors
+from microvmd.messages.node_rules import check
+from microvmd.messages.node_wire import HEADER_SIZE, TO_NODE, WireError
 from microvmd.model.errors import ValidationError
 from tests.clients.live import KEY
 from tests.fuzz.mutations import in_signature, mutate
 from tests.fuzz.signing import Raw, Signer
+from tests.nodemessages import SAMPLES, spoiled
 
 NOISE = "AZ09-_=+/ é\0,;\x85\u2028"
 
@@ -97,8 +100,23 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+def node_message(rng: random.Random) -> str | None:
+    """A message to the node is within the rules, or refused."""
+    payload = spoiled(TO_NODE.encode(rng.choice(SAMPLES))[HEADER_SIZE:], rng)
+    try:
+        found = TO_NODE.decode(payload)
+        check(found)
+        again = TO_NODE.decode(TO_NODE.encode(found)[HEADER_SIZE:])
+    except WireError:
+        return None
+    except Exception as error:  # the finding
+        return f"{payload!r}: {error!r}"
+    return None if again == found else f"{payload!r} means {found!r} and {again!r}"
+
+
 TARGETS: dict[str, Callable[[random.Random], str | None]] = {
     "cursor": cursor,
+    "node_message": node_message,
     "signature": signature,
 }
 
