@@ -234,7 +234,7 @@ def run_microvm(raw: Recorder) -> None:
     raw("run-unknown-image", RECORDED, "POST", RUNS, {"imageIdentifier": arn("ghost")})
     raw("run-payload-too-long", RECORDED, "POST", RUNS, image | {"runHookPayload": "x" * 4097})
     for name, connectors in (
-        ("unknown", [f"{PLATFORM}:NO_EGRESS"]),
+        ("unknown", [f"{PLATFORM}:LAN_EGRESS"]),
         ("malformed", ["INTERNET_EGRESS"]),
     ):
         document = image | {"egressNetworkConnectors": connectors}

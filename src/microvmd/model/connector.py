@@ -22,11 +22,13 @@ class Ingress(StrEnum):
 
 
 class Egress(StrEnum):
-    """Managed egress connectors. AWS has no NO_EGRESS: a request that names it is refused."""
+    """Managed egress connectors. NO_EGRESS is ours; AWS takes no such name."""
 
     INTERNET = "INTERNET_EGRESS"
+    NONE = "NO_EGRESS"
 
 
+NONE_WITH_OTHERS = "NO_EGRESS cannot be combined with other egress network connectors"
 SHELL_WITH_ALL = (
     "ALL_INGRESS cannot be combined with other ingress network connectors; "
     "use HTTP_INGRESS and/or SHELL_INGRESS instead"
@@ -48,7 +50,12 @@ def resolve_ingress(asked: Sequence[str] | None, region: str) -> tuple[str, ...]
 def resolve_egress(asked: Sequence[str] | None, region: str) -> tuple[str, ...]:
     """The list that is echoed; an omitted or empty one means INTERNET_EGRESS. Connectors of an
     account may be in it."""
-    return _resolve(asked, Egress.INTERNET, tuple(Egress), region, own=True)
+    resolved = _resolve(asked, Egress.INTERNET, tuple(Egress), region, own=True)
+    if len(resolved) > 1 and any(
+        not is_own(arn) and name_of(arn) == Egress.NONE for arn in resolved
+    ):
+        raise ValidationError(NONE_WITH_OTHERS)
+    return resolved
 
 
 def _resolve(

@@ -91,6 +91,12 @@ async def test_without_connectors_the_internet_is_open(p: Plane) -> None:
     assert (egress, microvm.grants) == (INTERNET, ())
 
 
+async def test_no_egress_opens_nothing(p: Plane) -> None:
+    none = MANAGED.replace("INTERNET_EGRESS", "NO_EGRESS")
+    microvm, egress = await run(p, none)
+    assert (egress, microvm.egress, microvm.grants) == (NOTHING, (none,), ())
+
+
 async def test_a_connector_opens_what_its_subnets_are_mapped_to(p: Plane) -> None:
     arn = await connect(p)
     unmapped = await connect(p, "other", Configuration=configuration("subnet-9"))

@@ -28,12 +28,24 @@ def test_omitted_and_empty_mean_the_default(asked: list[str] | None) -> None:
     ("arn", "text"),
     [
         ("ALL_INGRESS", "Malformed network connector ARN"),
-        (managed_arn(I.HTTP, R)[:-12] + "NO_EGRESS", "Unrecognized managed network connector ARN"),
+        (managed_arn(I.HTTP, R)[:-12] + "LAN_EGRESS", "Unrecognized managed network connector ARN"),
     ],
 )
 def test_refusals(arn: str, text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         resolve_egress([arn], R)
+
+
+def test_no_egress_stands_alone() -> None:
+    own = f"arn:aws:lambda:{R}:123456789012:network-connector:nc-1"
+    none = managed_arn(E.NONE, R)
+    assert none == f"arn:aws:lambda:{R}:aws:network-connector:aws-network-connector:NO_EGRESS"
+    assert resolve_egress([none], R) == (none,)
+    for other in (own, managed_arn(E.INTERNET, R), none):
+        with pytest.raises(ValidationError, match="cannot be combined"):
+            resolve_egress([none, other], R)
+    with pytest.raises(ValidationError, match="Unrecognized"):
+        resolve_ingress([none], R)
 
 
 def test_connectors_of_an_account_are_for_egress() -> None:
