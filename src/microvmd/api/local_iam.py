@@ -80,9 +80,19 @@ class LocalIam:
         for name in names.get("PolicyNames", []):
             found = await self._call(account, "GetRolePolicy", RoleName=role, PolicyName=name)
             yield None if found is None else unquote(found["PolicyDocument"])
-        attached = await self._call(account, "ListAttachedRolePolicies", RoleName=role) or {}
-        for policy in attached.get("AttachedPolicies", []):
-            yield await self.managed(account, policy["PolicyArn"])
+        async for arn in self._attached(account, role):
+            yield await self.managed(account, arn)
+
+    async def _attached(self, account: str, role: str) -> AsyncIterator[str]:
+        """All pages: a Deny on the second one counts as any other."""
+        asked = {"RoleName": role}
+        while True:
+            page = await self._call(account, "ListAttachedRolePolicies", **asked) or {}
+            for policy in page.get("AttachedPolicies", []):
+                yield policy["PolicyArn"]
+            if not page.get("Marker"):
+                return
+            asked["Marker"] = page["Marker"]
 
     async def _call(self, account: str, action: str, **parameters: str) -> dict[str, Any] | None:
         body = urlencode({"Action": action, "Version": _VERSION, **parameters}).encode()
