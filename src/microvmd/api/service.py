@@ -32,7 +32,9 @@ from microvmd.api.serialize import WireResponse, serialize_error, serialize_resp
 from microvmd.api.signed import Signature, SignedRequest
 from microvmd.api.sigv4 import read_signature
 from microvmd.api.validate import validate
+from microvmd.control.acting import acting
 from microvmd.model.errors import AccessDenied, ApiError, InternalError
+from microvmd.model.event import Actor, ActorKind
 
 Handler = Callable[[RequestContext, dict[str, Any]], Awaitable[Mapping[str, Any]]]
 Authorize = Callable[[RequestContext, Operation, Mapping[str, Any]], Awaitable[None]]
@@ -197,7 +199,8 @@ class _Service:
             await self._authorize(context, operation, request)
             if self._rates is not None:
                 await self._rates.admit(context.account, operation.name, partial(gone_away, asked))
-            result = await self._table[operation.name](context, request)
+            with acting(_actor(context)):
+                result = await self._table[operation.name](context, request)
             return Answer(_response(serialize_response(operation, result)), operation.name)
         except ApiError as error:
             return _refused(error, operation)
@@ -208,6 +211,11 @@ class _Service:
                 "internal error", operation=operation.name, request_id=context.request_id
             )
             return _failed(context.request_id, operation)
+
+
+def _actor(context: RequestContext) -> Actor:
+    caller = None if context.caller is None else context.caller.arn
+    return Actor(ActorKind.CALLER, caller, context.request_id, context.source_ip)
 
 
 async def _unrestricted_only(

@@ -130,6 +130,13 @@ class Service:
             for line in answer.iter_lines():
                 yield LogLine(**json.loads(line))
 
+    def events(self, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """Events in EventBridge's envelope, as they come (``cli/event_routes.py``)."""
+        with self._open("/events", query) as answer:
+            for line in answer.iter_lines():
+                event: dict[str, Any] = json.loads(line)
+                yield event
+
     def ask(
         self,
         method: str,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from microvmd.cli.keys import cursor_key
 from microvmd.cli.settings import Settings
+from microvmd.control.acting import acting
 from microvmd.control.admission import Admission
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
@@ -28,6 +29,7 @@ from microvmd.messages.node import (
     Report,
     VersionDeleted,
 )
+from microvmd.model.event import Actor, ActorKind
 from microvmd.node.agent import NodeAgent
 
 
@@ -56,6 +58,11 @@ class ControlPlane:
     connectors: Connectors
 
     async def report(self, report: Report) -> None:
+        """Hand over what the node says."""
+        with acting(Actor(ActorKind.NODE)):
+            await self._reported(report)
+
+    async def _reported(self, report: Report) -> None:
         match report:
             case BuildStarted() | BuildSucceeded() | BuildFailed():
                 await self.images.report(report)

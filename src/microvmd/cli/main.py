@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from microvmd import __version__
-from microvmd.cli import accounts, bases, doctor, images, microvms
+from microvmd.cli import accounts, bases, doctor, events, images, microvms
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
@@ -37,6 +37,7 @@ for command in (
     microvms.resume,
     microvms.terminate,
     microvms.logs,
+    events.events,
     doctor.doctor,
 ):
     app.command()(command)

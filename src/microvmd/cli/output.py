@@ -47,6 +47,11 @@ def print_json(value: object) -> None:
     print_raw(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))
 
 
+def print_json_line(value: object) -> None:
+    """One object a line, for what comes one by one."""
+    print_raw(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
 def print_raw(text: str) -> None:
     """Text as it is: no colours, no wrapping, also into a pipe."""
     typer.echo(text)

@@ -37,6 +37,7 @@ from microvmd.cli.account_routes import account_routes
 from microvmd.cli.aws import aws_access, source_settings
 from microvmd.cli.control_plane import NodeLink, control_plane
 from microvmd.cli.endpoints import Endpoints
+from microvmd.cli.event_routes import event_routes
 from microvmd.cli.extensions import extension_routes
 from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.failure import Failure
@@ -46,6 +47,7 @@ from microvmd.cli.local_aws import local_aws
 from microvmd.cli.role_check import role_check
 from microvmd.cli.settings import Settings
 from microvmd.cli.vault import vault
+from microvmd.control.events import Events, forget_old_events
 from microvmd.control.keys import KeyGate
 from microvmd.control.microvms import MicroVms
 from microvmd.control.reconcile import adopt_all, inventory, watch
@@ -179,6 +181,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         watch(microvms, lambda: _bytes_of(edge), time.time),
         _rotate(issuer),
         forget_ended(store, settings.retention.terminated_hours * 3600, time.time),
+        forget_old_events(store, settings.retention.event_days * 86400, time.time),
         forget_old_logs(equipment.paths.logs, settings.retention.log_days * 86400, time.time),
     ):
         stack.callback(tasks.create_task(work).cancel)
@@ -233,6 +236,7 @@ async def _application(
     authenticate = Authenticator(who.ring, settings.region)
     routes = [
         *extension_routes(facts, authenticate, who.authorizer),
+        *event_routes(Events(facts.store), authenticate, who.authorizer),
         *account_routes(who.accounts, authenticate, settings.account),
     ]
     return create_app(

@@ -177,6 +177,9 @@ class RetentionSettings(Section):
         description="how long TERMINATED MicroVMs stay in Get and List; their client tokens "
         "are forgotten with them",
     )
+    event_days: float = Field(
+        default=30.0, gt=0, description="how long events are kept (microvmd events)"
+    )
     log_days: float = Field(
         default=14.0,
         gt=0,

@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
+from microvmd.control.event_rows import EventRows
 from microvmd.control.schema import connector_versions, connectors
+from microvmd.model.event import connector_change
 from microvmd.model.vpc_connector import Connector, ConnectorState, ConnectorVersion
 
 _CONNECTOR = TypeAdapter(Connector)
@@ -20,8 +22,9 @@ _DELETED = ConnectorState.DELETED.value
 class ConnectorRows:
     """Reads and writes of one decision about connectors."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, events: EventRows) -> None:
         self._connection = connection
+        self._events = events
 
     def find(self, account: str, key: str) -> Connector | None:
         """By id or by name; of several deleted ones with a name, the last."""
@@ -90,13 +93,17 @@ class ConnectorRows:
                 **_row(connector),
             )
         )
+        self._events.add(connector_change(None, connector))
 
     def save(self, connector: Connector) -> None:
+        before = self.by_id(connector.connector_id)
         self._connection.execute(
             update(connectors)
             .where(connectors.c.connector_id == connector.connector_id)
             .values(**_row(connector))
         )
+        if before is not None and before.state is not connector.state:
+            self._events.add(connector_change(before.state.value, connector))
 
     def forget_deleted(self, before: float) -> None:
         """Drop what was deleted before this moment."""

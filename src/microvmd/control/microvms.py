@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
+from microvmd.control.acting import acting
 from microvmd.control.admission import Admission
 from microvmd.control.egress import ConnectorUse
 from microvmd.control.keys import KeyGate
@@ -40,6 +41,7 @@ from microvmd.messages.node import (
 from microvmd.model.connector import allows_http, resolve_egress, resolve_ingress
 from microvmd.model.egress import EgressMap
 from microvmd.model.errors import ApiError, NotFound
+from microvmd.model.event import Actor, ActorKind
 from microvmd.model.identifiers import (
     ImageArn,
     ImageVersion,
@@ -270,7 +272,7 @@ class MicroVms:
                 if resumed or policy is None or not policy.auto_resume:
                     return Routable(None)
                 resumed = True
-                with suppress(ApiError):
+                with suppress(ApiError), acting(Actor(ActorKind.REQUEST)):
                     await self._decide(microvm.microvm_id, Event.RESUME_REQUESTED)
                 continue
             await self._changed.setdefault(microvm.microvm_id, asyncio.Event()).wait()
@@ -294,7 +296,7 @@ class MicroVms:
         for microvm in self.live():
             found = due(microvm, now)
             if found is not None:
-                with suppress(ApiError):
+                with suppress(ApiError), acting(Actor(ActorKind.POLICY)):
                     await self._decide(microvm.microvm_id, found.event, reason=found.cause)
 
     async def load_after_restart(self) -> list[tuple[MicroVm, MicrovmSpec]]:

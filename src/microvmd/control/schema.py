@@ -146,3 +146,20 @@ sessions = Table(
     Column("sealed", Text, nullable=False),
     Index("sessions_by_account", "account", "expires_at"),
 )
+
+events = Table(
+    "events",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("event_id", String(36), nullable=False, unique=True),
+    Column("account", String(12), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("resource", String(128), nullable=False),
+    Column("time", Float, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("events_by_account", "account", "sequence"),
+    Index("events_by_resource", "account", "resource", "sequence"),
+    Index("events_by_time", "time"),
+    # Who asks for what comes after a number must never miss one that got it again.
+    sqlite_autoincrement=True,
+)

@@ -6,8 +6,11 @@ cut (a SUSPENDED MicroVM whose row was lost would be swept).
 """
 
 import asyncio
+import contextvars
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,11 +23,13 @@ from sqlalchemy import update as update_rows
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from microvmd.control.connector_rows import ConnectorRows
+from microvmd.control.event_rows import EventRows
 from microvmd.control.identity_rows import IdentityRows
 from microvmd.control.schema import client_tokens, images, microvms, versions
 from microvmd.control.use_rows import UseRows
+from microvmd.model.event import image_change, microvm_change, version_change
 from microvmd.model.identifiers import ImageVersion
-from microvmd.model.image import Image, Version, VersionState
+from microvmd.model.image import Image, ImageState, Version, VersionState
 from microvmd.model.microvm import MicroVm, Phase
 
 T = TypeVar("T")
@@ -35,11 +40,12 @@ _MICROVM = TypeAdapter(MicroVm)
 
 
 class Transaction:
-    """Reads and writes of one decision."""
+    """Reads and writes of one decision. Every change of a state leaves an event."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, now: float) -> None:
         self._connection = connection
-        self.connectors = ConnectorRows(connection)
+        self.events = EventRows(connection, now)
+        self.connectors = ConnectorRows(connection, self.events)
         self.use = UseRows(connection)
 
     @property
@@ -66,16 +72,24 @@ class Transaction:
         self._connection.execute(
             insert(images).values(account=image.account, name=image.name, **_image_row(image))
         )
+        self.events.add(image_change(None, image))
 
     def save_image(self, image: Image) -> None:
+        before = self.image(image.account, image.name)
         self._connection.execute(
             update_rows(images)
             .where(images.c.account == image.account, images.c.name == image.name)
             .values(**_image_row(image))
         )
+        if before is not None and before.state is not image.state:
+            self.events.add(image_change(before.state.value, image))
 
     def remove_image(self, account: str, name: str) -> None:
         """With its versions: the name is then free."""
+        gone = self.image(account, name)
+        if gone is not None:
+            deleted = replace(gone, state=ImageState.DELETED)
+            self.events.add(image_change(gone.state.value, deleted))
         for table, column in ((versions, versions.c.image_name), (images, images.c.name)):
             self._connection.execute(
                 delete(table).where(table.c.account == account, column == name)
@@ -117,8 +131,10 @@ class Transaction:
                 **_version_row(version),
             )
         )
+        self._version_changed(None, version)
 
     def save_version(self, version: Version) -> None:
+        before = self.version(version.account, version.image_name, version.number)
         self._connection.execute(
             update_rows(versions)
             .where(
@@ -129,6 +145,14 @@ class Transaction:
             )
             .values(**_version_row(version))
         )
+        if before is not None and (before.state, before.status) != (version.state, version.status):
+            self._version_changed(before, version)
+
+    def _version_changed(self, before: Version | None, after: Version) -> None:
+        image = self.image(after.account, after.image_name)
+        if image is not None:
+            state = None if before is None else before.state.value
+            self.events.add(version_change(state, after, image.arn))
 
     def microvm(self, microvm_id: str) -> MicroVm | None:
         row = self._one(select(microvms.c.document).where(microvms.c.microvm_id == microvm_id))
@@ -184,13 +208,18 @@ class Transaction:
                 **_microvm_row(microvm),
             )
         )
+        self.events.add(microvm_change(None, microvm))
 
     def save_microvm(self, microvm: MicroVm) -> None:
+        phase = select(microvms.c.phase).where(microvms.c.microvm_id == microvm.microvm_id)
+        before = self._connection.execute(phase).scalar_one_or_none()
         self._connection.execute(
             update_rows(microvms)
             .where(microvms.c.microvm_id == microvm.microvm_id)
             .values(**_microvm_row(microvm))
         )
+        if before is not None and before != microvm.phase.value:
+            self.events.add(microvm_change(before, microvm))
 
     def forget_terminated(self, before: float, limit: int) -> int:
         """Remove the longest ended MicroVMs and their client tokens; how many there were."""
@@ -255,9 +284,14 @@ class Transaction:
 
 
 class Store:
-    """Owns the database. ``await store.run(decide)`` is one transaction."""
+    """Owns the database. ``await store.run(decide)`` is one transaction.
 
-    def __init__(self, url: str) -> None:
+    ``next_event`` is set, and replaced by a new one, when events were committed.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
+        self.next_event = asyncio.Event()
+        self._clock = clock
         self._engine = _engine(url)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
@@ -288,11 +322,21 @@ class Store:
 
     async def run(self, decide: Callable[[Transaction], T]) -> T:
         """Commit what ``decide`` wrote, or nothing if it raised."""
-        return await self._in_thread(lambda: self._decided(decide))
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        return await self._in_thread(lambda: context.run(self._decided, decide, loop))
 
-    def _decided(self, decide: Callable[[Transaction], T]) -> T:
+    def _decided(self, decide: Callable[[Transaction], T], loop: asyncio.AbstractEventLoop) -> T:
         with self._engine.begin() as connection:
-            return decide(Transaction(connection))
+            transaction = Transaction(connection, self._clock())
+            decided = decide(transaction)
+        if transaction.events.added:
+            loop.call_soon_threadsafe(self._tell)
+        return decided
+
+    def _tell(self) -> None:
+        told, self.next_event = self.next_event, asyncio.Event()
+        told.set()
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         # Shielded: a decision that still waits for the thread is made, though its caller is gone.
