@@ -206,6 +206,8 @@ class Service:
     api_port: int = field(default_factory=free_port)
     edge_port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
+    extra: dict[str, str] = field(default_factory=dict)
+    """Settings beside those of every service, as MICROVMD_* without the prefix."""
     _images: dict[str, Image] = field(default_factory=dict)
 
     @property
@@ -250,6 +252,7 @@ class Service:
             # A key that is disabled takes effect at once.
             "ENCRYPTION_KEY_CACHE_SECONDS": 0,
         }
+        settings |= self.extra
         if SYSTEM_CA.exists():
             settings["BUILD_CA_BUNDLE"] = SYSTEM_CA
         aws = self.directory / "aws"

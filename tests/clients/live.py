@@ -31,6 +31,7 @@ from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.identity import identities
 from microvmd.cli.local_aws import local_aws
 from microvmd.control.admission import Admission
+from microvmd.control.capacity import Capacity
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.managed import ManagedImages
@@ -39,6 +40,7 @@ from microvmd.control.paging import Cursors
 from microvmd.control.store import Store
 from microvmd.control.tokens import TokenIssuer
 from microvmd.messages import node as messages
+from microvmd.messages.capacity import Meter
 from microvmd.model.identifiers import endpoint_name
 from microvmd.model.image import SnapshotSizes
 from microvmd.model.quota import Quotas
@@ -133,20 +135,32 @@ class LiveApi:
         return boto3.client(service, **(settings | options))  # type: ignore[call-overload]
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """What the API refuses because there is too much of it."""
+
+    rates: RateLimits = UNLIMITED
+    admission: Admission = field(default_factory=lambda: Admission(MANY))
+
+
 @contextlib.contextmanager
 def live_api(
-    directory: Path, rates: RateLimits = UNLIMITED, quotas: Quotas = MANY
+    directory: Path,
+    rates: RateLimits = UNLIMITED,
+    quotas: Quotas = MANY,
+    meter: Meter | None = None,
 ) -> Iterator[LiveApi]:
     """Serve in a thread of its own until the block ends."""
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     up, down = threading.Event(), threading.Event()
     failure: list[BaseException] = []
+    limits = _Limits(rates, Admission(quotas, Capacity(meter=meter)))
     found = LiveApi(url, TokenIssuer(directory / "keys"), ServedLog())
 
     def serve() -> None:
         try:
-            asyncio.run(_serve(directory, listener, found, rates, quotas, up, down))
+            asyncio.run(_serve(directory, listener, found, limits, up, down))
         except BaseException as error:  # shown in the test's thread
             failure.append(error)
         finally:
@@ -169,15 +183,14 @@ async def _serve(
     directory: Path,
     listener: socket.socket,
     found: LiveApi,
-    rates: RateLimits,
-    quotas: Quotas,
+    limits: _Limits,
     up: threading.Event,
     down: threading.Event,
 ) -> None:
     async with (
         Store.at(directory / "state.db") as store,
         local_aws(directory, directory / "local-aws.log", keep=False) as aws,
-        application(store, directory, found.issuer, aws.socket, rates, quotas) as app,
+        application(store, directory, found.issuer, aws.socket, limits) as app,
     ):
         witnessed = Witness(app, found.served)
         server = uvicorn.Server(configure(witnessed))
@@ -195,12 +208,12 @@ async def application(
     directory: Path,
     issuer: TokenIssuer,
     aws_socket: Path | None = None,
-    rates: RateLimits = UNLIMITED,
-    quotas: Quotas = MANY,
+    limits: _Limits | None = None,
 ) -> AsyncIterator[Starlette]:
     """The API over control and store. Without a local AWS server, its services are refused."""
+    limits = limits or _Limits()
     async with (
-        _control(store, quotas) as (images, microvms, connectors),
+        _control(store, limits.admission) as (images, microvms, connectors),
         identities(store, directory / "keys", KEY) as who,
         LogStore(directory / "logs") as logs,
     ):
@@ -228,7 +241,7 @@ async def application(
                 *account_routes(who.accounts, authenticate, ACCOUNT),
             ],
             authorize=who.authorizer,
-            rates=Rates(rates),
+            rates=Rates(limits.rates),
         )
 
 
@@ -238,12 +251,12 @@ async def _no_edge() -> None:
 
 @contextlib.asynccontextmanager
 async def _control(
-    store: Store, quotas: Quotas
+    store: Store, admission: Admission
 ) -> AsyncIterator[tuple[Images, MicroVms, Connectors]]:
     import time
 
     cursors, node = Cursors(b"k" * 32), MemoryNode()
-    routes, admission = _Routes(), Admission(quotas)
+    routes = _Routes()
     async with MicroVms(
         store, node, routes, cursors, time.time, MANAGED, admission=admission
     ) as microvms:

@@ -1,10 +1,10 @@
-"""What an account may do, as boto3 meets it: bursts that are slowed down, or refused."""
+"""What an account may do, and what the machine has room for, as clients meet it."""
 
 import http.client
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,9 +15,16 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from microvmd.model.capacity import NO_ROOM
 from microvmd.model.quota import Quotas
 from microvmd.model.rate import RateLimits
+from tests.clients.client_awscli import AwsCli
+from tests.clients.client_boto3 import Boto3Client
+from tests.clients.client_javascript import JavaScriptSdk
 from tests.clients.live import ACCOUNT, HOLD, KEY, REGION, LiveApi, live_api
+from tests.clients.outcome import Client, Outcome
+from tests.clients.served import AWSCLI
+from tests.unit.control.plane import PlayedMeter
 
 pytestmark = pytest.mark.client
 
@@ -147,6 +154,111 @@ def _built(client: Any, arn: str) -> None:
     deadline = time.monotonic() + 30
     while client.get_microvm_image(imageIdentifier=arn)["state"] in ("CREATING", "UPDATING"):
         assert time.monotonic() < deadline
+
+
+@pytest.fixture(scope="module")
+def full() -> PlayedMeter:
+    """The machine of ``narrow``, which has room until a test says otherwise."""
+    return PlayedMeter()
+
+
+@pytest.fixture(scope="module")
+def narrow(full: PlayedMeter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
+    """Has one GetMicrovmImageVersion for everybody, and one MicroVM of the least size."""
+    rates = RateLimits({"GetMicrovmImageVersion": 0.001}, others=0, longest_wait=0)
+    quotas = Quotas(memory_mib=512, images=2, versions=0, builds=0)
+    with live_api(tmp_path_factory.mktemp("narrow"), rates, quotas, full) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def ready(narrow: LiveApi) -> str:
+    """An image, and the only GetMicrovmImageVersion is made."""
+    client = narrow.client("lambda-microvms")
+    arn = str(client.create_microvm_image(name="ready", **CREATE)["imageArn"])
+    _built(client, arn)
+    client.get_microvm_image_version(imageIdentifier=arn, imageVersion="1.0")
+    return arn
+
+
+@pytest.fixture(scope="module", params=["boto3", "awscli", "javascript"])
+def anybody(
+    request: pytest.FixtureRequest, narrow: LiveApi, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    if request.param == "boto3":
+        client: Client = Boto3Client(narrow)
+    elif request.param == "awscli":
+        client = AwsCli(narrow, tmp_path_factory.mktemp("limited-cli"))
+    else:
+        request.getfixturevalue("javascript")
+        client = JavaScriptSdk(narrow)
+    yield client
+    client.close()
+
+
+def _told(outcome: Outcome, client: Client) -> tuple[int, str | None, str | None]:
+    """Status, name and text; each SDK that has classes for errors has one for this."""
+    assert outcome.typed or client.name == AWSCLI
+    return outcome.status, outcome.error, outcome.message
+
+
+def test_each_client_reads_a_throttling(anybody: Client, ready: str) -> None:
+    outcome = anybody.call("GetMicrovmImageVersion", imageIdentifier=ready, imageVersion="1.0")
+    assert _told(outcome, anybody) == (429, "ThrottlingException", "Rate exceeded")
+
+
+def test_each_client_reads_a_quota(anybody: Client, ready: str) -> None:
+    made = anybody.call("RunMicrovm", imageIdentifier=ready).document["microvmId"]
+    outcome = anybody.call("RunMicrovm", imageIdentifier=ready)
+    text = "The base maximum allocated memory limit has been reached for this account."
+    assert _told(outcome, anybody) == (402, "ServiceQuotaExceededException", text)
+    _gone(anybody, made)
+
+
+def test_each_client_reads_that_the_machine_is_full(
+    anybody: Client, ready: str, full: PlayedMeter
+) -> None:
+    with _no_room(full):
+        outcome = anybody.call("RunMicrovm", imageIdentifier=ready)
+    assert _told(outcome, anybody) == (500, "InsufficientCapacityException", NO_ROOM)
+    assert anybody.items("ListMicrovms", 10, imageIdentifier=ready) == _ended(anybody, ready)
+
+    made = anybody.call("RunMicrovm", imageIdentifier=ready).document["microvmId"]
+    _wait(anybody, made, "RUNNING")
+    anybody.call("SuspendMicrovm", microvmIdentifier=made)
+    _wait(anybody, made, "SUSPENDED")
+    with _no_room(full):
+        outcome = anybody.call("ResumeMicrovm", microvmIdentifier=made)
+    # Its model has no InsufficientCapacityException.
+    assert _told(outcome, anybody) == (500, "InternalServerException", NO_ROOM)
+    _wait(anybody, made, "SUSPENDED")
+    assert anybody.call("ResumeMicrovm", microvmIdentifier=made).status == 200
+    _gone(anybody, made)
+
+
+@contextmanager
+def _no_room(full: PlayedMeter) -> Iterator[None]:
+    room, full.available_mib = full.available_mib, 0
+    try:
+        yield
+    finally:
+        full.available_mib = room
+
+
+def _ended(client: Client, arn: str) -> list[dict[str, Any]]:
+    items = client.items("ListMicrovms", 10, imageIdentifier=arn)
+    return [item for item in items if item["state"] == "TERMINATED"]
+
+
+def _wait(client: Client, microvm_id: str, state: str) -> None:
+    deadline = time.monotonic() + 30
+    while client.call("GetMicrovm", microvmIdentifier=microvm_id).document["state"] != state:
+        assert time.monotonic() < deadline
+
+
+def _gone(client: Client, microvm_id: str) -> None:
+    client.call("TerminateMicrovm", microvmIdentifier=microvm_id)
+    _wait(client, microvm_id, "TERMINATED")
 
 
 def _send(api: LiveApi, path: str) -> http.client.HTTPConnection:

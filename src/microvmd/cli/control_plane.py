@@ -9,6 +9,7 @@ from microvmd.cli.keys import cursor_key
 from microvmd.cli.settings import Settings
 from microvmd.control.acting import acting
 from microvmd.control.admission import Admission
+from microvmd.control.capacity import Capacity
 from microvmd.control.connectors import Connectors
 from microvmd.control.images import Images
 from microvmd.control.keys import KeyGate
@@ -17,6 +18,7 @@ from microvmd.control.microvms import MicroVms, Routes
 from microvmd.control.paging import Cursors
 from microvmd.control.roles import AssumableRoles
 from microvmd.control.store import Store
+from microvmd.messages.capacity import Meter
 from microvmd.messages.node import (
     BuildFailed,
     BuildStarted,
@@ -82,12 +84,13 @@ async def control_plane(
     routes: Routes,
     roles: AssumableRoles,
     keys: KeyGate,
+    meter: Meter | None = None,
 ) -> AsyncIterator[ControlPlane]:
     """All services, until the context ends."""
     cursors = Cursors(cursor_key(settings.root / "keys"))
     managed = ManagedImages(settings.region, settings.image.base_status)
     networks = settings.network.egress_map
-    admission = Admission(settings.limits.quotas)
+    admission = Admission(settings.limits.quotas, Capacity(settings.limits.capacity, meter))
     sizes = settings.image.sizes
     async with MicroVms(
         store, node, routes, cursors, time.time, managed, networks, roles, keys, admission

@@ -65,6 +65,7 @@ from microvmd.node import kernel
 from microvmd.node.agent import NodeAgent
 from microvmd.node.aws_access import AwsAccess, Threads
 from microvmd.node.bring_up import Equipment
+from microvmd.node.capacity import NodeMeter
 from microvmd.node.cgroup import CgroupUnavailable
 from microvmd.node.delivery import open_deliveries
 from microvmd.node.jail import JailFailed, Jails, JailSettings
@@ -152,6 +153,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     equipment = await stack.enter_async_context(_equipment(settings, access))
     issuer = TokenIssuer(settings.root / "keys")
     endpoints, link = Endpoints(), NodeLink()
+    meter = NodeMeter(equipment.paths, _cgroup(settings))
     edge = Edge(
         _edge_settings(settings),
         resolve=endpoints.locate,
@@ -161,7 +163,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     threads = stack.enter_context(Threads("roles", 2))
     roles = AssumableRoles(role_check(settings, key, equipment.roles.sts, threads))
     control = await stack.enter_async_context(
-        control_plane(settings, store, link, edge.routes, roles, KeyGate(link.check_keys))
+        control_plane(settings, store, link, edge.routes, roles, KeyGate(link.check_keys), meter)
     )
     microvms = endpoints.microvms = control.microvms
     builder = ImageBuilder(
@@ -268,7 +270,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         JailSettings(
             jailer=settings.assets / "microvmd-jailer",
             cache=settings.cache,
-            group=f"microvmd-{settings.network.prefix}",
+            group=_cgroup(settings),
             first_uid=settings.vmm.uid_first,
             slots=settings.vmm.uid_count,
         )
@@ -294,6 +296,11 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
             roles=roles,
             deliveries=deliveries,
         )
+
+
+def _cgroup(settings: Settings) -> str:
+    """Of all VMMs of this service."""
+    return f"microvmd-{settings.network.prefix}"
 
 
 def _network_settings(settings: Settings) -> NetworkSettings:

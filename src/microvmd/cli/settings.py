@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from microvmd.cli.egress_settings import Groups, Subnets, egress_map
 from microvmd.control.managed import BaseStatus
+from microvmd.model.capacity import DISK_MIB, MICROVM_MIB, RESERVE_MIB, CapacityRules
 from microvmd.model.egress import EgressMap
 from microvmd.model.quota import QUOTAS, Quotas
 from microvmd.model.rate import LONGEST_WAIT_S, OTHERS, RATES, RateLimits
@@ -289,7 +290,7 @@ def _calls(operation: str) -> str:
 
 
 class LimitSettings(Section):
-    """What one account may do and have, as AWS limits it; 0 is no limit."""
+    """What one account may do and have, as AWS limits it, and how full the machine may be."""
 
     run_rate: Calls = Field(default=RATES["RunMicrovm"], description=_calls("RunMicrovm"))
     suspend_rate: Calls = Field(
@@ -335,6 +336,34 @@ class LimitSettings(Section):
         ge=0,
         description="image builds of one account at a time; 0 is no limit",
     )
+    reserve_mib: int = Field(
+        default=RESERVE_MIB,
+        ge=0,
+        description="memory that is left free: a run, resume or build that would need it is "
+        "refused (InsufficientCapacityException)",
+    )
+    microvm_mib: int = Field(
+        default=MICROVM_MIB,
+        ge=1,
+        description="memory that each MicroVM is counted with at least, from before it starts; "
+        "one that uses more is counted with what it uses",
+    )
+    overcommit: float = Field(
+        default=0,
+        ge=0,
+        description="baseline memory of all MicroVMs and builds that are on the machine, as a "
+        "multiple of the machine's memory; 0 is no limit",
+    )
+    disk_mib: int = Field(
+        default=DISK_MIB,
+        ge=0,
+        description="free disk space below which nothing is run, resumed or built: a suspend "
+        "needs room",
+    )
+
+    @property
+    def capacity(self) -> CapacityRules:
+        return CapacityRules(self.reserve_mib, self.microvm_mib, self.overcommit, self.disk_mib)
 
     @property
     def quotas(self) -> Quotas:

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Any
 
 from microvmd.control.admission import Admission
@@ -24,6 +25,7 @@ from microvmd.messages.node import (
     VersionDeleted,
     VersionKey,
 )
+from microvmd.model.capacity import NO_ROOM
 from microvmd.model.egress import EgressMap
 from microvmd.model.errors import Conflict, ValidationError
 from microvmd.model.identifiers import ImageArn, ImageVersion, new_build_id
@@ -46,7 +48,16 @@ from microvmd.model.size import AWS_SIZES, Sizes
 
 BuildReport = BuildStarted | BuildSucceeded | BuildFailed
 _GONE = (VersionState.DELETED, VersionState.DELETING)
+FULL = f"INTERNAL_PLATFORM_ERROR: {NO_ROOM}"
 INTERRUPTED = "INTERNAL_PLATFORM_ERROR: The build was interrupted by a restart. Build again."
+
+
+class _Build(Enum):
+    """What a call that makes a version means for its build."""
+
+    REPLAYED = auto()
+    BEGINS = auto()
+    NO_ROOM = auto()
 
 
 class Images:
@@ -87,26 +98,26 @@ class Images:
         arn = ImageArn("aws", self._region, account, request["name"])
         now = self._clock()
 
-        def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:
+        def decide(tx: Transaction) -> tuple[ImageView, Version, _Build]:
             if replayed(tx, account, "CreateMicrovmImage", request) is not None:
                 view = view_named(tx, account, arn)
-                return view, version_named(tx, account, arn, "1.0"), False
+                return view, version_named(tx, account, arn, "1.0"), _Build.REPLAYED
             if tx.image(account, arn.name) is not None:
                 raise ValidationError(
                     f"A MicroVM image with the name '{arn.name}' already exists in this account"
                 )
             self._admission.check_image(tx, account, config.memory_mib)
+            build = self._build_of(tx, config)
             image = Image(arn, ImageState.CREATING, now, now, dict(request.get("tags") or {}))
             grants = self._use.pin(tx, account, config.egress)
             version = _new_version(image, ImageVersion(1), config, grants, now)
             tx.add_image(image)
             tx.add_version(version)
             remember(tx, account, "CreateMicrovmImage", request, str(arn), now)
-            return ImageView(image, None, None), version, True
+            return ImageView(image, None, None), version, build
 
-        view, version, made = await self._store.run(decide)
-        if made:
-            await self._build(view.image, version)
+        view, version, build = await self._store.run(decide)
+        await self._begin(build, view.image, version)
         return view, version
 
     async def update(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
@@ -117,24 +128,25 @@ class Images:
         await self._roles.check_build(account, config.build_role_arn)
         now = self._clock()
 
-        def decide(tx: Transaction) -> tuple[ImageView, Version, bool]:
+        def decide(tx: Transaction) -> tuple[ImageView, Version, _Build]:
             done = replayed(tx, account, operation, request)
             if done is not None:
                 made = done.rsplit(" ", 1)[1]
-                return view_named(tx, account, arn), version_named(tx, account, arn, made), False
+                version = version_named(tx, account, arn, made)
+                return view_named(tx, account, arn), version, _Build.REPLAYED
             image = apply_image(image_named(tx, account, arn), ImageEvent.UPDATE_REQUESTED, now)
             self._admission.check_version(tx, account, arn.name, config.memory_mib)
+            build = self._build_of(tx, config)
             number = next_number(tx.versions(account, arn.name))
             grants = self._use.pin(tx, account, config.egress)
             version = _new_version(image, number, config, grants, now)
             tx.save_image(image)
             tx.add_version(version)
             remember(tx, account, operation, request, f"{arn} {version.number}", now)
-            return view_named(tx, account, arn), version, True
+            return view_named(tx, account, arn), version, build
 
-        view, version, made = await self._store.run(decide)
-        if made:
-            await self._build(view.image, version)
+        view, version, build = await self._store.run(decide)
+        await self._begin(build, view.image, version)
         return view, version
 
     async def get(self, account: str, identifier: str) -> ImageView:
@@ -345,6 +357,18 @@ class Images:
         config = VersionConfig.from_request(request, self._region, self._sizes)
         base = self._managed.resolve(config.base_image_arn, config.base_image_version)
         return replace(config, base_image_version=base)
+
+    def _build_of(self, tx: Transaction, config: VersionConfig) -> _Build:
+        """Asked before the version is one of those that are counted."""
+        room = self._admission.has_room_to_build(tx, config.memory_mib)
+        return _Build.BEGINS if room else _Build.NO_ROOM
+
+    async def _begin(self, build: _Build, image: Image, version: Version) -> None:
+        if build is _Build.BEGINS:
+            await self._build(image, version)
+        elif build is _Build.NO_ROOM:
+            failed = BuildFailed(key_of(version), version.build.build_id, FULL)
+            await self.report(failed)
 
     async def _build(self, image: Image, version: Version) -> None:
         await self._node.send(

@@ -364,6 +364,8 @@ class MicroVms:
             )
             spec = self._spec_again(tx, after) if Effect.RESUME in effects else None
             self._keys.demand(spec, proven=key_proven)
+            if spec is not None:
+                self._admission.check_resume(tx, microvm_id, after.memory_mib)
             if after is not before:
                 tx.save_microvm(after)
             return after, after is not before, effects, spec

@@ -5,9 +5,10 @@ cost a RunMicrovm nothing.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
 from microvmd.control.schema import images, microvms, versions
 from microvmd.model.image import VersionState
@@ -15,6 +16,7 @@ from microvmd.model.microvm import Phase
 from microvmd.model.quota import Use
 
 _NOT_TERMINATED = tuple(phase.value for phase in Phase if phase is not Phase.TERMINATED)
+_ON_NODE = tuple(phase.value for phase in Phase if phase.on_node)
 _IN_FLIGHT = (VersionState.PENDING.value, VersionState.IN_PROGRESS.value)
 
 
@@ -43,6 +45,21 @@ class UseRows:
             )
         )
 
+    def on_node(self) -> list[tuple[str, int]]:
+        """Id and baseline of every MicroVM that has a VMM or is about to, of all accounts."""
+        query = select(microvms.c.microvm_id, microvms.c.memory_mib).where(
+            microvms.c.phase.in_(_ON_NODE)
+        )
+        return [(row.microvm_id, row.memory_mib) for row in self._connection.execute(query)]
+
+    def building(self) -> list[int]:
+        """Baselines of all builds in flight, of all accounts."""
+        return _baselines(
+            self._connection.execute(
+                select(versions.c.document).where(versions.c.state.in_(_IN_FLIGHT))
+            ).all()
+        )
+
     def _microvms(self, account: str) -> int:
         return self._count(
             select(func.coalesce(func.sum(microvms.c.memory_mib), 0)).where(
@@ -54,8 +71,11 @@ class UseRows:
         query = select(versions.c.document).where(
             versions.c.account == account, versions.c.state.in_(_IN_FLIGHT)
         )
-        rows = self._connection.execute(query).all()
-        return [int(json.loads(row.document)["config"]["memory_mib"]) for row in rows]
+        return _baselines(self._connection.execute(query).all())
 
     def _count(self, query: Select[Any]) -> int:
         return int(self._connection.execute(query).scalar_one())
+
+
+def _baselines(rows: Sequence[Row[Any]]) -> list[int]:
+    return [int(json.loads(row.document)["config"]["memory_mib"]) for row in rows]

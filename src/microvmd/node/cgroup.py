@@ -18,6 +18,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 CONTROLLERS = ("memory", "pids")
+NO_LIMIT = 1 << 60
+"""Version 1 writes the absence of a limit as the largest number of pages."""
 MOUNTS = Path("/proc/self/mounts")
 
 
@@ -93,6 +95,15 @@ class Cgroup:
                     return _counter((directory / name).read_text(), "oom_kill")
         return 0
 
+    def private_bytes(self) -> int:
+        """Memory that its processes share with nobody and that no file backs; 0 when it is gone."""
+        for hierarchy, directory in self._directories:
+            if "memory" in hierarchy.controllers:
+                name = "anon" if hierarchy.version == 2 else "total_rss"
+                with contextlib.suppress(OSError):
+                    return _counter((directory / "memory.stat").read_text(), name)
+        return 0
+
     def kill(self, limit: float) -> bool:
         """SIGKILL all processes of the group, and wait at most `limit` seconds for their end."""
         ends = select.poll()
@@ -139,6 +150,42 @@ def names(hierarchies: tuple[Hierarchy, ...], parent: str) -> set[str]:
         with contextlib.suppress(FileNotFoundError):
             found |= {entry.name for entry in (hierarchy.root / parent).iterdir() if entry.is_dir()}
     return found
+
+
+def headroom(hierarchies: tuple[Hierarchy, ...], parent: str) -> tuple[int | None, int | None]:
+    """The lowest memory limit of the groups from `parent` up, and the least that one leaves.
+
+    In bytes; None where nothing limits. Page cache that can be dropped counts as free.
+    """
+    limits, left = [], []
+    for hierarchy in hierarchies:
+        if "memory" not in hierarchy.controllers:
+            continue
+        directory = hierarchy.root / parent
+        for group in (directory, *directory.parents):
+            if group.is_relative_to(hierarchy.root) and (found := _bounded(hierarchy, group)):
+                limits.append(found[0])
+                left.append(max(0, found[0] - found[1]))
+    return min(limits, default=None), min(left, default=None)
+
+
+def _bounded(hierarchy: Hierarchy, group: Path) -> tuple[int, int] | None:
+    """Limit and use of a group in bytes, if it has a limit."""
+    two = hierarchy.version == 2
+    limit, use = (
+        ("memory.max", "memory.current")
+        if two
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    )
+    try:
+        allowed = (group / limit).read_text().strip()
+        used = int((group / use).read_text())
+        stat = (group / "memory.stat").read_text()
+    except FileNotFoundError:
+        return None
+    if allowed == "max" or int(allowed) >= NO_LIMIT:
+        return None
+    return int(allowed), used - _counter(stat, "inactive_file" if two else "total_inactive_file")
 
 
 def _settings(hierarchy: Hierarchy, limits: Limits) -> list[tuple[str, str]]:

@@ -14,7 +14,9 @@ from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
 from microvmd.control.store import Store
+from microvmd.messages.capacity import Measured
 from microvmd.messages.node import BuildStarted, BuildSucceeded, BuildVersion, Command
+from microvmd.model.capacity import Machine
 from microvmd.model.egress import EgressMap
 from microvmd.model.image import SnapshotSizes
 
@@ -46,6 +48,21 @@ class RecordingNode:
         names = [type(command).__name__ for command in self.commands]
         self.commands.clear()
         return names
+
+
+@dataclass
+class PlayedMeter:
+    """A machine of which a test says how full it is."""
+
+    available_mib: int = 10_000
+    taken: dict[str, int] = field(default_factory=dict)
+    stored: dict[str, int] = field(default_factory=dict)
+
+    def measure(self) -> Measured:
+        return Measured(Machine(20_000, self.available_mib, 100_000, 50_000), self.taken)
+
+    def stored_mib(self, microvm_id: str) -> int:
+        return self.stored.get(microvm_id, 0)
 
 
 @dataclass
