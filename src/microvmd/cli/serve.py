@@ -56,6 +56,7 @@ from microvmd.control.roles import AssumableRoles
 from microvmd.control.sealing import SecretsLocked
 from microvmd.control.store import Store
 from microvmd.control.tokens import TokenIssuer
+from microvmd.control.webhooks import delivering
 from microvmd.edge.config import EdgeSettings
 from microvmd.edge.edge import Edge
 from microvmd.edge.haproxy import HAProxyFailed
@@ -178,6 +179,8 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     await edge.routes.replace(_running(microvms))
     await adopt_all(microvms, link)
     await control.connectors.go_on_after_restart()
+    webhooks = [receiver.webhook for receiver in settings.events.webhooks]
+    await stack.enter_async_context(delivering(store, webhooks, time.time))
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
     for work in (
         watch(microvms, lambda: _bytes_of(edge), time.time),

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -20,6 +20,8 @@ from pydantic_settings import (
 )
 
 from microvmd.cli.egress_settings import Groups, Subnets, egress_map
+from microvmd.cli.event_settings import EventSettings
+from microvmd.cli.section import Section
 from microvmd.control.managed import BaseStatus
 from microvmd.model.capacity import DISK_MIB, MICROVM_MIB, RESERVE_MIB, CapacityRules
 from microvmd.model.egress import EgressMap
@@ -69,12 +71,6 @@ RATE_SETTINGS = {
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Calls = Annotated[float, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """A table of the configuration file; a name that does not exist is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ApiSettings(Section):
@@ -419,6 +415,7 @@ class Settings(BaseSettings):
     build: BuildSettings = Field(default_factory=BuildSettings)
     image: ImageSettings = Field(default_factory=ImageSettings)
     network: NetworkSettings = NetworkSettings()
+    events: EventSettings = EventSettings()
     retention: RetentionSettings = RetentionSettings()
     aws: AwsSettings = AwsSettings()
     encryption: EncryptionSettings = EncryptionSettings()

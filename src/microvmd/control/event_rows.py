@@ -5,10 +5,10 @@ import uuid
 from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from microvmd.control.acting import current_actor
-from microvmd.control.schema import events
+from microvmd.control.schema import event_places, events
 from microvmd.model.event import Actor, Event, Kind, StateChange
 
 _CHANGE = TypeAdapter(StateChange)
@@ -59,6 +59,23 @@ class EventRows:
             wanted = wanted.where(events.c.time >= query.since)
         rows = self._connection.execute(wanted.order_by(events.c.sequence).limit(limit)).all()
         return [_event(row.sequence, row.event_id, row.time, row.document) for row in rows]
+
+    def place_of(self, receiver: str) -> int:
+        """The last event that was delivered to it; a new one begins with what comes."""
+        query = select(event_places.c.sequence).where(event_places.c.receiver == receiver)
+        found = self._connection.execute(query).scalar_one_or_none()
+        if found is None:
+            found = self.newest()
+            self._connection.execute(insert(event_places).values(receiver=receiver, sequence=found))
+        return found
+
+    def move(self, receiver: str, sequence: int) -> None:
+        """It has taken all up to this one."""
+        self._connection.execute(
+            update(event_places)
+            .where(event_places.c.receiver == receiver)
+            .values(sequence=sequence)
+        )
 
     def newest(self) -> int:
         """The sequence number of the last one; 0 when there is none."""

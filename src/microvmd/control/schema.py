@@ -163,3 +163,10 @@ events = Table(
     # Who asks for what comes after a number must never miss one that got it again.
     sqlite_autoincrement=True,
 )
+
+event_places = Table(
+    "event_places",
+    metadata,
+    Column("receiver", String(64), primary_key=True),
+    Column("sequence", Integer, nullable=False),
+)
