@@ -29,6 +29,7 @@ from microvmd.cli.account_routes import account_routes
 from microvmd.cli.extensions import extension_routes
 from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.identity import identities
+from microvmd.cli.limit_routes import AccountLimits, limit_routes
 from microvmd.cli.local_aws import local_aws
 from microvmd.control.admission import Admission
 from microvmd.control.capacity import Capacity
@@ -227,6 +228,8 @@ async def application(
         )
         facts = ServiceFacts(ACCOUNT, store, microvms, logs, lambda _: None, _no_edge)
         authenticate = Authenticator(who.ring, REGION)
+        rates = Rates(limits.rates)
+        account_limits = AccountLimits(store, limits.admission, limits.rates, rates)
         relay = None
         if aws_socket is not None:
             relay = Relay(aws_socket, who.ring, ACCOUNT)
@@ -238,10 +241,11 @@ async def application(
             region=REGION,
             routes=[
                 *extension_routes(facts, authenticate, who.authorizer),
+                *limit_routes(account_limits, authenticate, who.authorizer, ACCOUNT),
                 *account_routes(who.accounts, authenticate, ACCOUNT),
             ],
             authorize=who.authorizer,
-            rates=Rates(limits.rates),
+            rates=rates,
         )
 
 

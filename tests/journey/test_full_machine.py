@@ -3,7 +3,11 @@
 "Full" is a reserve that is larger than the machine: what is measured is real.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
@@ -54,6 +58,17 @@ def test_run_and_resume(
     sleeping.execute("kept = 'all the time'")
     sleeping.suspend()
     full(setting)
+
+    said = subprocess.run(
+        [Path(sys.executable).parent / "microvmd", "limits", "--json"],
+        env=service.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    machine = json.loads(said.stdout)["machine"]
+    assert machine["microvms"] == 1
+    assert (machine["left_mib"] == 0) == (setting == "LIMITS_RESERVE_MIB")
 
     before = (service.states(), service.vmms(), set(service.networks()))
     assert before[1].keys() == {running.id}

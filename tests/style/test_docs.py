@@ -10,6 +10,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from typer.main import get_command
 
+from microvmd.cli.limits import limits_page
 from microvmd.cli.main import app, reference_page
 
 CHECKOUT = Path(__file__).parents[2]
@@ -91,6 +92,13 @@ def test_settings_page_is_current() -> None:
     page = (CHECKOUT / "docs" / "reference" / "settings.md").read_text()
     assert page == reference_page() + "\n", (
         "microvmd settings --markdown > docs/reference/settings.md was not called"
+    )
+
+
+def test_limits_page_is_current() -> None:
+    page = (CHECKOUT / "docs" / "reference" / "limits.md").read_text()
+    assert page == limits_page() + "\n", (
+        "microvmd limits --markdown > docs/reference/limits.md was not called"
     )
 
 

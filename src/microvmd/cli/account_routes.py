@@ -21,7 +21,7 @@ from microvmd.api.requests import RequestContext
 from microvmd.cli.extensions import PREFIX, Authenticate, answering
 from microvmd.control.accounts import DEFAULT_OVERLAP_S, Accounts, NewKey
 from microvmd.model.account import AccessKey
-from microvmd.model.caller import Caller, CallerKind
+from microvmd.model.caller import Caller
 from microvmd.model.errors import AccessDenied, ValidationError
 from microvmd.model.policy import Asked
 
@@ -64,9 +64,7 @@ class _Asked:
 
     @property
     def is_operator(self) -> bool:
-        caller = self.caller
-        root = caller.kind is CallerKind.ROOT and caller.account == self.operator
-        return root and caller.unrestricted
+        return self.caller.is_root_of(self.operator)
 
     def allow(self, action: str, user: str | None = None) -> str:
         """The account of the path, if the caller may do this to this user of it."""

@@ -58,6 +58,7 @@ class ControlPlane:
     images: Images
     microvms: MicroVms
     connectors: Connectors
+    admission: Admission
 
     async def report(self, report: Report) -> None:
         """Hand over what the node says."""
@@ -105,4 +106,4 @@ async def control_plane(
             networks=networks,
             limits=settings.network.connector_limits,
         )
-        yield ControlPlane(managed, images, microvms, connectors)
+        yield ControlPlane(managed, images, microvms, connectors, admission)

@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from microvmd import __version__
-from microvmd.cli import accounts, bases, doctor, events, images, microvms
+from microvmd.cli import accounts, bases, doctor, events, images, limits, microvms
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
@@ -38,6 +38,7 @@ for command in (
     microvms.terminate,
     microvms.logs,
     events.events,
+    limits.limits,
     doctor.doctor,
 ):
     app.command()(command)

@@ -43,10 +43,12 @@ from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.failure import Failure
 from microvmd.cli.identity import identities
 from microvmd.cli.keys import AccessKey, access_key
+from microvmd.cli.limit_routes import AccountLimits, limit_routes
 from microvmd.cli.local_aws import local_aws
 from microvmd.cli.role_check import role_check
 from microvmd.cli.settings import Settings
 from microvmd.cli.vault import vault
+from microvmd.control.admission import Admission
 from microvmd.control.events import Events, forget_old_events
 from microvmd.control.keys import KeyGate
 from microvmd.control.microvms import MicroVms
@@ -200,7 +202,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         managed=control.managed,
         endpoint_name=edge.endpoint,
     )
-    return await _application(stack, settings, key, handlers, facts)
+    return await _application(stack, settings, key, handlers, facts, control.admission)
 
 
 def _facts(
@@ -222,6 +224,7 @@ async def _application(
     key: AccessKey,
     handlers: list[object],
     facts: ServiceFacts,
+    admission: Admission,
 ) -> ASGIApp:
     aws = None
     if settings.aws.local:
@@ -239,10 +242,14 @@ async def _application(
         relay = Relay(aws.socket, who.ring, settings.account)
         who.ring.roles = relay.iam
     authenticate = Authenticator(who.ring, settings.region)
+    limits = settings.limits.rates
+    rates = Rates(limits)
+    account_limits = AccountLimits(facts.store, admission, limits, rates)
     routes = [
         *extension_routes(facts, authenticate, who.authorizer),
         *event_routes(Events(facts.store), authenticate, who.authorizer),
         *account_routes(who.accounts, authenticate, settings.account),
+        *limit_routes(account_limits, authenticate, who.authorizer, settings.account),
     ]
     return create_app(
         handlers,
@@ -251,7 +258,7 @@ async def _application(
         region=settings.region,
         routes=routes,
         authorize=who.authorizer,
-        rates=Rates(settings.limits.rates),
+        rates=rates,
     )
 
 

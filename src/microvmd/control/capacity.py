@@ -11,10 +11,21 @@ import structlog
 
 from microvmd.control.store import Transaction
 from microvmd.messages.capacity import Measured, Meter
-from microvmd.model.capacity import NO_ROOM, CapacityRules, Share
+from microvmd.model.capacity import NO_ROOM, CapacityRules, Machine, Share
 from microvmd.model.errors import InsufficientCapacity
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is on a machine, and how much more may come; ``left_mib`` may be negative."""
+
+    machine: Machine
+    microvms: int
+    builds: int
+    baseline_mib: int
+    left_mib: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,21 @@ class Capacity:
     def check_build(self, tx: Transaction, memory_mib: int) -> None:
         """The same for a build."""
         self._check(tx, self.rules.build(memory_mib))
+
+    def room(self, tx: Transaction) -> Room | None:
+        """None without a meter."""
+        if self.meter is None:
+            return None
+        measured = self.meter.measure()
+        held = list(self.held(tx, measured))
+        builds = len(tx.use.building())
+        return Room(
+            machine=measured.machine,
+            microvms=len(held) - builds,
+            builds=builds,
+            baseline_mib=sum(share.baseline_mib for share in held),
+            left_mib=self.rules.room_mib(measured.machine, held),
+        )
 
     def held(self, tx: Transaction, measured: Measured) -> Iterator[Share]:
         """All that has been let in and has not left, of all accounts."""

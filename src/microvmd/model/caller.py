@@ -41,6 +41,10 @@ class Caller:
         own = self.kind is CallerKind.ROOT or allow_everything(self.policies)
         return own and all(allow_everything(limit) for limit in self.limits)
 
+    def is_root_of(self, account: str) -> bool:
+        """Its owner, with all rights."""
+        return self.kind is CallerKind.ROOT and self.account == account and self.unrestricted
+
     def require(self, asked: Asked, shown: str | None = None) -> None:
         """Raise AccessDenied unless the request is allowed.
 

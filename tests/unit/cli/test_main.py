@@ -24,6 +24,7 @@ VERBS = [
     ["terminate"],
     ["logs"],
     ["curl"],
+    ["limits"],
     ["images", "build"],
     ["images", "list"],
     ["images", "delete"],
