@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/run"
 VERSION = VersionKey("000000000000", "app", "1.0")
-STAMP = Stamp("tcg", "10.0.2", "max")
+STAMP = Stamp("tcg", "10.0.2", "max", "devices")
 IMAGE = {"rootfs.erofs": 5000, "disk.raw": 70_000, "memory": 300_000, "device": 900}
 
 

@@ -1,6 +1,5 @@
 """From a root file system to an image snapshot: what it holds, and how an application fails it."""
 
-import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +13,7 @@ from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import Equipment
 from microvmd.node.network import Network
-from microvmd.node.snapshot import verify
+from microvmd.node.snapshot import SnapshotKind, verify
 from microvmd.vmm.causes import ungrouped
 from tests.nodelab import ACCOUNT, VERSION, NodeLab
 
@@ -120,6 +119,6 @@ async def test_without_hooks_a_port_tells_that_it_is_ready(node_lab: NodeLab) ->
     async with node_lab.equipment() as equipment:
         await node_lab.capture(equipment, hooks=Hooks(), version=key)
         directory = equipment.paths.image(key).directory
-        assert json.loads((directory / "manifest.json").read_text())["kind"] == "image"
+        assert (await verify(directory)).kind is SnapshotKind.IMAGE
         log = await build_log(equipment, key)
         assert "no ready hook: waiting for the application to listen on port 8080" in log

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from microvmd.node.known_files import KnownFiles
 from microvmd.node.snapshot import (
     FileRecord,
     Manifest,
@@ -16,9 +18,11 @@ from microvmd.node.snapshot import (
     SnapshotKind,
     Stamp,
     SuspendFiles,
+    check,
     commit_suspend,
     load,
     retire,
+    unknown,
     verify,
 )
 from microvmd.vmm import memory, qemu
@@ -173,7 +177,7 @@ async def test_both_ways_to_find_private_pages_agree(
 
 
 async def test_commit_load_retire(small_guest: "SmallGuest", tmp_path: Path) -> None:
-    files = SuspendFiles(tmp_path)
+    files, known = SuspendFiles(tmp_path), KnownFiles(tmp_path / "known")
 
     async def suspended() -> tuple[QemuMachine, Manifest, End]:
         async with small_guest.restored(tmp_path) as (machine, _):
@@ -182,15 +186,18 @@ async def test_commit_load_retire(small_guest: "SmallGuest", tmp_path: Path) -> 
                 SnapshotKind.IMAGE, stamp, 512, 1, None, None, {"memory": FileRecord(1, 1, "aa")}
             )
             stats = await machine.suspend(files.device, files.diff)
-            manifest = await commit_suspend(files, stats, image=image, stamp=stamp)
+            manifest = await commit_suspend(files, stats, image=image, stamp=stamp, known=known)
             return machine, manifest, await machine.kill()
 
     _, manifest, _ = await suspended()
     assert load(tmp_path, stamp=manifest.stamp) == manifest == await verify(tmp_path)
+    assert set(manifest.files) == {"device", "overlay.qcow2", "memory.diff"}
+    assert unknown(tmp_path, manifest, known) == []
+    check(tmp_path, manifest, list(manifest.files), KnownFiles(tmp_path / "other"), bool)
     assert manifest.sizes.memory > 0
     assert files.start(manifest) == FromSuspend(files.device, files.diff)
-    with pytest.raises(SnapshotForeign, match="rebuild"):
-        load(tmp_path, stamp=Stamp("kvm", manifest.stamp.vmm_version, "host"))
+    with pytest.raises(SnapshotForeign, match="build the image again"):
+        load(tmp_path, stamp=replace(manifest.stamp, accelerator="kvm"))
     with files.diff.open("r+b") as diff:
         diff.write(b"changed")
     with pytest.raises(SnapshotBroken, match="changed"):

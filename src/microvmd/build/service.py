@@ -23,7 +23,7 @@ from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import Equipment
 from microvmd.node.paths import remove
 from microvmd.node.plain import NoRoom
-from microvmd.node.snapshot import ImageFiles, Manifest
+from microvmd.node.snapshot import ImageFiles, Manifest, SnapshotBroken
 from microvmd.vmm.causes import ungrouped
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class ImageBuilder:
             except BuildFailed as failed:
                 lines(f"error: {failed.reason}")
                 raise BuildRefused(failed.reason) from failed
-            except (KeyRefused, NoRoom) as refused:
+            except (KeyRefused, NoRoom, SnapshotBroken) as refused:
                 lines(f"error: {refused}")
                 raise BuildRefused(str(refused)) from refused
             except BuildRefused as failure:

@@ -64,6 +64,11 @@ class NodePaths:
         """How far logs have been delivered."""
         return self.root / "delivery"
 
+    @property
+    def known_files(self) -> Path:
+        """Digests of files that were read in full since the machine was booted."""
+        return self.root / "known-files.json"
+
     def image(self, version: VersionKey) -> ImageFiles:
         return ImageFiles(self.images / version.account / version.image_name / version.number)
 

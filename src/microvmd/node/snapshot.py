@@ -6,8 +6,12 @@ snapshot. An image snapshot is made under `tmp/` and renamed into place as a who
 snapshot lies beside the MicroVM's overlay; `retire` removes its manifest before the vCPUs run on,
 because the overlay no longer fits the saved memory from then on.
 
-Device state is only understood by what wrote it. The stamp (accelerator, VMM version, CPU model) is
-compared at every restore.
+Device state is only understood by what wrote it. The stamp (accelerator, VMM version, CPU model,
+devices) is compared at every restore.
+
+No VMM gets a file that is not what the manifest says, and no manifest counts whose last line is not
+its own digest. `check` reads a file in full once per boot of the machine and remembers it
+(``node/known_files.py``); what a build or suspend has just written is known from the start.
 
 With an envelope in its manifest a snapshot is encrypted: its files are sealed ones of the same
 names (``node/sealed_file.py``), and ``node/vault.py`` has their plain form.
@@ -17,13 +21,16 @@ import asyncio
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from microvmd.node.kms import Envelope
+from microvmd.node.known_files import KnownFiles
 from microvmd.node.sparse import digest
+from microvmd.vmm.command_line import device_set
 from microvmd.vmm.machine import (
     Accelerator,
     FromImage,
@@ -32,8 +39,11 @@ from microvmd.vmm.machine import (
     SuspendStats,
 )
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
+BOOT_ONLY = ("vmlinux", "initrd")
+"""Files of an image that no restore reads: its memory holds what they were."""
+REBUILD = "build the image again (UpdateMicrovmImage)"
 
 
 class SnapshotKind(StrEnum):
@@ -56,13 +66,18 @@ class Stamp:
     accelerator: str
     vmm_version: str
     cpu_model: str
+    devices: str
+    """Digest of the devices that this version of microvmd gives a machine."""
 
     @classmethod
     def of(cls, accelerator: Accelerator, vmm_version: str) -> "Stamp":
-        return cls(accelerator.kind.value, vmm_version, accelerator.cpu_model)
+        return cls(accelerator.kind.value, vmm_version, accelerator.cpu_model, device_set())
 
     def __str__(self) -> str:
-        return f"{self.accelerator}, QEMU {self.vmm_version}, CPU model {self.cpu_model}"
+        return (
+            f"{self.accelerator}, QEMU {self.vmm_version}, CPU model {self.cpu_model}, "
+            f"devices {self.devices}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +184,7 @@ async def seal_image(
     stamp: Stamp,
     memory_mib: int,
     vcpus: int,
+    known: KnownFiles,
     envelope: Envelope | None = None,
 ) -> Manifest:
     """Make the files of a finished image snapshot last, then move the directory to `final`.
@@ -177,14 +193,12 @@ async def seal_image(
     """
 
     def work() -> Manifest:
-        records = {}
-        for path in sorted(directory.iterdir()):
-            if path.name == MANIFEST or not path.is_file() or path.is_symlink():
-                continue
+        paths = [path for path in sorted(directory.iterdir()) if _counts(path)]
+        for path in paths:
             os.chown(path, 0, 0)
             path.chmod(0o444)
-            records[path.name] = _record(path, digest(path))
             _sync(path)
+        records = {path.name: _record(path, known.take(path, digest)) for path in paths}
         for name in ("memory", "device", "disk.raw", "rootfs.erofs"):
             if name not in records:
                 raise SnapshotBroken(f"the image snapshot has no file {name}")
@@ -195,9 +209,14 @@ async def seal_image(
         final.parent.mkdir(parents=True, exist_ok=True)
         directory.rename(final)
         _sync(final.parent)
+        known.save()
         return manifest
 
     return await asyncio.to_thread(work)
+
+
+def _counts(path: Path) -> bool:
+    return path.name != MANIFEST and path.is_file() and not path.is_symlink()
 
 
 async def commit_suspend(
@@ -206,21 +225,25 @@ async def commit_suspend(
     *,
     image: Manifest,
     stamp: Stamp,
+    known: KnownFiles,
     envelope: Envelope | None = None,
 ) -> Manifest:
     """Make a suspend snapshot count. Its files were synced before.
 
-    The overlay is recorded without a digest: it can be as large as the whole disk. Encrypted files
-    need none.
+    The overlay is read for its digest, as far as it is allocated. Encrypted files need no digest:
+    each piece of them is authenticated.
     """
 
     def work() -> Manifest:
+        plain = envelope is None
         records = {
-            "device": _record(files.device, None if envelope else digest(files.device)),
-            "overlay.qcow2": _record(files.overlay, None),
+            path.name: _record(path, known.take(path, digest) if plain else None)
+            for path in (files.device, files.overlay)
         }
         if stats.method is SuspendMethod.DIFF:
-            records["memory.diff"] = _record(files.diff, None if envelope else stats.diff_sha256)
+            records[files.diff.name] = _record(files.diff, stats.diff_sha256 if plain else None)
+            if plain and stats.diff_sha256 is not None:
+                known.told(files.diff, stats.diff_sha256)
         manifest = Manifest(
             kind=SnapshotKind.SUSPEND,
             stamp=stamp,
@@ -232,6 +255,7 @@ async def commit_suspend(
             envelope=envelope,
         )
         _write_manifest(files.directory, manifest)
+        known.save()
         return manifest
 
     return await asyncio.to_thread(work)
@@ -250,10 +274,18 @@ def load(directory: Path, *, stamp: Stamp) -> Manifest:
     """
     manifest = read(directory)
     if manifest.stamp != stamp:
-        raise SnapshotForeign(
-            f"the snapshot was made under {manifest.stamp}; this node has {stamp}: rebuild it"
-        )
+        raise SnapshotForeign(_foreign(manifest.stamp, stamp))
     return manifest
+
+
+def _foreign(made: Stamp, here: Stamp) -> str:
+    if replace(made, devices=here.devices) == here:
+        return (
+            f"the snapshot is of a machine with other devices ({made.devices}) than this version "
+            f"of microvmd gives ({here.devices}): {REBUILD}; a MicroVM that was suspended before "
+            "can only be terminated, or resumed by the version that suspended it"
+        )
+    return f"the snapshot was made under {made}; this node has {here}: {REBUILD}"
 
 
 def read(directory: Path) -> Manifest:
@@ -273,33 +305,93 @@ def read(directory: Path) -> Manifest:
 
 
 async def verify(directory: Path) -> Manifest:
-    """`read`, and compare all digests. Raises SnapshotBroken."""
+    """`read`, and compare all digests by reading all files. Raises SnapshotBroken."""
 
     def work() -> Manifest:
         manifest = read(directory)
         for name, record in manifest.files.items():
-            plain = name == "memory.diff"
-            found = (_plain_digest if plain else digest)(directory / name)
-            if record.sha256 and found != record.sha256:
-                raise SnapshotBroken(f"{name} of the snapshot was changed")
+            if record.sha256 and _method(name)(directory / name) != record.sha256:
+                raise _changed(name)
         return manifest
 
     return await asyncio.to_thread(work)
 
 
+def unknown(directory: Path, manifest: Manifest, known: KnownFiles) -> list[str]:
+    """Files that a restore reads and that must be read in full before: takes one stat for each.
+
+    Raises SnapshotBroken when one cannot be looked at.
+    """
+    try:
+        return [
+            name
+            for name, record in manifest.files.items()
+            if record.sha256
+            and name not in BOOT_ONLY
+            and known.find(directory / name) != record.sha256
+        ]
+    except OSError as error:
+        raise SnapshotBroken(f"a file of the snapshot is missing: {error}") from error
+
+
+def check(
+    directory: Path,
+    manifest: Manifest,
+    names: list[str],
+    known: KnownFiles,
+    given_up: Callable[[], bool],
+) -> None:
+    """Read these files in full. Blocks. Raises SnapshotBroken, Abandoned."""
+    try:
+        for name in names:
+            found = known.take(directory / name, _method(name, given_up))
+            if found != manifest.files[name].sha256:
+                raise _changed(name)
+    except OSError as error:
+        raise SnapshotBroken(f"the snapshot cannot be read: {error}") from error
+    finally:
+        known.save()
+
+
+def _method(name: str, given_up: Callable[[], bool] = lambda: False) -> Callable[[Path], str]:
+    """How the digest of a file is taken: the diff's is over its bytes as they were written."""
+    if name == "memory.diff":
+        return _plain_digest
+    return lambda path: digest(path, given_up)
+
+
+def _changed(name: str) -> SnapshotBroken:
+    return SnapshotBroken(
+        f"the file {name} of the snapshot was changed since it was made (its digest is another): "
+        f"nothing is started from it; restore it from a backup, or {REBUILD}"
+    )
+
+
 def encode(manifest: Manifest) -> bytes:
-    return json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode()
+    """Its text, and in the last line the digest of all before."""
+    return closed(json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode() + b"\n")
+
+
+def closed(text: bytes) -> bytes:
+    """With its digest as the last line."""
+    return text + hashlib.sha256(text).hexdigest().encode() + b"\n"
 
 
 def decode(raw: bytes) -> Manifest:
     """Raises SnapshotBroken unless `encode` could have written it."""
+    text = raw[:-65]
+    if raw != closed(text):
+        raise SnapshotBroken(
+            "the manifest of the snapshot was changed or cut short, or is of an older version of "
+            f"microvmd: restore it from a backup, or {REBUILD}"
+        )
     try:
-        fields: dict[str, Any] = json.loads(raw)
+        fields: dict[str, Any] = json.loads(text)
         if fields.pop("format") != FORMAT:
-            raise SnapshotBroken("the manifest is of another version of microvmd")
+            raise SnapshotBroken(f"the manifest is of another version of microvmd: {REBUILD}")
         if unknown := fields.keys() - Manifest.__dataclass_fields__.keys():
             raise SnapshotBroken(f"the manifest has unknown members: {sorted(unknown)}")
-        method, envelope = fields["method"], fields.get("envelope")
+        method, envelope = fields["method"], fields["envelope"]
         return Manifest(
             kind=SnapshotKind(fields["kind"]),
             stamp=Stamp(**fields["stamp"]),

@@ -7,7 +7,7 @@ happens to have holes. All functions here block.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 BLOCK = 64 << 10
@@ -24,15 +24,22 @@ def blocks(fd: int) -> Iterator[tuple[int, bytes]]:
                 yield offset, block
 
 
-def digest(path: Path) -> str:
+class Abandoned(Exception):
+    """The caller gave up meanwhile."""
+
+
+def digest(path: Path, given_up: Callable[[], bool] = lambda: False) -> str:
     """SHA-256 over the size and all blocks that are not zero, each with its number.
 
-    Reads only what is allocated, and does not depend on where a copy happens to have holes.
+    Reads only what is allocated, and does not depend on where a copy happens to have holes. Raises
+    Abandoned when `given_up` says so.
     """
     result = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         result.update(os.fstat(file.fileno()).st_size.to_bytes(8, "little"))
         for offset, block in blocks(file.fileno()):
+            if given_up():
+                raise Abandoned
             result.update(offset.to_bytes(8, "little"))
             result.update(block)
     return result.hexdigest()

@@ -16,11 +16,13 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import structlog
 
 from microvmd.messages.node import MicrovmSpec, VersionKey
 from microvmd.node.kms import DataKey, Kms
+from microvmd.node.known_files import KnownFiles
 from microvmd.node.paths import NodePaths
 from microvmd.node.plain import PlainDirectory
 from microvmd.node.sealed_file import SealBroken, unseal
@@ -30,9 +32,11 @@ from microvmd.node.snapshot import (
     SnapshotBroken,
     Stamp,
     SuspendFiles,
+    check,
     load,
     read,
     seal_image,
+    unknown,
 )
 from microvmd.node.working import (
     SEAL_LIMIT,
@@ -51,10 +55,17 @@ FREE_LIMIT = 60.0
 SEALED_NAMES = ("rootfs.erofs", "config.json", "disk.raw", "memory", "device")
 """Of an image. The kernel beside them is for the boot of the build only, and nobody's secret."""
 DISK_BYTES = 1 << 30
+READ_LIMIT = 1800.0
+"""Seconds to read the files of one snapshot in full."""
+READERS = 2
+"""Snapshots that are read in full at a time; more would only take each other's disk."""
 
 
 class Vault:
-    """`disk_bytes` is how much a MicroVM whose disk is in memory may write between two resumes."""
+    """`disk_bytes` is how much a MicroVM whose disk is in memory may write between two resumes.
+
+    `checked` is off only where a test shows what the check is for.
+    """
 
     def __init__(
         self,
@@ -64,12 +75,17 @@ class Vault:
         kms: Kms,
         *,
         disk_bytes: int = DISK_BYTES,
+        checked: bool = True,
     ) -> None:
         self._paths = paths
         self._stamp = stamp
         self._plain = plain
         self._kms = kms
         self._disk_bytes = disk_bytes
+        self._checked = checked
+        self._known = KnownFiles(paths.known_files)
+        self._reading: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+        self._readers = asyncio.Semaphore(READERS)
         self._users: Counter[VersionKey] = Counter()
         self._left: dict[str, VersionKey | None] = {}
         """MicroVMs whose plain files an earlier run left, and the image that each uses."""
@@ -110,12 +126,14 @@ class Vault:
 
     async def resumed(self, hold: Hold, spec: MicrovmSpec) -> WorkingFiles:
         """For a MicroVM with a suspend snapshot, which stays as it is until it is retired."""
-        manifest = load(self._paths.microvm(spec.microvm_id).directory, stamp=self._stamp)
+        directory = self._paths.microvm(spec.microvm_id).directory
+        manifest = load(directory, stamp=self._stamp)
         if manifest.envelope is None:
-            image = await self.image(hold, spec.version, spec.execution_role_arn)
+            image = await self._image_of(manifest, hold, spec)
+            await self._check(directory, manifest)
             return self._open(hold, spec, image)
         with await self._kms.open(manifest.envelope, spec.execution_role_arn) as key:
-            image = await self.image(hold, spec.version, spec.execution_role_arn)
+            image = await self._image_of(manifest, hold, spec)
             await self._place(hold, manifest.files, key)
         return self._sealed(hold, spec, image)
 
@@ -168,7 +186,9 @@ class Vault:
         """The plain files of an image version, which `hold` uses from now on."""
         directory = self._paths.image(version).directory
         manifest = load(directory, stamp=self._stamp)
-        if manifest.envelope is not None:
+        if manifest.envelope is None:
+            await self._check(directory, manifest)
+        else:
             with await self._kms.open(manifest.envelope, role) as key:
                 await self._use(hold, version, manifest, key)
         return Image(self._image_files(version, manifest), manifest)
@@ -205,7 +225,12 @@ class Vault:
         final = self._paths.image(version).directory
         if key_id is None:
             return await seal_image(
-                made, final, stamp=self._stamp, memory_mib=memory_mib, vcpus=vcpus
+                made,
+                final,
+                stamp=self._stamp,
+                memory_mib=memory_mib,
+                vcpus=vcpus,
+                known=self._known,
             )
         envelope, key = await self._kms.make(key_id, str(version), role)
         names = [name for name in SEALED_NAMES if (made / name).exists()]
@@ -224,10 +249,37 @@ class Vault:
                 stamp=self._stamp,
                 memory_mib=memory_mib,
                 vcpus=vcpus,
+                known=self._known,
                 envelope=envelope,
             )
 
     # -- inside ------------------------------------------------------------------------------
+
+    async def _image_of(self, manifest: Manifest, hold: Hold, spec: MicrovmSpec) -> Image:
+        """The image that a suspend snapshot was taken on. Raises SnapshotBroken for another."""
+        image = await self.image(hold, spec.version, spec.execution_role_arn)
+        if self._checked and manifest.base != image.manifest.files["memory"].sha256:
+            raise SnapshotBroken("the suspend snapshot belongs to the memory of another image")
+        return image
+
+    async def _check(self, directory: Path, manifest: Manifest) -> None:
+        """Files that lie open are what their manifest says. Raises SnapshotBroken.
+
+        A stat for each file where they were read in full since the machine was booted; else they
+        are read in a thread, once for all who wait for them.
+        """
+        if not self._checked or not unknown(directory, manifest, self._known):
+            return
+        async with self._reading.setdefault(directory, asyncio.Lock()), self._readers:
+            names = unknown(directory, manifest, self._known)
+            if not names:
+                return
+            log.info("snapshot.reading", directory=str(directory), files=names)
+            given_up = threading.Event()
+            work = asyncio.to_thread(
+                check, directory, manifest, names, self._known, given_up.is_set
+            )
+            await shielded(work, limit=READ_LIMIT, on_cancel=given_up.set)
 
     def _image_files(self, version: VersionKey, manifest: Manifest) -> ImageFiles:
         if manifest.envelope is None:
@@ -236,7 +288,7 @@ class Vault:
 
     def _open(self, hold: Hold, spec: MicrovmSpec, image: Image) -> OpenFiles:
         at_rest = self._paths.microvm(spec.microvm_id).suspend
-        return OpenFiles(hold, image, at_rest, self._stamp)
+        return OpenFiles(hold, image, at_rest, self._stamp, self._known)
 
     def _sealed(self, hold: Hold, spec: MicrovmSpec, image: Image) -> SealedFiles:
         # A page of the memory file that is a hole takes memory as soon as a guest looks at it.
@@ -247,6 +299,7 @@ class Vault:
             suspend=SuspendFiles(self._plain.microvm(hold.name)),
             at_rest=self._paths.microvm(spec.microvm_id).suspend,
             stamp=self._stamp,
+            known=self._known,
             spec=spec,
             kms=self._kms,
             in_memory=holes + self._disk_bytes,

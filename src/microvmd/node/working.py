@@ -16,6 +16,7 @@ from typing import Protocol
 
 from microvmd.messages.node import MicrovmSpec, VersionKey
 from microvmd.node.kms import DataKey, Envelope, Kms
+from microvmd.node.known_files import KnownFiles
 from microvmd.node.sealed_file import seal
 from microvmd.node.snapshot import (
     ImageFiles,
@@ -93,6 +94,7 @@ class OpenFiles:
     image: Image
     suspend: SuspendFiles
     stamp: Stamp
+    known: KnownFiles
     in_memory: int = 0
 
     @asynccontextmanager
@@ -100,7 +102,9 @@ class OpenFiles:
         yield self._commit
 
     async def _commit(self, stats: SuspendStats) -> None:
-        await commit_suspend(self.suspend, stats, image=self.image.manifest, stamp=self.stamp)
+        await commit_suspend(
+            self.suspend, stats, image=self.image.manifest, stamp=self.stamp, known=self.known
+        )
 
     def retire(self) -> None:
         retire(self.suspend)
@@ -115,6 +119,7 @@ class SealedFiles:
     suspend: SuspendFiles
     at_rest: SuspendFiles
     stamp: Stamp
+    known: KnownFiles
     spec: MicrovmSpec
     kms: Kms
     in_memory: int
@@ -139,7 +144,12 @@ class SealedFiles:
             names.append(self.suspend.diff.name)
         await seal_all(self.suspend.directory, self.at_rest.directory, names, key)
         await commit_suspend(
-            self.at_rest, stats, image=self.image.manifest, stamp=self.stamp, envelope=envelope
+            self.at_rest,
+            stats,
+            image=self.image.manifest,
+            stamp=self.stamp,
+            known=self.known,
+            envelope=envelope,
         )
 
     def retire(self) -> None:

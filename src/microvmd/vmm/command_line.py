@@ -20,16 +20,20 @@ Why these options (each was found by experiment on QEMU 10.0):
 - `merge=off`: same-page merging between tenants is a side channel.
 """
 
+import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from microvmd.vmm.machine import (
     AGENT_PORT,
     GUEST_MAC,
+    Accelerator,
     AcceleratorKind,
     Bind,
     Boot,
     Drive,
+    FromImage,
     MachineSpec,
     Start,
 )
@@ -39,6 +43,9 @@ KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1 reboot=t"
 DEVICE_FDSET = 1
 SERIAL_FDSET = 2
 FIRST_DRIVE_FDSET = 10
+
+SEEN_BY_THE_GUEST = ("-machine", "-object", "-global", "-device", "-serial")
+"""Options that decide what is in a device state; the other ones are about the host's side."""
 
 MEMORY_TARGET = "/machine/memory"
 KERNEL_TARGET = "/machine/kernel"
@@ -114,6 +121,21 @@ def command_line(
         *_drives(spec, files),
     )
     # fmt: on
+
+
+def device_set() -> str:
+    """Digest of the devices of every clone: a device state fits into no other set."""
+    nothing, accelerator = Path("/"), Accelerator(AcceleratorKind.TCG, "any", 0)
+    drives = (
+        Drive("rootfs", nothing, read_only=True),
+        Drive("disk", nothing, backing=nothing),
+    )
+    spec = MachineSpec(1, 1, nothing, nothing, nothing, accelerator, drives)
+    files = OpenFiles(0, 0, 0, (DriveFiles(0), DriveFiles(0, 0)), tap=0, device=0)
+    start = FromImage(nothing)
+    line = command_line(nothing, spec, start, files, Paths(MEMORY_TARGET), name="any")
+    seen = [f"{option} {value}" for option, value in pairwise(line) if option in SEEN_BY_THE_GUEST]
+    return hashlib.sha256("\n".join(seen).encode()).hexdigest()[:12]
 
 
 def _accelerator(spec: MachineSpec) -> str:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microvmd.node.kms import Envelope
+from microvmd.node.known_files import KnownFiles
 from microvmd.node.snapshot import (
     MANIFEST,
     FileRecord,
@@ -20,15 +21,18 @@ from microvmd.node.snapshot import (
     SnapshotForeign,
     SnapshotKind,
     Stamp,
+    check,
+    closed,
     decode,
     encode,
     load,
     seal_image,
+    unknown,
     verify,
 )
 from microvmd.vmm.machine import SuspendMethod
 
-STAMP = Stamp("tcg", "10.0.2", "max")
+STAMP = Stamp("tcg", "10.0.2", "max", "aa")
 
 
 def _image(directory: Path) -> Path:
@@ -43,18 +47,28 @@ async def test_seal_moves_verify_finds_changes(tmp_path: Path) -> None:
     final = tmp_path / "images" / "1.0"
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    made = await seal_image(_image(tmp_path / "half"), final, stamp=STAMP, memory_mib=512, vcpus=1)
+    known = KnownFiles(tmp_path / "known")
+    made = await seal_image(
+        _image(tmp_path / "half"), final, stamp=STAMP, memory_mib=512, vcpus=1, known=known
+    )
     assert not (tmp_path / "half").exists()
     assert load(final, stamp=STAMP) == made == await verify(final)
     assert ImageFiles(final).memory.stat().st_mode & 0o777 == 0o444
     assert made.sizes.code == ImageFiles(final).rootfs.stat().st_blocks * 512
-    with pytest.raises(SnapshotForeign, match=r"made under tcg.*rebuild"):
+    with pytest.raises(SnapshotForeign, match=r"made under tcg.*build the image again"):
         load(final, stamp=replace(STAMP, vmm_version="10.1.0"))
+    with pytest.raises(SnapshotForeign, match=r"other devices \(aa\) than .* \(bb\): build the"):
+        load(final, stamp=replace(STAMP, devices="bb"))
+    assert unknown(final, made, known) == []
     content = ImageFiles(final).memory.read_bytes()
     ImageFiles(final).memory.write_bytes(b"y" + content[1:])
     assert load(final, stamp=STAMP) == made
-    with pytest.raises(SnapshotBroken, match="memory of the snapshot was changed"):
+    with pytest.raises(SnapshotBroken, match="file memory of the snapshot was changed"):
         await verify(final)
+    assert unknown(final, made, known) == ["memory"]
+    with pytest.raises(SnapshotBroken, match="file memory of the snapshot was changed"):
+        check(final, made, ["memory"], known, bool)
+    assert unknown(final, made, known) == ["memory"], "found bad is not found good"
     ImageFiles(final).memory.write_bytes(content[1:])
     with pytest.raises(SnapshotBroken, match="bytes"):
         load(final, stamp=STAMP)
@@ -70,7 +84,14 @@ async def test_an_incomplete_image_is_not_sealed(tmp_path: Path) -> None:
     half = _image(tmp_path / "half")
     (half / "device").unlink()
     with pytest.raises(SnapshotBroken, match="device"):
-        await seal_image(half, tmp_path / "final", stamp=STAMP, memory_mib=512, vcpus=1)
+        await seal_image(
+            half,
+            tmp_path / "final",
+            stamp=STAMP,
+            memory_mib=512,
+            vcpus=1,
+            known=KnownFiles(tmp_path / "known"),
+        )
     assert not (tmp_path / "final").exists()
 
 
@@ -89,7 +110,7 @@ records = st.builds(
 manifests = st.builds(
     Manifest,
     kind=st.sampled_from(SnapshotKind),
-    stamp=st.builds(Stamp, st.text(), st.text(), st.text()),
+    stamp=st.builds(Stamp, st.text(), st.text(), st.text(), st.text()),
     memory_mib=st.integers(1, 1 << 20),
     vcpus=st.integers(1, 64),
     method=st.none() | st.sampled_from(SuspendMethod),
@@ -104,6 +125,14 @@ def test_manifest_round_trip(manifest: Manifest) -> None:
     assert decode(encode(manifest)) == manifest
 
 
+@given(manifests, st.data())
+def test_a_flipped_bit_in_a_manifest_is_found(manifest: Manifest, data: st.DataObject) -> None:
+    raw = bytearray(encode(manifest))
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(SnapshotBroken, match="manifest of the snapshot was changed"):
+        decode(bytes(raw))
+
+
 @given(
     st.binary()
     | st.recursive(
@@ -111,8 +140,9 @@ def test_manifest_round_trip(manifest: Manifest) -> None:
     ).map(lambda value: json.dumps(value).encode())
 )
 def test_hostile_manifests_are_refused(raw: bytes) -> None:
-    with pytest.raises(SnapshotBroken):
-        decode(raw)
+    for text in (raw, closed(raw)):
+        with pytest.raises(SnapshotBroken):
+            decode(text)
 
 
 @pytest.mark.parametrize("name", ["../state.db", "/etc/passwd", "..", ""])
@@ -131,13 +161,18 @@ def test_a_manifest_with_an_unknown_member_is_refused() -> None:
     raw = encode(manifest)
     assert decode(raw) == manifest
     with pytest.raises(SnapshotBroken, match="envelopf"):
-        decode(raw.replace(b'"envelope"', b'"envelopf"'))
+        decode(_with(raw, b'"envelope"', b'"envelopf"'))
     with pytest.raises(SnapshotBroken, match="text"):
-        decode(raw.replace(b'"owner": "c"', b'"owner": 1'))
+        decode(_with(raw, b'"owner": "c"', b'"owner": 1'))
 
 
-def test_a_manifest_of_before_encryption_is_read() -> None:
-    manifest = Manifest(SnapshotKind.IMAGE, STAMP, 1, 1, None, None, {})
-    fields = json.loads(encode(manifest))
-    del fields["envelope"]
-    assert decode(json.dumps(fields).encode()) == manifest
+def test_a_manifest_of_another_version_says_what_to_do() -> None:
+    raw = encode(Manifest(SnapshotKind.IMAGE, STAMP, 1, 1, None, None, {}))
+    with pytest.raises(SnapshotBroken, match="another version of microvmd: build the image again"):
+        decode(_with(raw, b'"format": 2', b'"format": 1'))
+
+
+def _with(raw: bytes, old: bytes, new: bytes) -> bytes:
+    """A manifest that was changed by whoever can write its digest too."""
+    assert old in raw
+    return closed(raw[:-65].replace(old, new))

@@ -1,20 +1,23 @@
 """Where plain files are: under the root without a key, in memory with one, and how long."""
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from microvmd.messages.keys import KeyRefused
 from microvmd.node import vault as module
+from microvmd.node.known_files import KnownFiles
 from microvmd.node.plain import NoRoom
 from microvmd.node.sealed_file import unseal
-from microvmd.node.snapshot import ImageFiles, SnapshotBroken, verify
+from microvmd.node.snapshot import ImageFiles, SnapshotBroken, check, commit_suspend, verify
 from microvmd.node.working import Image, OpenFiles, SealedFiles
 from microvmd.vmm.machine import SuspendMethod, SuspendStats
-from tests.vaultlab import IMAGE, ROLE, VERSION, KeyService, VaultLab, key_service, vault_lab
+from tests.vaultlab import IMAGE, ROLE, STAMP, VERSION, KeyService, VaultLab, key_service, vault_lab
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
@@ -309,3 +312,46 @@ async def test_a_resume_brings_the_suspended_files_back(
                 assert path.read_bytes() == path.name.encode()
             assert lab.paths.microvm("microvm-1").suspended, "until it is retired"
         assert not lab.mounted
+
+
+async def test_a_changed_file_is_refused_and_a_whole_one_is_read_once(
+    tmp_path: Path, service: KeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[str]] = []
+
+    def reading(*arguments: Any) -> None:
+        read.append(arguments[2])
+        check(*arguments)
+
+    monkeypatch.setattr(module, "check", reading)
+    async with vault_lab(tmp_path, service) as lab, lab.vault.holding("microvm-1") as hold:
+        await lab.image(None)
+        memory = lab.paths.image(VERSION).memory
+        await lab.vault.image(hold, VERSION, ROLE)
+        assert read == [], "what was just written is known"
+        content = memory.read_bytes()
+        memory.write_bytes(b"x" + content[1:])
+        with pytest.raises(SnapshotBroken, match="file memory of the snapshot was changed"):
+            await lab.vault.image(hold, VERSION, ROLE)
+        memory.write_bytes(content)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(5):
+                tasks.create_task(lab.vault.image(hold, VERSION, ROLE))
+        assert read == [["memory"], ["memory"]], "once for all that wait"
+
+
+async def test_a_diff_for_another_image_is_refused(tmp_path: Path, service: KeyService) -> None:
+    async with vault_lab(tmp_path, service) as lab, lab.vault.holding("microvm-1") as hold:
+        image = await lab.image(None)
+        spec = lab.spec(None)
+        working = await lab.vault.started(hold, spec)
+        for path in (working.suspend.overlay, working.suspend.device, working.suspend.diff):
+            path.write_bytes(b"content")
+        other = replace(image, files={"memory": replace(image.files["memory"], sha256="other")})
+        stats = replace(STATS, diff_sha256=hashlib.sha256(b"content").hexdigest())
+        known = KnownFiles(tmp_path / "known")
+        await commit_suspend(working.suspend, stats, image=other, stamp=STAMP, known=known)
+        with pytest.raises(SnapshotBroken, match="memory of another image"):
+            await lab.vault.resumed(hold, spec)
+        await commit_suspend(working.suspend, stats, image=image, stamp=STAMP, known=known)
+        assert await lab.vault.resumed(hold, spec) == working

@@ -3,7 +3,17 @@
 from itertools import pairwise
 from pathlib import Path
 
-from microvmd.vmm.command_line import DriveFiles, OpenFiles, Paths, binds, command_line
+import pytest
+
+from microvmd.vmm import command_line as module
+from microvmd.vmm.command_line import (
+    DriveFiles,
+    OpenFiles,
+    Paths,
+    binds,
+    command_line,
+    device_set,
+)
 from microvmd.vmm.machine import (
     Accelerator,
     AcceleratorKind,
@@ -60,6 +70,14 @@ def test_devices_do_not_depend_on_the_start() -> None:
         "virtio-blk-device",
         "virtio-blk-device",
     ]
+
+
+def test_the_device_set_changes_with_what_a_guest_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = device_set()
+    monkeypatch.setattr(module, "SANDBOX", "off")
+    assert device_set() == before
+    monkeypatch.setattr(module, "GUEST_MAC", "02:00:00:00:00:01")
+    assert device_set() != before
 
 
 def test_only_a_boot_may_write_to_the_memory_file() -> None:
