@@ -22,7 +22,7 @@ import dns.message
 import dns.rdatatype
 import dns.rrset
 
-from microvmd.node import nftables
+from microvmd.node import link, nftables
 from microvmd.node.commands import ip, nft, query
 from microvmd.node.namespace import Visitor, destroy
 from microvmd.node.network import Network
@@ -83,9 +83,12 @@ async def plugged_guest(network: Network, visitor: Visitor, path: Path) -> Async
                 f"link add {tap} type veth peer name eth0 netns {path}",
                 f"link set {tap} address {nftables.GATEWAY_MAC} up",
                 f"address add {nftables.GATEWAY}/{nftables.GUEST_PREFIX} dev {tap}",
+                *link.neighbours(),
             ],
             network.path,
         )
+        # The filter of the link is bound to the device.
+        await nft(f"delete table netdev {link.TABLE}\n{link.ruleset()}", network.path)
         await ip(
             [
                 "link set lo up",
@@ -217,6 +220,11 @@ async def disarm(path: Path, *chains: str) -> None:
         if chain in hooks
     ]
     await nft("\n".join([*lines, ""]), path)
+
+
+async def disarm_link(path: Path) -> None:
+    """Let a guest send whatever frames it likes."""
+    await nft(f"delete table netdev {link.TABLE}\n", path)
 
 
 async def disarm_host(settings: NetworkSettings, *chains: str) -> None:

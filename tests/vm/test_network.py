@@ -23,7 +23,17 @@ from microvmd.node.network import NetworkPool
 from microvmd.node.slots import NetworkError, NetworkSettings
 from microvmd.vmm.process import run
 from tests import netlab
-from tests.netlab import INTERNET, METADATA, PRIVATE, Place, disarm, disarm_host, echo, reaches
+from tests.netlab import (
+    INTERNET,
+    METADATA,
+    PRIVATE,
+    Place,
+    disarm,
+    disarm_host,
+    disarm_link,
+    echo,
+    reaches,
+)
 from tests.networld import RECORDS, World, ask, client, in_world, settings
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
@@ -223,6 +233,8 @@ def test_ipv6_leads_nowhere(tmp_path: Path) -> None:
         target = ("fd00:77::1", 7777)
         with echo(await there.socket(family=socket.AF_INET6), target):
             assert not await reaches(await world.guest.socket(family=socket.AF_INET6), target)
+            await disarm_link(world.network.path)
+            assert not await reaches(await world.guest.socket(family=socket.AF_INET6), target)
             await disarm(world.network.path, "from_guest")
             assert not await reaches(await world.guest.socket(family=socket.AF_INET6), target)
             await namespace_local(world)
@@ -256,6 +268,8 @@ def test_spoofed_sources_are_dropped(tmp_path: Path) -> None:
             "type filter hook prerouting priority 0\ntcp dport 4444 counter name syn\n}\n}\n",
             world.internet.path,
         )
+        assert await arrived(world) == 0
+        await disarm_link(world.network.path)
         assert await arrived(world) == 0
         await disarm(world.network.path, "from_guest")
         assert await arrived(world) == 0  # the kernel's reverse path filter

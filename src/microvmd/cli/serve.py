@@ -320,6 +320,9 @@ def _network_settings(settings: Settings) -> NetworkSettings:
         subnet=settings.network.subnet,
         ready=settings.network.pool,
         resolvers=tuple(map(str, settings.network.dns)),
+        connections=settings.network.connections,
+        connection_rate=settings.network.connection_rate,
+        bandwidth_mbit=settings.network.bandwidth_mbit,
     )
 
 

@@ -6,7 +6,6 @@ that ``MICROVMD_CONFIG`` names). A setting ``[build] isolation`` of the file is
 """
 
 import os
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,16 +18,14 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from microvmd.cli.egress_settings import Groups, Subnets, egress_map
 from microvmd.cli.event_settings import EventSettings
+from microvmd.cli.network_settings import NetworkSettings
 from microvmd.cli.section import Section
 from microvmd.control.managed import BaseStatus
 from microvmd.model.capacity import DISK_MIB, MICROVM_MIB, RESERVE_MIB, CapacityRules
-from microvmd.model.egress import EgressMap
 from microvmd.model.quota import QUOTAS, Quotas
 from microvmd.model.rate import LONGEST_WAIT_S, OTHERS, RATES, RateLimits
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
-from microvmd.model.vpc_connector import ConnectorLimits
 
 CONFIG_VARIABLE = "MICROVMD_CONFIG"
 DEFAULT_CONFIG = Path("/etc/microvmd/config.toml")
@@ -183,53 +180,6 @@ class RetentionSettings(Section):
         description="how long the log of a MicroVM or a build is kept on this machine after its "
         "last line",
     )
-
-
-class NetworkSettings(Section):
-    """How MicroVMs are connected."""
-
-    prefix: str = Field(
-        default="mvm",
-        pattern=r"^([a-z][a-z0-9]{0,5})?[a-z]$",
-        description="begin of the names of interfaces, namespaces and tables on this machine, "
-        "ending in a letter; two services on one machine need two",
-    )
-    subnet: IPv4Network = Field(
-        default=IPv4Network("10.200.0.0/16"),
-        description="addresses between this machine and its MicroVMs, four for each; "
-        "must not be in use elsewhere",
-    )
-    pool: int = Field(default=4, ge=0, le=64, description="networks made ready in advance")
-    dns: tuple[IPv4Address, ...] = Field(
-        default=(), description="name servers for MicroVMs; none means those of /etc/resolv.conf"
-    )
-    subnets: Subnets = Field(
-        default={},
-        description="networks that subnet ids of network connectors stand for, a table; "
-        "what is not in it reaches nothing",
-    )
-    security_groups: Groups = Field(
-        default={},
-        description="what security group ids of network connectors let out, a table; "
-        "what is not in it lets out nothing",
-    )
-    unmapped: Literal["isolate", "fail"] = Field(
-        default="isolate",
-        description="a connector with an id that is in neither table: isolate makes one that "
-        "reaches nothing there, fail makes it FAILED",
-    )
-    connectors: int = Field(default=100, ge=1, description="most network connectors of an account")
-    connector_versions: int = Field(
-        default=100, ge=1, description="most versions of a network connector"
-    )
-
-    @property
-    def connector_limits(self) -> ConnectorLimits:
-        return ConnectorLimits(self.connectors, self.connector_versions)
-
-    @property
-    def egress_map(self) -> EgressMap:
-        return egress_map(self.subnets, self.security_groups, strict=self.unmapped == "fail")
 
 
 class AwsSettings(Section):

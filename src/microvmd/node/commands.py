@@ -1,4 +1,4 @@
-"""`ip` and `nft` as processes: many commands in one call, in any namespace, all or an error.
+"""`ip`, `nft` and `tc` as processes: many commands in one call, in any namespace, all or an error.
 
 Measured against pyroute2's objects per namespace they are faster, and what they do can be read.
 """
@@ -25,6 +25,13 @@ async def nft(text: str, namespace: Path | None = None, *, check: bool = False) 
     """
     argv = ["nft", "--check"] if check else ["nft"]
     await run([*_enter(namespace), *argv, "-f", "-"], input=text.encode(), timeout=LIMIT)
+
+
+async def tc(commands: Iterable[str], namespace: Path | None = None) -> None:
+    """Commands of tc(8), without the word tc. Raises ProcessFailed at the first that fails."""
+    text = "".join(f"{command}\n" for command in commands)
+    if text:
+        await run([*_enter(namespace), "tc", "-batch", "-"], input=text.encode(), timeout=LIMIT)
 
 
 async def query(*argv: str) -> bytes:

@@ -26,8 +26,8 @@ from typing import Self
 import structlog
 
 from microvmd.model.egress import INTERNET, NOTHING, Egress
-from microvmd.node import dns, metadata, metadata_server, namespace, nftables
-from microvmd.node.commands import ip, nft
+from microvmd.node import dns, link, metadata, metadata_server, namespace, nftables
+from microvmd.node.commands import ip, nft, tc
 from microvmd.node.host import Host
 from microvmd.node.slots import NetworkError, NetworkSettings, Slot, Slots
 from microvmd.vmm.process import ProcessFailed, ProcessStuck
@@ -268,10 +268,12 @@ class NetworkPool:
         network = self._describe(slot, self._settings.namespaces / slot.name)
         try:
             await self._visitor.make(network.path, lambda: _prepare(network))
-            await nft(nftables.guest_ruleset(self._settings, slot, INTERNET), network.path)
+            rules = nftables.guest_ruleset(self._settings, slot, INTERNET)
+            await nft(rules + link.ruleset(), network.path)
             network.egress = network._asked = INTERNET
             await ip(_root_commands(slot, network.path))
             await ip(_guest_commands(slot), network.path)
+            await tc(link.shaping(self._settings.bandwidth_mbit), network.path)
             await self._serve(network)
         except BaseException:
             self._destroy_network(network)
@@ -377,7 +379,7 @@ def _guest_commands(slot: Slot) -> list[str]:
         # The guest's snapshot holds the gateway's hardware address: it is the same everywhere.
         f"link set {tap} address {nftables.GATEWAY_MAC} up",
         f"address add {nftables.GATEWAY}/{nftables.GUEST_PREFIX} dev {tap}",
-        f"neighbour replace {nftables.GUEST} lladdr {nftables.GUEST_MAC} dev {tap} nud permanent",
+        *link.neighbours(),
     ]
 
 

@@ -197,6 +197,9 @@ def _egress_chains(settings: NetworkSettings, egress: Egress) -> dict[str, list[
     return {
         _EGRESS: [
             "ct original ip daddr @never goto refused",
+            # Dropped, not refused: who asks again a moment later is let through.
+            f"ct state new limit rate over {settings.connection_rate}/second "
+            f"burst {2 * settings.connection_rate} packets drop",
             f"meta l4proto tcp {limit} reject with tcp reset",
             f"meta l4proto != tcp {limit} drop",
             *map(_accept, egress.reaches),

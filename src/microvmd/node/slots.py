@@ -34,6 +34,10 @@ class NetworkSettings:
     """Namespaces kept in store."""
     connections: int = 2000
     """Outgoing connections that one guest may hold at a time."""
+    connection_rate: int = 200
+    """Outgoing connections that one guest may begin per second, and twice as many at once."""
+    bandwidth_mbit: int = 500
+    """Mbit per second that one guest may send, and receive; 0 is no limit."""
     resolvers: tuple[str, ...] = ()
     """DNS servers asked by the stub; empty: those of /etc/resolv.conf."""
 

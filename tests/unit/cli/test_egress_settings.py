@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from microvmd.cli.egress_settings import Rule, Subnet, port_range
-from microvmd.cli.settings import NetworkSettings, load
+from microvmd.cli.network_settings import NetworkSettings
+from microvmd.cli.settings import load
 from microvmd.model.egress import GroupRule, MappedSubnet, Protocol
 
 FILE = """
