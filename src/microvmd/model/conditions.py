@@ -63,6 +63,14 @@ class Condition:
             return all(results)
         return any(results)
 
+    def tells(self, context: Context) -> bool:
+        """False for a negated operator on a variable without a value: it holds for want of a
+        meaning, and that must allow nothing."""
+        if self.operator is None or not self.operator.negated or self.key not in context:
+            return True
+        patterns = (wanted for wanted in self.wanted if isinstance(wanted, Pattern))
+        return all(pattern.resolves(context) for pattern in patterns)
+
     def _matches(self, value: str, context: Context) -> bool:
         assert self.operator is not None
         return any(self.operator.test(wanted, value, context) for wanted in self.wanted)

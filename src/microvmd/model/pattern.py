@@ -73,6 +73,10 @@ class Pattern:
             want.matches(have, context) for want, have in zip(wanted, given, strict=True)
         )
 
+    def resolves(self, context: Context) -> bool:
+        """False where a variable has no value, so that nobody can tell what is meant."""
+        return self._resolved(context) is not None
+
     @property
     def is_any(self) -> bool:
         """A lone ``*``."""

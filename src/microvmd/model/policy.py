@@ -3,7 +3,7 @@
 An explicit ``Deny`` wins; else one ``Allow`` is needed from the identity's own policies and, where
 a session was limited by further ones, from each of those too. Nothing that is not understood is
 accepted: a policy with an unknown element or operator is refused when it is attached, so that
-evaluation never has to guess. Why this is not a library: docs/decisions.
+evaluation never has to guess. Why this is no library: docs/decisions/0004-own-policy-evaluator.md.
 """
 
 import json
@@ -74,6 +74,7 @@ class Statement:
             self._names_action(asked)
             and self._names_resource(asked)
             and all(condition.holds(asked.context) for condition in self.conditions)
+            and (self.effect is Effect.DENY or self._tells(asked.context))
         )
 
     @property
@@ -85,6 +86,13 @@ class Statement:
             and any(pattern.is_any for pattern in self.resources)
         )
 
+    def _tells(self, context: Context) -> bool:
+        """False where what is excepted cannot be told: such a rule allows nothing."""
+        excepted = self.resources if self.other_resources else ()
+        return all(pattern.resolves(context) for pattern in excepted) and all(
+            condition.tells(context) for condition in self.conditions
+        )
+
     def _names_action(self, asked: Asked) -> bool:
         named = any(p.matches(asked.action, {}, ignore_case=True) for p in self.actions)
         return named is not self.other_actions
@@ -93,7 +101,14 @@ class Statement:
         if asked.resource is None:
             named = any(pattern.is_any for pattern in self.resources)
             return self.effect is Effect.DENY or (named and not self.other_resources)
-        named = any(p.matches_arn(asked.resource, asked.context) for p in self.resources)
+        # AWS lets a wildcard at the end of a part reach into the next ones. Here that takes away
+        # and never gives.
+        broad = (self.effect is Effect.DENY) is not self.other_resources
+        named = any(
+            p.matches_arn(asked.resource, asked.context)
+            or (broad and p.matches(asked.resource, asked.context))
+            for p in self.resources
+        )
         return named is not self.other_resources
 
 
@@ -232,9 +247,11 @@ def _action(text: str) -> Pattern:
 
 
 def _resource(text: str, *, variables: bool) -> Pattern:
+    """An ARN with fewer than six parts means all that begins with it, as on AWS."""
     pattern = Pattern.parse(text, variables=variables)
-    if not pattern.is_any and (
-        not text.startswith("arn:") or len(pattern.arn_parts()) != ARN_SEGMENTS
-    ):
+    if pattern.is_any:
+        return pattern
+    if not text.startswith("arn:"):
         raise ValueError(f"the resource '{text}' is neither an ARN nor *")
-    return pattern
+    missing = ARN_SEGMENTS - len(pattern.arn_parts())
+    return Pattern.parse(text + ":*" * missing, variables=variables)
