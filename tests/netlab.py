@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -253,19 +253,25 @@ async def unguarded() -> AsyncIterator[int]:
         await nft("".join(guards.values()))
 
 
-def upstream(records: dict[str, str]) -> Callable[[bytes], bytes]:
-    """A resolver's answer to a query: A records by name; every other name does not exist."""
+Records = Mapping[str, str | Sequence[str]]
+"""By name: its address, or lines of a zone as ``NAME TTL TYPE DATA`` that answer for it."""
+
+
+def upstream(records: Records) -> Callable[[bytes], bytes]:
+    """A resolver's answer to a query; every other name does not exist."""
 
     def answer(wire: bytes) -> bytes:
         query = dns.message.from_wire(wire)
         reply = dns.message.make_response(query, recursion_available=True)
         name = query.question[0].name
-        address = records.get(name.to_text())
-        if address is None:
+        found = records.get(name.to_text())
+        if found is None:
             reply.set_rcode(dns.rcode.NXDOMAIN)
         elif query.question[0].rdtype == dns.rdatatype.A:
-            reply.answer.append(dns.rrset.from_text(name, 60, "IN", "A", address))
-        return reply.to_wire()
+            lines = [f"{name} 60 A {found}"] if isinstance(found, str) else found
+            for owner, ttl, kind, data in (line.split(maxsplit=3) for line in lines):
+                reply.answer.append(dns.rrset.from_text(owner, int(ttl), "IN", kind, data))
+        return reply.to_wire(max_size=65535)
 
     return answer
 
@@ -282,7 +288,7 @@ class _Resolver(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def resolver(records: dict[str, str]) -> AsyncIterator[str]:
+async def resolver(records: Records) -> AsyncIterator[str]:
     """A DNS server on a loopback port, UDP and TCP; yields its address as settings name it."""
     answer = upstream(records)
     loop = asyncio.get_running_loop()

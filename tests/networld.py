@@ -44,9 +44,11 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(directory: Path, egress: Egress = OPEN) -> AsyncIterator[World]:
+async def world(
+    directory: Path, egress: Egress = OPEN, records: netlab.Records = RECORDS
+) -> AsyncIterator[World]:
     async with contextlib.AsyncExitStack() as stack:
-        address = await stack.enter_async_context(netlab.resolver(RECORDS))
+        address = await stack.enter_async_context(netlab.resolver(records))
         visitor = stack.enter_context(namespace.Visitor())
         made = settings(directory, resolvers=(address,))
         pool = await stack.enter_async_context(NetworkPool(made))
@@ -62,9 +64,10 @@ def in_world(
     directory: Path,
     test: Callable[[World], Awaitable[None]],
     egress: Egress = OPEN,
+    records: netlab.Records = RECORDS,
 ) -> None:
     async def main() -> None:
-        async with world(directory, egress) as made:
+        async with world(directory, egress, records) as made:
             await test(made)
 
     asyncio.run(main())

@@ -5,6 +5,7 @@
     [network.subnets]
     subnet-1 = ["10.20.0.0/16"]
     subnet-2 = {networks = ["0.0.0.0/0"], accounts = ["123456789012"]}
+    subnet-3 = {names = ["pypi.example", "*.example.org"]}
 
     [network.security_groups]
     sg-1 = [{cidr = "10.20.0.0/16", ports = [443, "8000-8100"]}, {protocol = "udp", ports = [53]}]
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from microvmd.model.egress import EgressMap, GroupRule, MappedSubnet, PortRange, Protocol
+from microvmd.model.names import parse_pattern
 
 # As lambda-core's model spells them.
 _SUBNET = re.compile(r"subnet-[0-9a-z]*")
@@ -34,6 +36,13 @@ def port_range(text: str) -> PortRange:
     return first, last
 
 
+MOST_NAMES = 500
+Names = Annotated[
+    tuple[Annotated[str, AfterValidator(parse_pattern)], ...], Field(max_length=MOST_NAMES)
+]
+"""Patterns of names, as ``model.names`` has them."""
+
+
 def _named(pattern: re.Pattern[str], what: str) -> AfterValidator:
     def check(mapping: dict[str, Any]) -> dict[str, Any]:
         wrong = [name for name in mapping if pattern.fullmatch(name) is None]
@@ -45,17 +54,25 @@ def _named(pattern: re.Pattern[str], what: str) -> AfterValidator:
 
 
 class Subnet(BaseModel):
-    """A subnet id stands for these networks; for every account if none is named."""
+    """A subnet id stands for these networks; for every account if none is named. With names it
+    stands for what these lead to, in the whole internet if there are no networks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    networks: tuple[IPv4Network, ...]
+    networks: tuple[IPv4Network, ...] = ()
+    names: Names = ()
     accounts: tuple[Annotated[str, Field(pattern=r"^\d{12}$")], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _list_of_networks(cls, value: object) -> object:
         return {"networks": value} if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.names and "networks" not in self.model_fields_set:
+            raise ValueError("networks or names are needed")
+        return self
 
 
 class Rule(BaseModel):
@@ -66,6 +83,7 @@ class Rule(BaseModel):
     cidr: IPv4Network = IPv4Network("0.0.0.0/0")
     protocol: Protocol = Protocol.TCP
     ports: tuple[Annotated[str, BeforeValidator(str)], ...] = ()
+    names: Names = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -73,6 +91,8 @@ class Rule(BaseModel):
             port_range(text)
         if self.ports and self.protocol is Protocol.ALL:
             raise ValueError("ports need protocol tcp or udp")
+        if self.names and self.protocol is not Protocol.TCP:
+            raise ValueError("names need protocol tcp")
         return self
 
 
@@ -83,16 +103,20 @@ Groups = Annotated[dict[str, tuple[Rule, ...]], _named(_GROUP, "security group")
 def egress_map(subnets: Subnets, groups: Groups, *, strict: bool) -> EgressMap:
     """The mapping as the control plane wants it."""
     return EgressMap(
-        {
-            name: MappedSubnet(subnet.networks, frozenset(subnet.accounts))
-            for name, subnet in subnets.items()
-        },
+        {name: _mapped(subnet) for name, subnet in subnets.items()},
         {
             name: tuple(
-                GroupRule(rule.cidr, rule.protocol, tuple(map(port_range, rule.ports)))
+                GroupRule(rule.cidr, rule.protocol, tuple(map(port_range, rule.ports)), rule.names)
                 for rule in rules
             )
             for name, rules in groups.items()
         },
         strict=strict,
     )
+
+
+def _mapped(subnet: Subnet) -> MappedSubnet:
+    networks = subnet.networks
+    if subnet.names and "networks" not in subnet.model_fields_set:
+        networks = (IPv4Network("0.0.0.0/0"),)
+    return MappedSubnet(networks, frozenset(subnet.accounts), subnet.names)

@@ -51,7 +51,7 @@ class NetworkSettings(Section):
     )
     subnets: Subnets = Field(
         default={},
-        description="networks that subnet ids of network connectors stand for, a table; "
+        description="networks and names that subnet ids of network connectors stand for, a table; "
         "what is not in it reaches nothing",
     )
     security_groups: Groups = Field(

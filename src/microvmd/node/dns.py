@@ -6,6 +6,10 @@ rebinding).
 There is no IPv6, so AAAA is answered empty at once, and so are HTTPS and SVCB, whose hints would
 otherwise have to be screened too.
 
+Where a guest may reach some names only, it may ask for these alone, and for nothing but their
+addresses. What it then gets is made anew from the end of the chain of aliases, and it gets it when
+its packet filter lets these addresses through.
+
 The guest is hostile: what it sends is parsed by dnspython, queries in flight and connections are
 bounded per guest, and its packet filter bounds the rate.
 """
@@ -16,10 +20,11 @@ import ipaddress
 import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import dns.asyncbackend
 import dns.asyncquery
@@ -31,13 +36,39 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
+import dns.rrset
 import structlog
+
+from microvmd.model.names import normal
+from microvmd.vmm.process import ProcessFailed, ProcessStuck
 
 log = structlog.get_logger(__name__)
 
 Work = Callable[[], Awaitable[None]]
 Refused = Callable[[ipaddress.IPv4Address], bool]
 """Whether a guest must not learn an address."""
+
+
+class Policy(Protocol):
+    """What one guest may ask and learn. Names are in their one form (``model.names``)."""
+
+    @property
+    def any_name(self) -> bool:
+        """Whether names may be asked for that open nothing."""
+        ...
+
+    def opens(self, name: str) -> bool:
+        """Whether the addresses of this name are opened by asking for it."""
+        ...
+
+    def refuses(self, address: ipaddress.IPv4Address, name: str | None) -> bool:
+        """Whether the guest must not learn this address by this name."""
+        ...
+
+    async def pin(self, name: str, addresses: Mapping[ipaddress.IPv4Address, int]) -> None:
+        """Open addresses, which the name has for so many seconds. Raises ProcessFailed."""
+        ...
+
 
 PORT = 53
 UPSTREAM_LIMIT = 2.0
@@ -51,6 +82,9 @@ CONNECTIONS = 8
 QUERIES_PER_CONNECTION = 64
 UDP_SIZE = 1232
 """Largest answer over UDP; what the DNS flag day of 2020 settled on."""
+MOST_ADDRESSES = 32
+"""Addresses of one answer that a guest gets where they are opened by it."""
+LONGEST_TTL = 3600
 _BURST = 16
 _EMPTY = {dns.rdatatype.AAAA, dns.rdatatype.HTTPS, dns.rdatatype.SVCB}
 _NOT_FORWARDED = {dns.rdatatype.AXFR, dns.rdatatype.IXFR, dns.rdatatype.ANY}
@@ -179,6 +213,42 @@ def screen(
     return reply
 
 
+def named_query(name: str) -> dns.message.Message:
+    """The question for a name's addresses, written as we write it: neither the case of letters nor
+    an option carries anything out."""
+    return dns.message.make_query(f"{name}.", "A", use_edns=True, payload=UDP_SIZE)
+
+
+def narrow(
+    query: dns.message.Message, answer: dns.message.Message, refused: Refused
+) -> tuple[dns.message.Message, dict[ipaddress.IPv4Address, int]]:
+    """What the guest gets of an answer that opens addresses, and for how long it has these."""
+    reply = dns.message.make_response(query, recursion_available=True, our_payload=UDP_SIZE)
+    reply.set_rcode(answer.rcode())
+    reply.flags |= answer.flags & dns.flags.TC
+    if answer.rcode() != dns.rcode.NOERROR or answer.flags & dns.flags.TC:
+        return reply, {}
+    try:
+        assert isinstance(answer, dns.message.QueryMessage)
+        chain = answer.resolve_chaining()
+    except dns.exception.DNSException:  # loops, and answers to something else
+        reply.set_rcode(dns.rcode.SERVFAIL)
+        return reply, {}
+    if chain.answer is None:
+        return reply, {}
+    ttl = min(chain.answer.ttl, LONGEST_TTL)
+    kept = list(chain.answer)[:MOST_ADDRESSES]
+    addresses = {ipaddress.IPv4Address(record.address): ttl for record in kept}
+    if any(map(refused, addresses)):
+        reply.set_rcode(dns.rcode.REFUSED)
+        return reply, {}
+    reply.answer = [
+        *(dns.rrset.from_rdata_list(alias.name, ttl, list(alias)) for alias in chain.cnames),
+        dns.rrset.from_rdata_list(chain.answer.name, ttl, kept),
+    ]
+    return reply, addresses
+
+
 def encode(query: dns.message.Message, reply: dns.message.Message, *, udp: bool) -> bytes:
     """Bytes of a reply, cut to what the guest can take over UDP."""
     if not udp:
@@ -199,28 +269,49 @@ class Forwarder:
         self._upstreams = upstreams
         self._backend = dns.asyncbackend.get_backend("asyncio")
 
-    async def answer(self, wire: bytes, refused: Refused, *, udp: bool) -> bytes | None:
+    async def answer(self, wire: bytes, policy: Policy, *, udp: bool) -> bytes | None:
         """The reply to a guest's packet; None if it deserves none."""
         query = parse_query(wire)
         if query is None:
             return None
-        reply = answer_locally(query) or await self._ask(query, refused, udp=udp)
+        reply = answer_locally(query) or await self._decide(query, policy, udp=udp)
         return encode(query, reply, udp=udp)
 
-    async def _ask(
-        self, query: dns.message.Message, refused: Refused, *, udp: bool
+    async def _decide(
+        self, query: dns.message.Message, policy: Policy, *, udp: bool
     ) -> dns.message.Message:
-        question = upstream_query(query)
+        asked = query.question[0]
+        name = normal(asked.name.to_text())
+        refused = partial(policy.refuses, name=name)
+        if name is not None and asked.rdtype == dns.rdatatype.A and policy.opens(name):
+            return await self._open(query, name, policy, udp=udp)
+        if policy.any_name:
+            answer = await self._ask(upstream_query(query), udp=udp)
+            return _failure(query) if answer is None else screen(query, answer, refused)
+        return _failure(query, dns.rcode.REFUSED)
+
+    async def _open(
+        self, query: dns.message.Message, name: str, policy: Policy, *, udp: bool
+    ) -> dns.message.Message:
+        answer = await self._ask(named_query(name), udp=udp)
+        if answer is None:
+            return _failure(query)
+        reply, addresses = narrow(query, answer, partial(policy.refuses, name=name))
+        if addresses:
+            try:
+                await policy.pin(name, addresses)
+            except (ProcessFailed, ProcessStuck) as error:
+                log.warning("dns.not_opened", name=name, error=str(error))
+                return _failure(query)
+        return reply
+
+    async def _ask(self, question: dns.message.Message, *, udp: bool) -> dns.message.Message | None:
         for upstream in self._upstreams():
             try:
-                answer = await self._exchange(question, upstream, udp=udp)
+                return await self._exchange(question, upstream, udp=udp)
             except (OSError, EOFError, dns.exception.DNSException) as error:
                 log.debug("dns.upstream_failed", upstream=upstream, error=repr(error))
-                continue
-            return screen(query, answer, refused)
-        failure = dns.message.make_response(query, recursion_available=True)
-        failure.set_rcode(dns.rcode.SERVFAIL)
-        return failure
+        return None
 
     async def _exchange(
         self, question: dns.message.Message, upstream: Upstream, *, udp: bool
@@ -240,17 +331,22 @@ class Forwarder:
         )
 
 
-class Stub:
-    """Serves the sockets of one guest from its creation until `close`, which also closes them.
+def _failure(
+    query: dns.message.Message, code: dns.rcode.Rcode = dns.rcode.SERVFAIL
+) -> dns.message.Message:
+    reply = dns.message.make_response(query, recursion_available=True)
+    reply.set_rcode(code)
+    return reply
 
-    `refused` is asked for every address in an answer to it.
-    """
+
+class Stub:
+    """Serves the sockets of one guest from its creation until `close`, which also closes them."""
 
     def __init__(
-        self, forwarder: Forwarder, sockets: Sequence[socket.socket], refused: Refused
+        self, forwarder: Forwarder, sockets: Sequence[socket.socket], policy: Policy
     ) -> None:
         self._forwarder = forwarder
-        self._refused = refused
+        self._policy = policy
         self._sockets = tuple(sockets)
         self._queries: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()
@@ -278,7 +374,7 @@ class Stub:
                 self._own(self._queries, partial(self._reply, item, wire, peer))
 
     async def _reply(self, item: socket.socket, wire: bytes, peer: tuple[str, int]) -> None:
-        answer = await self._forwarder.answer(wire, self._refused, udp=True)
+        answer = await self._forwarder.answer(wire, self._policy, udp=True)
         if answer is not None:
             with contextlib.suppress(OSError):  # the guest's queue is full or its tap is gone
                 item.sendto(answer, peer)
@@ -311,7 +407,7 @@ class Stub:
             async with asyncio.timeout(CONNECTION_LIMIT):
                 (length,) = struct.unpack("!H", await reader.readexactly(2))
                 wire = await reader.readexactly(length)
-            answer = await self._forwarder.answer(wire, self._refused, udp=False)
+            answer = await self._forwarder.answer(wire, self._policy, udp=False)
             if answer is None:
                 return
             writer.write(struct.pack("!H", len(answer)) + answer)

@@ -26,9 +26,19 @@ from typing import Self
 import structlog
 
 from microvmd.model.egress import INTERNET, NOTHING, Egress
-from microvmd.node import dns, link, metadata, metadata_server, namespace, nftables
+from microvmd.node import (
+    dns,
+    link,
+    metadata,
+    metadata_server,
+    name_guard,
+    namespace,
+    nftables,
+)
 from microvmd.node.commands import ip, nft, tc
 from microvmd.node.host import Host
+from microvmd.node.name_guard import NameGuard
+from microvmd.node.resolving import Resolving
 from microvmd.node.slots import NetworkError, NetworkSettings, Slot, Slots
 from microvmd.vmm.process import ProcessFailed, ProcessStuck
 
@@ -70,6 +80,8 @@ class Network:
     _tap: int | None = None
     _sockets: list[socket.socket] = field(default_factory=list, repr=False)
     _stub: dns.Stub | None = field(default=None, repr=False)
+    _resolving: Resolving = field(init=False, repr=False)
+    _guard: NameGuard = field(init=False, repr=False)
     _metadata: metadata_server.MetadataServer | None = field(default=None, repr=False)
     _detached: bool = False
 
@@ -231,6 +243,8 @@ class NetworkPool:
             if wanted != network.egress:
                 await nft(nftables.egress_update(self._settings, wanted), network.path)
                 network.egress = wanted
+                network._resolving.forget()
+            await network._guard.keep_to(wanted.patterns)
 
     async def _retry(self, network: Network) -> ProcessFailed | None:
         try:
@@ -281,7 +295,14 @@ class NetworkPool:
         return network
 
     def _describe(self, slot: Slot, path: Path) -> Network:
-        return Network(slot.name, slot.edge_address, path)
+        network = Network(slot.name, slot.edge_address, path)
+        network._guard = NameGuard(self._settings.guards / slot.name, path, nftables.GATEWAY)
+        network._resolving = Resolving(
+            self._settings.subnet,
+            lambda: network.egress,
+            lambda text: self._pin(network, text),
+        )
+        return network
 
     async def _serve(self, network: Network) -> None:
         """Give the guest its metadata service and DNS stub, on addresses that are there by now."""
@@ -290,12 +311,13 @@ class NetworkPool:
         network._metadata = metadata_server.MetadataServer(
             self._forwarder.tasks, listener, lambda ask: self._inform(network, ask)
         )
-        network._stub = dns.Stub(
-            self._forwarder, resolving, lambda address: self._denied(network, address)
-        )
+        network._stub = dns.Stub(self._forwarder, resolving, network._resolving)
 
-    def _denied(self, network: Network, address: ipaddress.IPv4Address) -> bool:
-        return nftables.denied(address, self._settings.subnet, network.egress or NOTHING)
+    async def _pin(self, network: Network, statements: str) -> None:
+        """A guard that has died comes back here, before the guest asks it for anything."""
+        async with network._changing:
+            await nft(statements, network.path)
+            await network._guard.keep_to((network.egress or NOTHING).patterns)
 
     async def _inform(self, network: Network, ask: metadata.Ask) -> metadata.Answer:
         return await metadata.answer(ask, network.instance, self._tokens, time.time())
@@ -313,6 +335,7 @@ class NetworkPool:
 
     def _destroy(self, name: str, path: Path) -> None:
         """The kernel removes the veth some time later; its slot is not given away before that."""
+        name_guard.end(self._settings.guards / name)
         namespace.destroy(path)
         self._slots.free(self._settings.index_of(name))
 

@@ -8,12 +8,19 @@ default, which is to drop.
 What a guest may reach is two chains of its table, replaced in one transaction when that changes.
 They are asked for every packet of a connection that the guest opened, in both directions, so a
 connection ends with the right to have opened it.
+
+What is open by name only is a set of addresses for each `Reach`, filled by the DNS stub, in which
+addresses last as long as the answer. A connection outlasts that: it is marked when it is opened,
+and the mark is let through as long as the reach is there. To the ports where the name can be seen
+connections go through the name guard.
 """
 
 import ipaddress
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
 
-from microvmd.model.egress import Egress, PortRange, Protocol, Reach
+from microvmd.model.egress import NAMED_PORTS, Egress, PortRange, Protocol, Reach
+from microvmd.node.name_guard import CONNECTIONS, HTTP_PORT, TLS_PORT
 from microvmd.node.slots import NetworkSettings, Slot
 
 GUEST = "172.16.0.2"
@@ -32,6 +39,12 @@ GUARD = "only_ours"
 """Chain of a host's table that says: forwarding was off before the first instance."""
 _EGRESS = "from_guest_out"
 _NAMES = "from_guest_names"
+_NAMED = "from_guest_named"
+_GUARDED = "from_guest_guarded"
+_GUARD_OUT = "from_guard_out"
+_CHANGING = (_EGRESS, _NAMES, _NAMED, _GUARDED, _GUARD_OUT)
+PINNED = 4096
+"""Addresses that a guest may hold at a time for one list of names."""
 _NO_NAMES = [
     "udp dport 53 reject with icmp type admin-prohibited",
     "tcp dport 53 reject with tcp reset",
@@ -69,14 +82,23 @@ NEVER = tuple(
 """What no connector opens either: loopback, metadata, the guest's own link, multicast."""
 
 
-def denied(address: ipaddress.IPv4Address, subnet: ipaddress.IPv4Network, egress: Egress) -> bool:
+def denied(
+    address: ipaddress.IPv4Address,
+    subnet: ipaddress.IPv4Network,
+    egress: Egress,
+    name: str | None = None,
+) -> bool:
     """Whether a guest with this egress, of an instance with this subnet, must not learn the
-    address by a name."""
+    address by this name."""
     if address in subnet or any(address in network for network in NEVER):
         return True
     if not any(address in network for network in DENIED):
         return False
-    return not any(address in reach.network for reach in egress.reaches if _private(reach.network))
+    return not any(
+        address in reach.network
+        for reach in egress.reaches
+        if _private(reach.network) and reach.takes(name)
+    )
 
 
 def _private(network: ipaddress.IPv4Network) -> bool:
@@ -119,6 +141,7 @@ def guest_ruleset(
             "set never { type ipv4_addr; flags interval; "
             f"elements = {{ {_networks([*NEVER, settings.subnet])} }}; }}",
             _ports("blocked_ports", blocked_ports),
+            *_pin_sets(egress),
         ],
         chains={
             "from_guest": [
@@ -132,6 +155,7 @@ def guest_ruleset(
                 "type nat hook prerouting priority -100; policy accept;",
                 f'iifname "{UPLINK}" ip saddr {slot.root_address} ip daddr {slot.edge_address} '
                 f"tcp dport != @blocked_ports dnat ip to {GUEST}",
+                f'iifname "{TAP}" meta l4proto tcp jump {_NAMED}',
             ],
             "translate": [
                 "type nat hook postrouting priority 100; policy accept;",
@@ -162,6 +186,10 @@ def guest_ruleset(
                 f'iifname "{TAP}" reject with icmp type admin-prohibited',
             ],
             "local": _local(),
+            "from_guard": [
+                "type filter hook output priority 0; policy accept;",
+                f'oifname "{UPLINK}" meta l4proto tcp ct direction original jump {_GUARD_OUT}',
+            ],
         },
     )
 
@@ -171,6 +199,7 @@ def _local() -> list[str]:
     return [
         "type filter hook input priority 0; policy drop;",
         'iifname "lo" accept',
+        f'iifname "{TAP}" ct status dnat jump {_GUARDED}',
         f'iifname "{TAP}" jump {_NAMES}',
         f'iifname "{TAP}" ip daddr {METADATA} tcp dport 80 ct state new '
         "limit rate 50/second burst 100 packets accept",
@@ -181,9 +210,39 @@ def _local() -> list[str]:
 
 
 def egress_update(settings: NetworkSettings, egress: Egress) -> str:
-    """Statements that make a namespace's table keep to this egress from now on."""
-    flushed = "".join(f"flush chain inet vm {chain}\n" for chain in (_EGRESS, _NAMES))
-    return flushed + _table("vm", sets=[], chains=_egress_chains(settings, egress))
+    """Statements that make a namespace's table keep to this egress from now on. Addresses that
+    the guest learned by a name go on being open by a reach that stays."""
+    flushed = "".join(f"flush chain inet vm {chain}\n" for chain in _CHANGING)
+    return flushed + _table("vm", sets=_pin_sets(egress), chains=_egress_chains(settings, egress))
+
+
+def pin_update(reach: Reach, addresses: Mapping[ipaddress.IPv4Address, int]) -> str:
+    """Statements that open addresses for so many seconds by a reach with names."""
+    name = _pin_set(reach)
+    lines = []
+    for address, seconds in addresses.items():
+        # To add what is there already would leave its time as it is.
+        lines += [
+            f"add element inet vm {name} {{ {address} }}",
+            f"delete element inet vm {name} {{ {address} }}",
+            f"add element inet vm {name} {{ {address} timeout {seconds}s }}",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _pin_set(reach: Reach) -> str:
+    return f"pins_{_mark(reach):08x}"
+
+
+def _mark(reach: Reach) -> int:
+    """Tells what is open by this reach from what is open by others, also after a restart."""
+    words = (str(reach.network), _port_ranges(reach.ports), *reach.names)
+    return zlib.crc32(" ".join(words).encode()) | 1
+
+
+def _pin_sets(egress: Egress) -> list[str]:
+    names = dict.fromkeys(_pin_set(reach) for reach in egress.named)
+    return [f"set {name} {{ type ipv4_addr; flags timeout; size {PINNED}; }}" for name in names]
 
 
 def egress_check(settings: NetworkSettings, egress: Egress) -> str:
@@ -197,28 +256,113 @@ def _egress_chains(settings: NetworkSettings, egress: Egress) -> dict[str, list[
     return {
         _EGRESS: [
             "ct original ip daddr @never goto refused",
-            # Dropped, not refused: who asks again a moment later is let through.
-            f"ct state new limit rate over {settings.connection_rate}/second "
-            f"burst {2 * settings.connection_rate} packets drop",
+            _slowly(settings),
             f"meta l4proto tcp {limit} reject with tcp reset",
             f"meta l4proto != tcp {limit} drop",
-            *map(_accept, egress.reaches),
+            *(rule for reach in egress.reaches for rule in _accept(reach)),
             *(["meta l4proto tcp ct original ip daddr != @denied accept"] * egress.internet),
             "goto refused",
         ],
-        _NAMES: _names_rules() if egress.anything else _NO_NAMES,
+        _NAMES: _names_rules(egress) if egress.anything else _NO_NAMES,
+        **_guard_chains(settings, egress),
     }
 
 
-def _accept(reach: Reach) -> str:
+def _slowly(settings: NetworkSettings) -> str:
+    # Dropped, not refused: who asks again a moment later is let through.
+    rate = settings.connection_rate
+    return f"ct state new limit rate over {rate}/second burst {2 * rate} packets drop"
+
+
+def _guard_chains(settings: NetworkSettings, egress: Egress) -> dict[str, list[str]]:
+    """How connections get to the name guard, and it to where they were going to.
+
+    What is open whatever the name is left to the forwarding chain.
+    """
+    free = [reach for reach in egress.reaches if not reach.names]
+    skipped = [
+        *(f"{_words(reach)} return" for reach in free),
+        *(["ct original ip daddr != @denied return"] * egress.internet),
+    ]
+    guarded = [
+        (reach, port, guard)
+        for reach in egress.named
+        for port, guard in ((443, TLS_PORT), (80, HTTP_PORT))
+        if any(first <= port <= last for first, last in reach.ports)
+    ]
+    marks = sorted({_mark(reach) for reach, _, _ in guarded})
+    known = [f"ct state != new ct mark {{ {', '.join(map(str, marks))} }} accept"] * bool(marks)
+    opening = [
+        f"ct state new {_words(reach)} ct original proto-dst {port} ct mark set {_mark(reach)}"
+        for reach, port, _ in guarded
+    ]
+    return {
+        _NAMED: [
+            "ct original ip daddr @never return",
+            *skipped,
+            *(
+                f"{rule} redirect to :{guard}"
+                for rule, (_, _, guard) in zip(opening, guarded, strict=True)
+            ),
+        ],
+        _GUARDED: [
+            _slowly(settings),
+            f"ct state new ct count over {CONNECTIONS} reject with tcp reset",
+            *(f"ct mark {mark} accept" for mark in marks),
+            "reject with tcp reset",
+        ],
+        _GUARD_OUT: [
+            "ct original ip daddr @never drop",
+            *known,
+            *(f"{rule} accept" for rule in opening),
+            "reject with tcp reset",
+        ],
+    }
+
+
+def _accept(reach: Reach) -> list[str]:
+    if not reach.names:
+        return [f"{_words(reach)} accept"]
+    ports = list(_without_guarded(reach.ports))
+    if not ports:
+        return []
+    mark = _mark(reach)
+    return [
+        f"{_words(reach)} ct original proto-dst {{ {_port_ranges(ports)} }} "
+        f"ct state new ct mark set {mark} accept",
+        f"ct state != new ct mark {mark} accept",
+    ]
+
+
+def _without_guarded(ports: Iterable[PortRange]) -> Iterable[PortRange]:
+    """The rest of port ranges without those of the name guard."""
+    rest = list(ports)
+    for guarded, _ in NAMED_PORTS:
+        rest = [
+            (low, high)
+            for first, last in rest
+            for low, high in (
+                ((first, guarded - 1), (guarded + 1, last))
+                if first <= guarded <= last
+                else ((first, last),)
+            )
+            if low <= high
+        ]
+    return rest
+
+
+def _words(reach: Reach) -> str:
+    """What a packet of its connections must match, but for the ports of named ones."""
     words = [f"ct original ip daddr {reach.network}"]
     if not _private(reach.network):
         words.append("ct original ip daddr != @denied")
+    if reach.names:
+        words.append(f"ct original ip daddr @{_pin_set(reach)}")
     if reach.protocol is not Protocol.ALL:
         words.insert(0, f"meta l4proto {reach.protocol}")
-        if reach.ports:
+        if reach.ports and not reach.names:
             words.append(f"ct original proto-dst {{ {_port_ranges(reach.ports)} }}")
-    return " ".join([*words, "accept"])
+    return " ".join(words)
 
 
 def _port_ranges(ports: Iterable[PortRange]) -> str:
@@ -232,11 +376,13 @@ def _port_ranges(ports: Iterable[PortRange]) -> str:
     return ", ".join(f"{first}-{last}" for first, last in merged)
 
 
-def _names_rules() -> list[str]:
+def _names_rules(egress: Egress) -> list[str]:
+    # Names of a list are the only way out that its owner gave: no more than programs need.
+    rate, burst = (200, 400) if egress.any_name else (20, 100)
     resolvers = f"{{ {GATEWAY}, {LINK_RESOLVER} }}"
     return [
         # First of all: a flood from one source port counts as one established connection.
-        "udp dport 53 limit rate over 200/second burst 400 packets drop",
+        f"udp dport 53 limit rate over {rate}/second burst {burst} packets drop",
         f"ip daddr {resolvers} udp dport 53 accept",
         f"ip daddr {resolvers} tcp dport 53 ct state new "
         "limit rate 20/second burst 40 packets accept",

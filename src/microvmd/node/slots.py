@@ -51,6 +51,11 @@ class NetworkSettings:
     def namespaces(self) -> Path:
         return self.run / "netns"
 
+    @property
+    def guards(self) -> Path:
+        """Directories of name guards, by network."""
+        return self.run / "guards"
+
     def slot(self, index: int) -> "Slot":
         base = self.subnet.network_address + index * _SLOT_SIZE
         return Slot(index, f"{self.prefix}{index}", str(base + 1), str(base + 2))

@@ -63,6 +63,10 @@ def test_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         {"security_groups": {"sg-1": [{"protocol": "all", "ports": [80]}]}},
         {"security_groups": {"sg-1": [{"protocol": "icmp"}]}},
         {"unmapped": "maybe"},
+        {"subnets": {"subnet-1": {}}},
+        {"subnets": {"subnet-1": {"names": ["*.org"]}}},
+        {"subnets": {"subnet-1": {"names": ["a.org"] * 501}}},
+        {"security_groups": {"sg-1": [{"protocol": "udp", "names": ["a.org"]}]}},
     ],
 )
 def test_what_is_refused(wrong: dict[str, object]) -> None:
@@ -80,3 +84,21 @@ def test_defaults() -> None:
     assert Rule() == Rule(cidr=IPv4Network("0.0.0.0/0"), protocol=Protocol.TCP, ports=())
     assert Subnet.model_validate(["10.0.0.0/8"]).accounts == ()
     assert port_range("80") == (80, 80)
+
+
+def test_names_stand_for_the_internet_unless_networks_are_given() -> None:
+    mapping = NetworkSettings.model_validate(
+        {
+            "subnets": {
+                "subnet-1": {"names": ["PyPI.org.", "*.Example.org"]},
+                "subnet-2": {"names": ["git.corp"], "networks": ["10.0.0.0/8"]},
+            },
+            "security_groups": {"sg-1": [{"names": ["a.org"], "ports": [22]}]},
+        }
+    ).egress_map
+    everything, ten = IPv4Network("0.0.0.0/0"), IPv4Network("10.0.0.0/8")
+    assert mapping.subnets == {
+        "subnet-1": MappedSubnet((everything,), names=("pypi.org", "*.example.org")),
+        "subnet-2": MappedSubnet((ten,), names=("git.corp",)),
+    }
+    assert mapping.groups["sg-1"] == (GroupRule(everything, Protocol.TCP, ((22, 22),), ("a.org",)),)

@@ -112,3 +112,52 @@ def test_an_address_is_open_where_subnet_and_group_hold_it(
     egress = Egress(reaches=mapping.reaches(ACCOUNT, GRANT, config("s", groups=("g",))))
     address = IPv4Address(number)
     assert egress.names(address) is (address in subnet and address in group)
+
+
+def named(*names: str, rules: tuple[GroupRule, ...] | None = None) -> Egress:
+    """A subnet of names, cut by a group."""
+    mapping = EgressMap(
+        {"s": MappedSubnet((IPv4Network("0.0.0.0/0"),), names=names)}, {"g": rules or ()}
+    )
+    asked = config("s", groups=None if rules is None else ("g",))
+    return Egress(reaches=mapping.reaches(ACCOUNT, GRANT, asked))
+
+
+ANY = IPv4Network("0.0.0.0/0")
+
+
+def test_names_open_the_web_over_tcp() -> None:
+    (reach,) = named("b.test", "a.test").reaches
+    assert reach == Reach(GRANT, ANY, Protocol.TCP, WEB, ("a.test", "b.test"))
+
+
+@pytest.mark.parametrize(
+    ("names", "rule", "left"),
+    [
+        (("*.test.org",), GroupRule(ANY, names=("a.test.org", "b.org")), ("a.test.org",)),
+        ((), GroupRule(ANY, names=("a.org",)), ("a.org",)),
+        (("a.org",), GroupRule(ANY, ports=((22, 22),)), ("a.org",)),
+        (("a.org",), GroupRule(ANY, Protocol.UDP), None),
+        (("a.org",), GroupRule(ANY, names=("b.org",)), None),
+    ],
+)
+def test_names_and_groups_cut_each_other(
+    names: tuple[str, ...], rule: GroupRule, left: tuple[str, ...] | None
+) -> None:
+    reaches = named(*names, rules=(rule,)).reaches
+    assert [reach.names for reach in reaches] == ([] if left is None else [left])
+    assert all(reach.ports == (rule.ports or WEB) for reach in reaches)
+
+
+def test_names_are_asked_for_freely_only_with_something_else() -> None:
+    narrow, wide = named("a.test"), Reach("nc-2:1", TEN)
+    assert (narrow.any_name, narrow.resolves("a.test"), narrow.resolves("b.test")) == (
+        False,
+        True,
+        False,
+    )
+    assert Egress(True, narrow.reaches).any_name
+    assert Egress(reaches=(*narrow.reaches, wide)).any_name
+    assert not NOTHING.any_name
+    assert narrow.patterns == {"a.test"}
+    assert Egress(reaches=(*narrow.reaches, wide)).named == narrow.reaches

@@ -3,9 +3,10 @@
 import asyncio
 import ipaddress
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import dns.exception
 import dns.flags
 import dns.message
 import dns.name
@@ -23,6 +24,7 @@ from microvmd.node.dns import (
     Upstream,
     answer_locally,
     encode,
+    narrow,
     parse_query,
     screen,
     upstream_query,
@@ -31,6 +33,21 @@ from microvmd.node.dns import (
 
 def refused(address: ipaddress.IPv4Address) -> bool:
     return address.is_private
+
+
+class Anything:
+    """A policy without names."""
+
+    any_name = True
+
+    def opens(self, name: str) -> bool:
+        return False
+
+    def refuses(self, address: ipaddress.IPv4Address, name: str | None) -> bool:
+        return refused(address)
+
+    async def pin(self, name: str, addresses: Mapping[ipaddress.IPv4Address, int]) -> None:
+        raise AssertionError(name)
 
 
 def make(
@@ -204,7 +221,7 @@ def forwarded(upstreams: Sequence[Upstream], *, udp: bool) -> dns.message.Messag
     async def main() -> bytes | None:
         async with asyncio.TaskGroup() as tasks:
             forwarder = Forwarder(tasks, lambda: upstreams)
-            return await forwarder.answer(make().to_wire(), refused, udp=udp)
+            return await forwarder.answer(make().to_wire(), Anything(), udp=udp)
 
     wire = asyncio.run(main())
     assert wire is not None
@@ -213,3 +230,71 @@ def forwarded(upstreams: Sequence[Upstream], *, udp: bool) -> dns.message.Messag
 
 def test_without_a_resolver_the_guest_is_told() -> None:
     assert forwarded([], udp=True).rcode() == dns.rcode.SERVFAIL
+
+
+NAME = "example.org."
+
+
+def narrowed(*records: str) -> tuple[dns.message.Message, list[str]]:
+    """Records with their owner: `example.org. 60 IN A 8.8.8.8`."""
+    query = make()
+    reply = dns.message.make_response(query)
+    for record in records:
+        owner, ttl, _, kind, data = record.split(maxsplit=4)
+        reply.answer.append(dns.rrset.from_text(owner, int(ttl), "IN", kind, data))
+    found, addresses = narrow(query, dns.message.from_wire(reply.to_wire()), refused)
+    return found, [f"{address} {ttl}" for address, ttl in addresses.items()]
+
+
+def test_addresses_at_the_end_of_aliases_are_opened() -> None:
+    reply, addresses = narrowed(
+        f"{NAME} 9 IN CNAME b.", "b. 99999999 IN CNAME c.", "c. 99999999 IN A 8.8.8.8"
+    )
+
+    assert addresses == ["8.8.8.8 3600"]
+    assert [item.ttl for item in reply.answer] == [3600] * 3
+
+
+def test_what_has_nothing_to_do_with_the_question_is_left_out() -> None:
+    reply, addresses = narrowed(f"{NAME} 9 IN A 8.8.8.8", "b. 9 IN A 8.8.4.4", "c. 9 IN A 10.0.0.1")
+
+    assert addresses == ["8.8.8.8 9"]
+    assert [item.name.to_text() for item in reply.answer] == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("records", "code"),
+    [
+        ([f"{NAME} 9 IN A 8.8.8.8", f"{NAME} 9 IN A 10.0.0.1"], dns.rcode.REFUSED),
+        ([f"{NAME} 9 IN CNAME b.", "b. 9 IN A 127.0.0.1"], dns.rcode.REFUSED),
+        ([f"{NAME} 9 IN CNAME {NAME}"], dns.rcode.SERVFAIL),
+        ([f"{NAME} 9 IN TXT x"], dns.rcode.NOERROR),
+        ([f"{NAME} 9 IN CNAME b."], dns.rcode.NOERROR),
+        ([], dns.rcode.NOERROR),
+    ],
+)
+def test_what_opens_nothing(records: list[str], code: dns.rcode.Rcode) -> None:
+    reply, addresses = narrowed(*records)
+
+    assert (reply.rcode(), reply.answer, addresses) == (code, [], [])
+
+
+def test_an_answer_that_was_cut_opens_nothing() -> None:
+    query = make()
+    cut = answer(query, "A 8.8.8.8")
+    cut.flags |= dns.flags.TC
+
+    reply, addresses = narrow(query, cut, refused)
+
+    assert (reply.answer, addresses) == ([], {})
+    assert reply.flags & dns.flags.TC
+
+
+@given(st.binary(max_size=400))
+def test_any_answer_is_narrowed(body: bytes) -> None:
+    wire = struct.pack("!HHHHHH", 7, 0x8180, 0, 3, 0, 0) + body
+    try:
+        found = dns.message.from_wire(wire, ignore_trailing=True)
+    except dns.exception.DNSException:
+        return
+    narrow(make(), found, refused)

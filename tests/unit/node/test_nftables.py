@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from microvmd.model.egress import INTERNET, NOTHING
+from microvmd.model.egress import INTERNET, NAMED_PORTS, NOTHING, Egress, Protocol, Reach
 from microvmd.node import nftables
 from microvmd.node.slots import NetworkSettings
 
@@ -88,3 +88,54 @@ def test_the_hosts_table_replaces_itself_in_one_transaction() -> None:
         "table inet microvmd_mvm {",
     ]
     assert nftables.is_host_table("microvmd_mvm")
+
+
+def by_name(*names: str, ports: tuple[tuple[int, int], ...] = NAMED_PORTS) -> Reach:
+    return Reach("nc-1:1", ipaddress.IPv4Network("0.0.0.0/0"), Protocol.TCP, ports, names)
+
+
+def test_names_open_only_what_was_pinned_and_through_the_guard() -> None:
+    text = nftables.egress_update(SETTINGS, Egress(reaches=(by_name("a.test"),)))
+
+    assert "accept" not in chain_of(text, "from_guest_out")
+    for line in chain_of(text, "from_guest_named").splitlines():
+        assert "redirect" not in line or "ct original ip daddr @pins_" in line
+    assert "limit rate over 20/second" in chain_of(text, "from_guest_names")
+
+
+def test_without_names_nothing_goes_through_a_guard() -> None:
+    for egress in (INTERNET, NOTHING):
+        text = nftables.egress_update(SETTINGS, egress)
+        assert "pins_" not in text
+        assert "redirect" not in text
+        assert "accept" not in chain_of(text, "from_guest_guarded")
+        assert "accept" not in chain_of(text, "from_guard_out")
+
+
+@pytest.mark.parametrize(
+    ("ports", "by_address"),
+    [
+        (NAMED_PORTS, None),
+        (((5432, 5432),), "5432-5432"),
+        (((1, 65535),), "1-79, 81-442, 444-65535"),
+        (((443, 444), (79, 80)), "79-79, 444-444"),
+    ],
+)
+def test_ports_of_names_other_than_the_guards_go_by_address(
+    ports: tuple[tuple[int, int], ...], by_address: str | None
+) -> None:
+    text = nftables.egress_update(SETTINGS, Egress(reaches=(by_name("a.test", ports=ports),)))
+
+    out = chain_of(text, "from_guest_out")
+    if by_address is None:
+        assert "pins_" not in out
+    else:
+        assert f"ct original proto-dst {{ {by_address} }} ct state new ct mark set" in out
+
+
+def test_other_names_are_other_sets() -> None:
+    address = {ipaddress.IPv4Address("198.51.100.7"): 60}
+    one, same, other = (
+        nftables.pin_update(by_name(name), address) for name in ("a.test", "a.test", "b.test")
+    )
+    assert one == same != other
