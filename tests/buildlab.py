@@ -4,13 +4,15 @@ The builder root and the bases made from Debian are costly and never changed by 
 come from the machine's cache; layers and test bases are each test's own.
 """
 
+import asyncio
 import contextlib
+import ipaddress
 import os
 import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +20,18 @@ import boto3
 from moto.server import ThreadedMotoServer
 
 from microvmd.build.archive import Archive, ArchiveLimits, inspect
+from microvmd.build.in_microvm import MicrovmWorkshop
+from microvmd.node import kernel
+from microvmd.node.jail import Jails, JailSettings
+from microvmd.node.network import NetworkPool
+from microvmd.node.slots import NetworkSettings
+from microvmd.vmm.accelerator import ProbeGuest, detect
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+CHECKOUT = Path(__file__).parents[1]
+ASSETS = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets"))
 CACHE = Path(os.environ.get("MICROVMD_CACHE", "/var/cache/microvmd"))
 TOOLS = ("dash", "cat", "id", "sleep", "ln", "mkdir", "rm")
 STATIC_PROGRAM = '#include <unistd.h>\nint main(void) { return write(1, "hello\\n", 6) != 6; }\n'
@@ -71,6 +81,32 @@ def context(directory: Path, files: Mapping[str, str | bytes]) -> Archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return inspect(path, ArchiveLimits())
+
+
+@contextlib.asynccontextmanager
+async def workshop(
+    directory: Path, prefix: str = "bt", second: int = 214
+) -> AsyncIterator[MicrovmWorkshop]:
+    """Build machines whose networks lie in 10.`second`.0.0/24."""
+    guest = await asyncio.to_thread(kernel.prepare, ASSETS, CACHE)
+    probe = ProbeGuest(guest.vmlinux, guest.initrd)
+    accelerator = await detect("auto", probe, CACHE / "accelerator.json")
+    jails = await Jails.open(
+        JailSettings(
+            ASSETS / "microvmd-jailer",
+            CACHE,
+            f"microvmd-{prefix}",
+            first_uid=900_000 + 100 * (second - 114),
+            slots=16,
+        )
+    )
+    subnet = ipaddress.IPv4Network(f"10.{second}.0.0/24")
+    run = directory / "run"
+    run.mkdir()
+    async with NetworkPool(NetworkSettings(run, prefix, subnet, ready=0)) as networks:
+        yield MicrovmWorkshop(
+            kernel=guest, accelerator=accelerator, networks=networks, jails=jails, host_cpus=2
+        )
 
 
 def static_program(directory: Path) -> bytes:

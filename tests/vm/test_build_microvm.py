@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import ipaddress
-import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,37 +11,10 @@ import pytest
 from microvmd.build.bases import BaseStore
 from microvmd.build.builder import BuildOptions, build_rootfs
 from microvmd.build.failure import BuildFailed
-from microvmd.build.in_microvm import MicrovmWorkshop
 from microvmd.model.egress import NOTHING, Egress, Reach, grant_of
-from microvmd.node import kernel
-from microvmd.node.jail import Jails, JailSettings
-from microvmd.node.network import NetworkPool
-from microvmd.node.slots import NetworkSettings
-from microvmd.vmm.accelerator import ProbeGuest, detect
 from tests import buildlab
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
-
-CHECKOUT = Path(__file__).parents[2]
-ASSETS = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets"))
-
-
-@contextlib.asynccontextmanager
-async def workshop(directory: Path, cache: Path) -> AsyncIterator[MicrovmWorkshop]:
-    guest = await asyncio.to_thread(kernel.prepare, ASSETS, buildlab.CACHE)
-    probe = ProbeGuest(guest.vmlinux, guest.initrd)
-    accelerator = await detect("auto", probe, buildlab.CACHE / "accelerator.json")
-    jailer = ASSETS / "microvmd-jailer"
-    jails = await Jails.open(
-        JailSettings(jailer, buildlab.CACHE, "microvmd-bt", first_uid=910_000, slots=16)
-    )
-    subnet = ipaddress.IPv4Network("10.214.0.0/24")
-    run = directory / "run"
-    run.mkdir()
-    async with NetworkPool(NetworkSettings(run, "bt", subnet, ready=0)) as networks:
-        yield MicrovmWorkshop(
-            kernel=guest, accelerator=accelerator, networks=networks, jails=jails, host_cpus=2
-        )
 
 
 def test_a_dockerfile_becomes_a_root_file_system(tmp_path: Path) -> None:
@@ -63,7 +34,7 @@ CMD ["/bin/sh", "/app/app.sh"]
         await BaseStore(cache / "bases").add("tiny", buildlab.tiny_base(tmp_path))
         archive = buildlab.context(tmp_path, {"Dockerfile": dockerfile, "app.sh": "echo hi\n"})
         lines: list[str] = []
-        async with workshop(tmp_path, cache) as shop:
+        async with buildlab.workshop(tmp_path) as shop:
             options = BuildOptions("000000000000", cache, shop, time_limit=280)
             out = tmp_path / "out"
             rootfs = await build_rootfs(archive, output_dir=out, log=lines.append, options=options)
@@ -100,7 +71,7 @@ def test_a_build_keeps_to_its_egress_and_a_cancelled_one_leaves_no_machine(tmp_p
             if line == "here":
                 started.set()
 
-        async with workshop(tmp_path, cache) as shop, asyncio.TaskGroup() as tasks:
+        async with buildlab.workshop(tmp_path) as shop, asyncio.TaskGroup() as tasks:
             options = BuildOptions("000000000000", cache, shop)
             work = tasks.create_task(
                 build_rootfs(
@@ -129,8 +100,8 @@ def test_a_build_that_fills_its_disk_says_so(tmp_path: Path) -> None:
             tmp_path, {"Dockerfile": "FROM tiny\nRUN cat /dev/zero > /big\n"}
         )
         lines: list[str] = []
-        async with workshop(tmp_path, cache) as shop:
-            small = dataclasses.replace(shop, layers_bytes=48 << 20)
+        async with buildlab.workshop(tmp_path) as shop:
+            small = dataclasses.replace(shop, disk_bytes=48 << 20)
             options = BuildOptions("000000000000", cache, small)
             with pytest.raises(BuildFailed, match="DISK_STORAGE_FULL"):
                 await build_rootfs(

@@ -21,6 +21,7 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DEPTH_LIMIT = 256
 _RATIO_FREE_BYTES = 64 << 20  # below this total the compression ratio is nobody's problem
 
 
@@ -140,6 +141,8 @@ def _check_name(entry: zipfile.ZipInfo) -> str:
     parts = name.removesuffix("/").split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise _invalid(f"Entry {shown} has an empty, '.' or '..' part in its path.")
+    if len(parts) > _DEPTH_LIMIT:
+        raise _invalid(f"Entry {shown} lies more than {_DEPTH_LIMIT} folders deep.")
     encoded = [os.fsencode(part) for part in parts] if _encodable(name) else None
     if encoded is None or max(map(len, encoded)) > 255 or sum(map(len, encoded)) > 3072:
         raise _invalid(f"Entry {shown} has a name that is too long or not valid Unicode.")

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from microvmd.build import dockerfile, image_config, job, layers, toolchain
@@ -23,6 +23,8 @@ from microvmd.build.dockerfile import Dockerfile
 from microvmd.build.failure import CONTAINER_BUILD_FAILED, BuildFailed
 from microvmd.build.image_config import ImageConfig, InvalidConfig
 from microvmd.build.job import CA_FOLDER, Job
+from microvmd.build.layers import LayerLimits
+from microvmd.build.lines import LINES_PER_SECOND
 from microvmd.build.lock import exclusive
 from microvmd.build.oci import Layout
 from microvmd.build.toolchain import ImageStore, Toolchain
@@ -39,22 +41,26 @@ _LOCK_TIMEOUT = 4 * 3600.0
 class BuildOptions:
     """What the operator and the image decide about one build.
 
+    ``registries`` are those that a FROM line may pull from, ``docker.io`` among them or not.
+
     ``ca_bundle`` is a file of certificates that RUN steps get beside the image's own, with a
     pip.conf and npmrc that name it; None leaves RUN steps as they are. ``layers`` is where layer
     stores are kept instead of the cache. ``memory_bytes`` is how much the build's files may take of
-    the node's memory, where they lie there.
+    the node's memory, where they lie there; ``log_lines`` how many lines a second it may log.
     """
 
     account: str
     cache: Path
     workshop: Workshop
-    registries: bool = False
+    registries: tuple[str, ...] = ()
     time_limit: float = 1800.0
     rootfs_limit: int = 8 << 30
     ca_bundle: Path | None = None
     pip_conf: Path | None = None
     layers: Path | None = None
+    layer_limits: LayerLimits = field(default_factory=LayerLimits)
     memory_bytes: int = 0
+    log_lines: int = LINES_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ async def build_rootfs(
             time_limit=options.time_limit,
             egress=egress,
             memory_bytes=options.memory_bytes,
+            log_lines=options.log_lines,
         )
         work = Job(
             archive_size=context_zip.size,
@@ -114,7 +121,10 @@ async def build_rootfs(
             volumes=_volumes(options),
         )
         _write_job(order, options.workshop.complete(work))
-        await _run(order, options, log)
+        try:
+            await _run(order, options, log)
+        finally:
+            await layers.prune(order.layers.parent.parent, options.layer_limits)
         return await asyncio.to_thread(_collect, order, output_dir, options)
 
 
@@ -134,22 +144,34 @@ async def _provide(
         ) from error
 
 
-def _local_images(found: Dockerfile, store: BaseStore, registries: bool) -> list[str]:
+def _local_images(found: Dockerfile, store: BaseStore, registries: tuple[str, ...]) -> list[str]:
     """Names that the local store serves. Raises BuildFailed for one that nothing can serve."""
     local: list[str] = []
     for name in found.images:
         if store.knows(name):
             local.append(name)
-        elif not registries:
-            raise BuildFailed("CONTAINER_BUILD_FAILED", _unknown_base(name))
+        elif _registry_of(name) not in registries:
+            raise BuildFailed("CONTAINER_BUILD_FAILED", _unknown_base(name, registries))
     return local
 
 
-def _unknown_base(name: str) -> str:
+def _registry_of(name: str) -> str | None:
     try:
-        normalise(name)
+        return normalise(name).partition("/")[0]
     except InvalidName:
+        return None
+
+
+def _unknown_base(name: str, registries: tuple[str, ...]) -> str:
+    registry = _registry_of(name)
+    if registry is None:
+        # Whatever has a transport is none: oci:/path and dir:/path would name files of the builder.
         return f"The Dockerfile names the image {name[:200]!r}, which is no valid image name."
+    if registries:
+        return (
+            f"The base image {name} is not in the local store, and its registry {registry} is not "
+            f"one of those that are allowed: {', '.join(registries)}."
+        )
     return (
         f"The base image {name} is not in the local store and no registry is allowed. "
         f"Add it with 'microvmd base add {name} TARBALL', or let it stand for one that is there, "
@@ -204,10 +226,14 @@ async def _run(order: Order, options: BuildOptions, log: Log) -> None:
     async with exclusive(lock, timeout_seconds=_LOCK_TIMEOUT, on_wait=lambda: log(waiting)):
         warm = layers.mark_used(order.layers)
         code = await _run_once(order, options.workshop, log)
-        if code == job.EXIT_FULL and options.workshop.forget_layers(order) and warm:
+        if code == job.EXIT_FULL and await options.workshop.forget_layers(order) and warm:
             log("the layer cache is full: dropped it, building again from the start")
             code = await _run_once(order, options.workshop, log)
-    await asyncio.to_thread(layers.prune, order.layers.parent)
+    _judge(code, log)
+
+
+def _judge(code: int, log: Log) -> None:
+    """Raise BuildFailed for an exit code of ``inside``, which may be any number, but 0."""
     match code:
         case 0:
             return
@@ -244,7 +270,8 @@ async def _run_once(order: Order, workshop: Workshop, log: Log) -> int:
 def _collect(order: Order, output_dir: Path, options: BuildOptions) -> Rootfs:
     """Judge what came back and move it to its final name."""
     try:
-        config = image_config.parse(order.result.read_bytes().rstrip(b" \0"))
+        with order.result.open("rb") as file:
+            config = image_config.parse(file.read(job.RESULT_BYTES).rstrip(b" \0"))
     except InvalidConfig as error:
         raise BuildFailed("CONTAINER_BUILD_FAILED", f"The image is unusable: {error}.") from error
     size = _erofs_size(order.output)

@@ -164,10 +164,16 @@ def _after_heredocs(text: str, lines: tuple[str, ...], number: int) -> int:
 def _flags(text: str) -> str:
     """Return the leading ``--flag`` words: what follows is the user's own command or paths."""
     flags: list[str] = []
-    for word in text.split(maxsplit=_MAX_FLAGS)[:_MAX_FLAGS]:
+    for word in text.split(maxsplit=_MAX_FLAGS + 1)[: _MAX_FLAGS + 1]:
         if not word.startswith("--"):
             break
-        flags.append(word[:_MAX_WORD])
+        flags.append(word)
+    if len(flags) > _MAX_FLAGS or any(len(flag) > _MAX_WORD for flag in flags):
+        # What is not read here could name an image that the engine then uses.
+        raise _refused(
+            f"The Dockerfile has an instruction with more than {_MAX_FLAGS} flags, "
+            f"or with one over {_MAX_WORD} characters."
+        )
     return " ".join(flags)
 
 

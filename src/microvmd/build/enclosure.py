@@ -49,12 +49,16 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Enclosure:
-    """What the command sees. ``network`` is a name below /run/netns, or None for the host's own."""
+    """What the command sees. ``network`` is a name below /run/netns, or None for the host's own.
+
+    ``groups`` are the cgroup.procs files of the control groups to join.
+    """
 
     root: str
     binds: tuple[Bind, ...]
     resolv_conf: str
     network: str | None = None
+    groups: tuple[str, ...] = ()
 
     def argv(self, command: list[str]) -> list[str]:
         """Return the command line that runs ``command`` enclosed, as a child of this process."""
@@ -70,6 +74,9 @@ def main() -> NoReturn:
         sys.exit("whoever began the build is gone")
     binds = tuple(Bind(**bind) for bind in job["enclosure"].pop("binds"))
     enclosure = Enclosure(binds=binds, **job["enclosure"])
+    for procs in enclosure.groups:
+        # Before the cgroup namespace is made, whose root is then this group.
+        Path(procs).write_text("0")
     if enclosure.network is not None:
         with Path("/run/netns", enclosure.network).open("rb") as namespace:
             _check("setns", _LIBC.setns(namespace.fileno(), _CLONE_NEWNET))

@@ -17,7 +17,7 @@ import structlog
 
 from microvmd.build import debian
 from microvmd.build.job import Job, Mount
-from microvmd.build.lines import LineLog
+from microvmd.build.lines import LineLog, Meter
 from microvmd.build.toolchain import INSIDE, PYTHON, ImageStore
 from microvmd.build.workshop import Log, Order, OutOfTime, watch_space
 from microvmd.node.disk import create_disk
@@ -52,15 +52,17 @@ class MicrovmWorkshop:
     host_cpus: int
     memory_mib: int = 2048
     vcpus: int = 2
-    layers_bytes: int = 20 << 30
-    rootfs_bytes: int = 8 << 30
+    disk_bytes: int = 20 << 30
+    image_bytes: int = 8 << 30
 
     def base_path(self, store: ImageStore, position: int) -> str:
         return f"/build/bases/{position}"
 
     def complete(self, job: Job) -> Job:
-        # Without noinit_itable the guest would write all inode tables of a fresh store.
-        store = Mount(_device(_STORE), "/build/store", "ext4", "rw,noatime,noinit_itable")
+        # Without noinit_itable the guest would write all inode tables of a fresh store; with
+        # discard, what a build has thrown away costs the node no disk either.
+        options = "rw,noatime,noinit_itable,discard"
+        store = Mount(_device(_STORE), "/build/store", "ext4", options)
         bases = (
             Mount(_device(_BASES + position), path, "erofs", "ro")
             for position, path in enumerate(job.bases)
@@ -68,6 +70,7 @@ class MicrovmWorkshop:
         return replace(
             job,
             mounts=(store, *bases),
+            files_limit=self.disk_bytes,
             archive=_device(_ARCHIVE),
             output=_device(_OUTPUT),
             result=_device(_RESULT),
@@ -88,7 +91,7 @@ class MicrovmWorkshop:
             log(f"error: the build machine was lost: {error}")
             return -1
 
-    def forget_layers(self, order: Order) -> bool:
+    async def forget_layers(self, order: Order) -> bool:
         store = self._store(order)
         existed = store.exists()
         store.unlink(missing_ok=True)
@@ -106,7 +109,7 @@ class MicrovmWorkshop:
             ["mkfs.erofs", "--quiet", "-T", str(debian.EPOCH), str(extras), str(order.extras)],
             timeout=60,
         )
-        os.truncate(order.output, self.rootfs_bytes)
+        os.truncate(order.output, self.image_bytes)
         drives = [
             Drive("rootfs", order.toolchain.erofs, read_only=True),
             Drive("disk", scratch),
@@ -131,8 +134,11 @@ class MicrovmWorkshop:
         )
 
     async def _prepare_store(self, store: Path) -> None:
-        """Make the account's layer disk on its first build; whole or not at all."""
-        fresh = _fresh(store, self.layers_bytes)
+        """Make the account's layer disk on its first build; whole or not at all.
+
+        One of another size is from before a change of settings, and made anew.
+        """
+        fresh = _fresh(store, self.disk_bytes)
         if fresh is None:
             return
         argv = ["mkfs.ext4", "-q", "-F", "-m", "0"]
@@ -161,12 +167,12 @@ class MicrovmWorkshop:
             guest = await stack.enter_async_context(connect(files.agent, timeout=_BOOT_LIMIT))
             # The machine's clock may be off, and certificates are checked in the build.
             await guest.restored("build", uuid.uuid4().hex)
-            return await _execute(guest, log)
+            return await _execute(guest, order, log)
 
 
-async def _execute(guest: GuestClient, log: Log) -> int:
+async def _execute(guest: GuestClient, order: Order, log: Log) -> int:
     argv = [PYTHON, "-I", INSIDE, _device(_EXTRAS)]
-    lines = LineLog(log)
+    lines = LineLog(log, Meter(rate=order.log_lines))
     try:
         async with await guest.exec(argv, all_capabilities=True) as session:
             session.close_input()
@@ -180,7 +186,9 @@ async def _execute(guest: GuestClient, log: Log) -> int:
 
 def _fresh(store: Path, size: int) -> Path | None:
     if store.exists():
-        return None
+        if store.stat().st_size == size:
+            return None
+        store.unlink()
     store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = store.with_suffix(".new")
     with fresh.open("wb") as file:

@@ -26,8 +26,9 @@ STATE = Path("/run/build")
 PLACES = STATE / "places.json"
 EXTRAS = BUILD / "extras"
 NAMES = STORE / "names.json"
+IMAGE_ID = STATE / "image"
 PACKER = "mkfs.erofs"
-TAG = "localhost/microvmd-result"
+PATH_LIMIT = 4000  # of the 4096 that the kernel takes at once
 RESULT_BYTES = 1 << 20
 EXIT_FAILED, EXIT_FULL, EXIT_UNPACK, EXIT_TOO_LARGE = 10, 11, 12, 13
 # Left behind by the mounts that the engine and we put over them while RUN steps ran.
@@ -55,7 +56,7 @@ def main() -> int:
         call(
             ["mount", "-t", mount["kind"], "-o", mount["options"], mount["source"], mount["target"]]
         )
-    shutil.rmtree(WORK, ignore_errors=True)
+    remove_work()
     (WORK / "tmp").mkdir(parents=True)
     space = Space()
     space.start()
@@ -67,14 +68,22 @@ def main() -> int:
         if space.was_short():
             return EXIT_FULL
         return EXIT_TOO_LARGE if program == PACKER else EXIT_FAILED
+    except Unpackable as error:
+        say(f"error: {error}")
+        return error.code
     except OSError as error:
         say(f"error: {error}")
         return EXIT_FULL if space.was_short() else 1
     finally:
         space.was_short()
-        shutil.rmtree(WORK, ignore_errors=True)
+        remove_work()
         for mount in reversed(job["mounts"]):
             call(["umount", mount["target"]], check=False)
+
+
+def remove_work() -> None:
+    """By ``rm``: a step may have left folders in a cache mount that are too deep for any path."""
+    call(["rm", "-rf", "--one-file-system", str(WORK)], check=False)
 
 
 def run(job: dict[str, Any]) -> int:
@@ -88,8 +97,13 @@ def run(job: dict[str, Any]) -> int:
     configure_storage(job)
     name_bases(job["names"])
     build(job)
-    image = inspect()
-    pack(job, image)
+    image_id = IMAGE_ID.read_text().strip()
+    image = inspect(image_id)
+    if image["Docker"]["config"].get("OnBuild"):
+        # The engine would run these steps when it mounts the image, outside of the build.
+        say("error: ONBUILD in the last stage has no use: no image is built from this one")
+        return EXIT_FAILED
+    pack(job, image_id, image)
     result = json.dumps(image).encode()
     if len(result) >= RESULT_BYTES:
         say("error: the image configuration is too large")
@@ -152,6 +166,8 @@ def configure_storage(job: dict[str, Any]) -> None:
         '[storage]\ndriver = "overlay"\nrunroot = "/run/containers"\n'
         f'graphroot = "{STORE}/storage"\n'
         f"[storage.options]\nadditionalimagestores = [{stores}]\n"
+        # ADD unpacks device files out of a tarball as they are; steps cannot open them.
+        '[storage.options.overlay]\nmountopt = "nodev"\n'
     )
     (STATE / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
     (Path("/run/containers")).mkdir(exist_ok=True)
@@ -179,7 +195,9 @@ def build(job: dict[str, Any]) -> None:
     argv += ["--format", "docker"]  # the OCI format drops HEALTHCHECK
     argv += ["--timestamp", str(job["timestamp"])]
     argv += ["--network", "host"]  # the network is already that of the microVM or namespace
-    argv += [f"--pull={job['pull']}", "--tag", TAG, "--file", str(WORK / "Dockerfile")]
+    # No --tag: a name would let the account's next Dockerfile take this image as its base.
+    argv += [f"--pull={job['pull']}", "--iidfile", str(IMAGE_ID)]
+    argv += ["--file", str(WORK / "Dockerfile")]
     for limit in job["ulimits"]:
         argv += ["--ulimit", limit]
     for volume in job["volumes"]:
@@ -188,19 +206,20 @@ def build(job: dict[str, Any]) -> None:
     call(argv)
 
 
-def inspect() -> dict[str, Any]:
+def inspect(image_id: str) -> dict[str, Any]:
     """Read the image's configuration as the engine has it."""
-    output = call([*BUILDAH, "inspect", "--type", "image", TAG], quiet=True)
+    output = call([*BUILDAH, "inspect", "--type", "image", image_id], quiet=True)
     image: dict[str, Any] = json.loads(output)
-    return {"Docker": {"config": image["Docker"]["config"]}}
+    return {"Docker": {"config": image["Docker"]["config"] or {}}}
 
 
-def pack(job: dict[str, Any], image: dict[str, Any]) -> None:
+def pack(job: dict[str, Any], image_id: str, image: dict[str, Any]) -> None:
     """Write the image's files as a compressed, reproducible erofs."""
-    container = call([*BUILDAH, "from", "--pull=never", TAG], quiet=True).strip()
+    container = call([*BUILDAH, "from", "--pull=never", image_id], quiet=True).strip()
     try:
         root = Path(call([*BUILDAH, "mount", container], quiet=True).strip())
         finish(root, image)
+        check_files(root, job["files_limit"])
         say("packing the root file system")
         argv = [PACKER, "-zlz4", "--quiet", "--all-time", "-T", str(job["timestamp"])]
         argv += ["-U", job["uuid"], job["output"], str(root)]
@@ -209,38 +228,81 @@ def pack(job: dict[str, Any], image: dict[str, Any]) -> None:
         call([*BUILDAH, "rm", container], check=False, quiet=True)
 
 
+class Unpackable(Exception):
+    """The packer cannot make a file system of the image's files; ``code`` is one of EXIT_*."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+def check_files(root: Path, limit: int) -> None:
+    """Refuse holes of terabytes, which cost no disk here but would be read to the last byte."""
+    seen: set[int] = set()
+    total = 0
+    pending = [os.fspath(root)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if len(os.fsencode(entry.path)) > PATH_LIMIT:
+                    raise Unpackable(EXIT_FAILED, "the image has a path that is too long")
+                found = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    pending.append(entry.path)
+                elif stat.S_ISREG(found.st_mode) and found.st_ino not in seen:
+                    if found.st_nlink > 1:
+                        seen.add(found.st_ino)
+                    total += found.st_size
+                    if total > limit:
+                        name = ascii(entry.path.removeprefix(os.fspath(root)))[:200]
+                        why = f"the image's files exceed {limit} bytes at {name}"
+                        raise Unpackable(EXIT_TOO_LARGE, why)
+
+
 def finish(root: Path, image: dict[str, Any]) -> None:
     """Remove the stubs of mounts, and make the folders that the configuration promises.
 
     In a process of its own that is in a chroot: the image's symbolic links lead nowhere else.
     """
-    config = image["Docker"]["config"] or {}
+    config = image["Docker"]["config"]
     places = [config.get("WorkingDir") or "/", *(config.get("Volumes") or {})]
     PLACES.write_text(json.dumps(places))
     call([sys.executable, "-I", __file__, "--finish", str(root)])
 
 
 def finish_in_chroot(root: Path) -> None:
-    """The other process of ``finish``."""
+    """The other process of ``finish``. It is root, and all files around it are the image's."""
     places: list[str] = json.loads(PLACES.read_text())
     os.chroot(root)
     os.chdir("/")
+    # An import, be it for a traceback, would run the image's own Python files outside of any step.
+    sys.path.clear()
+    sys.meta_path.clear()
     remove_stubs()
     for place in places:
+        make_folders(place)
+
+
+def make_folders(place: str) -> None:
+    """As ``Path.mkdir(parents=True)``, which recurses: a path may have two thousand parts."""
+    parts = [part for part in place.split("/") if part]
+    for end in range(1, len(parts) + 1):
         with contextlib.suppress(OSError, ValueError):
-            Path("/", place).mkdir(parents=True, exist_ok=True)
+            os.mkdir("/" + "/".join(parts[:end]))
 
 
 def remove_stubs() -> None:
     """A file with content, or a folder with files, is the user's own and stays."""
     for name in STUBS:
         path = Path(name)
-        if not path.is_symlink() and path.is_file() and path.stat().st_size == 0:
-            path.unlink()
+        with contextlib.suppress(OSError):
+            if not path.is_symlink() and path.is_file() and path.stat().st_size == 0:
+                path.unlink()
     for name in STUB_FOLDERS:
         path = Path(name)
-        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
-            path.rmdir()
+        with contextlib.suppress(OSError):
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def call(argv: list[str], *, check: bool = True, quiet: bool = False) -> str:

@@ -38,7 +38,10 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One build. Paths are those inside the builder; ``lines`` replaces Dockerfile lines from 0."""
+    """One build. Paths are those inside the builder; ``lines`` replaces Dockerfile lines from 0.
+
+    ``files_limit`` bounds the bytes of all files of the image, holes included.
+    """
 
     archive_size: int
     lines: Mapping[int, str]
@@ -52,6 +55,7 @@ class Job:
     archive: str = "/build/archive.zip"
     output: str = "/build/output"
     result: str = "/build/result"
+    files_limit: int = 20 << 30
     ulimits: tuple[str, ...] = field(default_factory=lambda: ulimits())
 
     def to_json(self) -> str:

@@ -1,27 +1,74 @@
 """Turns the raw output of a build into bounded, printable log lines.
 
 Output of a Dockerfile is hostile: no line end for gigabytes, terminal control sequences, bytes that
-are no text. A log line is at most LINE_LIMIT characters of printable text, a log at most
-LOG_LIMIT bytes; what is over is counted and said.
+are no text, lines without end. A log line is at most LINE_LIMIT characters of printable text, a log
+at most LOG_LIMIT bytes that come at a bounded rate; what is over is counted and said.
 """
 
 import codecs
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 LINE_LIMIT = 4096
 LOG_LIMIT = 16 << 20
+LINES_PER_SECOND = 1000
+BURST_SECONDS = 10
+"""A build that was silent may print at once what it could have printed in this time."""
+LINE_COST = 64
+"""Bytes that a line costs beside its text: an empty one is a line of the log too."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,16}[ -/]{0,4}[@-~]|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ENDS = re.compile(r"\r\n|\n|\r")
 
 
+class Meter:
+    """Decides which lines of one hostile source are kept. ``clock`` gives seconds."""
+
+    def __init__(
+        self,
+        limit: int = LOG_LIMIT,
+        rate: int = LINES_PER_SECOND,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._left = limit
+        self._rate = rate
+        self._clock = clock
+        self._credit = float(rate * BURST_SECONDS)
+        self._seen = clock()
+        self._dropped = 0
+
+    def admit(self, line: str) -> Iterator[str]:
+        """What goes into the log now: the line, nothing, or what was dropped before it."""
+        if self._left <= 0:
+            return
+        now = self._clock()
+        earned = (now - self._seen) * self._rate
+        self._credit = min(self._credit + earned, self._rate * BURST_SECONDS)
+        self._seen = now
+        if self._credit < 1:
+            self._dropped += 1
+            return
+        self._credit -= 1
+        yield from self.dropped()
+        yield line
+        self._left -= len(line) + LINE_COST
+        if self._left <= 0:
+            yield "[the log is full; what follows is not kept]"
+
+    def dropped(self) -> Iterator[str]:
+        """Say how much is missing, if anything is."""
+        if self._dropped and self._left > 0:
+            yield f"[{self._dropped} lines are not kept: over {self._rate} in a second]"
+            self._dropped = 0
+
+
 class LineLog:
     """Feed it bytes, it calls ``log`` once for each line. Close it for the last, unended line."""
 
-    def __init__(self, log: Callable[[str], None], limit: int = LOG_LIMIT) -> None:
+    def __init__(self, log: Callable[[str], None], meter: Meter | None = None) -> None:
         self._log = log
-        self._left = limit
+        self._meter = meter or Meter()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
 
@@ -39,13 +86,11 @@ class LineLog:
         if self._pending:
             self._emit(self._pending)
             self._pending = ""
+        for notice in self._meter.dropped():
+            self._log(notice)
 
     def _emit(self, line: str) -> None:
         text = _CONTROLS.sub("", _ESCAPES.sub("", line)).rstrip()
-        if not text or self._left <= 0:
-            return
         for start in range(0, len(text), LINE_LIMIT):
-            self._log(text[start : start + LINE_LIMIT])
-        self._left -= len(text) + 1
-        if self._left <= 0:
-            self._log("[the log is full; what follows is not kept]")
+            for kept in self._meter.admit(text[start : start + LINE_LIMIT]):
+                self._log(kept)

@@ -4,29 +4,35 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from microvmd.build.lines import LINE_LIMIT, LINES_PER_SECOND, Meter
 from microvmd.messages.node import LogTarget
 from microvmd.node.guest import GuestClient
 from microvmd.node.logs import LogStore, lines_of, printable
 from microvmd.vmm.causes import ungrouped
 
-LINE_SHOWN = 4096
-"""Characters of one line; what a Dockerfile prints is hostile."""
-
 
 class BuildLog:
-    """Call it with a line. Made by ``build_log``."""
+    """Call it with a line. Made by ``build_log``.
 
-    def __init__(self) -> None:
+    Whoever brings lines of a stranger bounds how many; here they are cut and made printable.
+    """
+
+    def __init__(self, rate: int = LINES_PER_SECOND) -> None:
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self._rate = rate
 
     def __call__(self, line: str) -> None:
-        self._lines.put_nowait(printable(line[:LINE_SHOWN]))
+        self._lines.put_nowait(printable(line[:LINE_LIMIT]))
 
     async def follow(self, guest: GuestClient) -> None:
         """Log what the application of a build prints, until its guest is gone."""
+        meter = Meter(rate=self._rate)
         async for lines in lines_of(guest.logs):
             for line in lines:
-                self(line)
+                for kept in meter.admit(line[:LINE_LIMIT]):
+                    self(kept)
+        for notice in meter.dropped():
+            self(notice)
 
     async def write(self, store: LogStore, target: LogTarget) -> None:
         """Until ``end``: everything that was logged so far goes as one piece."""
@@ -45,9 +51,11 @@ class BuildLog:
 
 
 @asynccontextmanager
-async def build_log(store: LogStore, target: LogTarget) -> AsyncIterator[BuildLog]:
+async def build_log(
+    store: LogStore, target: LogTarget, rate: int = LINES_PER_SECOND
+) -> AsyncIterator[BuildLog]:
     """A log whose lines are all in the store when the context ends."""
-    log = BuildLog()
+    log = BuildLog(rate)
     with ungrouped():
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(log.write(store, target))

@@ -44,7 +44,9 @@ class ImageBuilder:
 
     async def build(self, command: BuildVersion) -> SnapshotSizes:
         """Raise BuildRefused with the reason that the caller reads."""
-        async with self._delivered(command), build_log(self._equipment.logs, command.log) as lines:
+        rate = self._options(command.version.account).log_lines
+        logs, target = self._equipment.logs, command.log
+        async with self._delivered(command), build_log(logs, target, rate) as lines:
             try:
                 with ungrouped():
                     return await self._build(command, lines)

@@ -12,17 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from microvmd.build import layers
 from microvmd.build.job import Job
+from microvmd.build.lines import LINES_PER_SECOND
 from microvmd.build.toolchain import ImageStore, Toolchain
 from microvmd.model.egress import INTERNET, Egress
 
 Log = Callable[[str], None]
 _FREE_FLOOR = 1 << 30
 _LOOK_SECONDS = 1.0
+_MEASURE_SECONDS = 5.0
 
 
 class DiskFull(Exception):
     """The node's own disk has no room for this build."""
+
+
+class StoreFull(Exception):
+    """The build takes more of the node's disk than it may."""
 
 
 class OutOfTime(Exception):
@@ -39,7 +46,8 @@ class Order:
 
     ``extras`` is a folder of small files for the builder; ``output`` and ``result`` exist and are
     written by it. ``layers`` is the folder of the layer store (see ``layers``). ``memory_bytes`` is
-    how much memory the files may take, where they lie in memory.
+    how much memory the files may take, where they lie in memory. ``log_lines`` of what it prints
+    are kept in a second.
     """
 
     archive: Path
@@ -52,22 +60,27 @@ class Order:
     time_limit: float
     egress: Egress = INTERNET
     memory_bytes: int = 0
+    log_lines: int = LINES_PER_SECOND
 
 
 @contextlib.asynccontextmanager
-async def watch_space(path: Path) -> AsyncIterator[None]:
+async def watch_space(path: Path, store: Path | None = None, limit: int = 0) -> AsyncIterator[None]:
     """Cancel the block, and raise DiskFull, before the node itself suffers from a build.
 
-    Sparse disks and overlay stores grow on the node's own file system, which has no quota.
+    Sparse disks and overlay stores grow on the node's own file system, which has no quota. Where
+    ``store`` is a folder of such files, StoreFull is raised once it takes over ``limit`` bytes.
     """
     try:
         async with asyncio.TaskGroup() as group:
-            watch = group.create_task(_until_full(path))
+            watches = [group.create_task(_until_full(path))]
+            if store is not None:
+                watches.append(group.create_task(_until_over(store, limit)))
             yield
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
     except BaseExceptionGroup as errors:
         # One at most is ours; the other is the cancellation that it caused.
-        raise (errors.subgroup(DiskFull) or errors).exceptions[0] from errors
+        raise (errors.subgroup((DiskFull, StoreFull)) or errors).exceptions[0] from errors
 
 
 async def _until_full(path: Path) -> None:
@@ -76,6 +89,13 @@ async def _until_full(path: Path) -> None:
         if usage.free < _FREE_FLOOR:
             raise DiskFull
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _until_over(store: Path, limit: int) -> None:
+    while True:
+        if await layers.used_bytes(store) > limit:
+            raise StoreFull
+        await asyncio.sleep(_MEASURE_SECONDS)
 
 
 class Workshop(Protocol):
@@ -97,6 +117,6 @@ class Workshop(Protocol):
         """
         ...
 
-    def forget_layers(self, order: Order) -> bool:
+    async def forget_layers(self, order: Order) -> bool:
         """Drop the account's layer store; False if there was none. The caller holds its lock."""
         ...

@@ -26,15 +26,12 @@ from microvmd.api.listener import listen
 from microvmd.api.rates import Rates
 from microvmd.api.relay import Relay
 from microvmd.api.service import create_app
-from microvmd.build.builder import BuildOptions
-from microvmd.build.in_microvm import MicrovmWorkshop
-from microvmd.build.in_namespace import NamespaceWorkshop
 from microvmd.build.service import ImageBuilder
-from microvmd.build.workshop import Workshop
 from microvmd.cli import logs as own_log
 from microvmd.cli import profile
 from microvmd.cli.account_routes import account_routes
 from microvmd.cli.aws import aws_access, source_settings
+from microvmd.cli.builds import build_options, cgroup_of
 from microvmd.cli.control_plane import NodeLink, control_plane
 from microvmd.cli.endpoints import Endpoints
 from microvmd.cli.event_routes import event_routes
@@ -156,7 +153,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     equipment = await stack.enter_async_context(_equipment(settings, access))
     issuer = TokenIssuer(settings.root / "keys")
     endpoints, link = Endpoints(), NodeLink()
-    meter = NodeMeter(equipment.paths, _cgroup(settings))
+    meter = NodeMeter(equipment.paths, cgroup_of(settings))
     edge = Edge(
         _edge_settings(settings),
         resolve=endpoints.locate,
@@ -172,7 +169,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     builder = ImageBuilder(
         equipment,
         source_settings(settings, key),
-        lambda account: _options(settings, equipment, account),
+        lambda account: build_options(settings, equipment, account),
     )
     link.agent = await stack.enter_async_context(NodeAgent(equipment, builder, control.report))
     endpoints.agent = link.agent
@@ -280,7 +277,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         JailSettings(
             jailer=settings.assets / "microvmd-jailer",
             cache=settings.cache,
-            group=_cgroup(settings),
+            group=cgroup_of(settings),
             first_uid=settings.vmm.uid_first,
             slots=settings.vmm.uid_count,
         )
@@ -308,11 +305,6 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         )
 
 
-def _cgroup(settings: Settings) -> str:
-    """Of all VMMs of this service."""
-    return f"microvmd-{settings.network.prefix}"
-
-
 def _network_settings(settings: Settings) -> NetworkSettings:
     return NetworkSettings(
         run=settings.run,
@@ -337,29 +329,6 @@ def _edge_settings(settings: Settings) -> EdgeSettings:
         port=None if port == "auto" else int(port),
         addresses=(settings.edge.host, "::1") if loopback else (settings.edge.host,),
         shells=settings.edge.shells,
-    )
-
-
-def _options(settings: Settings, equipment: Equipment, account: str) -> BuildOptions:
-    return BuildOptions(
-        account=account,
-        cache=settings.cache,
-        workshop=_workshop(settings, equipment),
-        registries=bool(settings.build.registries),
-        time_limit=float(settings.build.timeout_seconds),
-        ca_bundle=settings.build.ca_bundle,
-    )
-
-
-def _workshop(settings: Settings, equipment: Equipment) -> Workshop:
-    if settings.build.isolation == "namespace":
-        return NamespaceWorkshop()
-    return MicrovmWorkshop(
-        kernel=equipment.kernel,
-        accelerator=equipment.accelerator,
-        networks=equipment.networks,
-        jails=equipment.jails,
-        host_cpus=equipment.host_cpus,
     )
 
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -18,9 +18,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from microvmd.cli.build_settings import BuildSettings
 from microvmd.cli.event_settings import EventSettings
 from microvmd.cli.network_settings import NetworkSettings
-from microvmd.cli.section import Section
+from microvmd.cli.section import AbsolutePath, Section
 from microvmd.control.managed import BaseStatus
 from microvmd.model.capacity import DISK_MIB, MICROVM_MIB, RESERVE_MIB, CapacityRules
 from microvmd.model.quota import QUOTAS, Quotas
@@ -36,22 +37,10 @@ HTTPS_UNPRIVILEGED = 8443
 ADDRESSES_PER_MICROVM = 4
 
 
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError(f"must be an absolute path, is {path}")
-    return path
-
-
 def default_assets() -> Path:
     """Of a checkout when ``./run setup`` has filled it, else those of an installation."""
     checkout = Path(__file__).parents[3] / "build" / "assets"
     return checkout if checkout.is_dir() else INSTALLED_ASSETS
-
-
-def _trusted_here() -> Path | None:
-    """What this process trusts by its own variable, its builds may trust too."""
-    named = os.environ.get("SSL_CERT_FILE")
-    return Path(named) if named and Path(named).is_file() else None
 
 
 RATE_SETTINGS = {
@@ -65,7 +54,6 @@ RATE_SETTINGS = {
 }
 """Settings of ``[limits]`` that are the rate of one operation."""
 
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Calls = Annotated[float, Field(ge=0)]
 
@@ -119,27 +107,6 @@ class VmmSettings(Section):
         ge=1,
         le=1_000_000,
         description="size of that range: one id for each live MicroVM",
-    )
-
-
-class BuildSettings(Section):
-    """How a Dockerfile becomes a root file system."""
-
-    isolation: Literal["microvm", "namespace"] = Field(
-        default="microvm",
-        description="microvm runs each Dockerfile in a throw-away virtual machine; namespace is "
-        "several times faster and only for Dockerfiles that you trust",
-    )
-    ca_bundle: AbsolutePath | None = Field(
-        default_factory=_trusted_here,
-        description="certificates that builds trust, for a mirror or proxy with a private CA; "
-        "without it the file that SSL_CERT_FILE names, if that is set",
-    )
-    registries: tuple[str, ...] = Field(
-        default=(), description="registries that FROM may pull from; none means local bases only"
-    )
-    timeout_seconds: int = Field(
-        default=3600, ge=10, description="longest time that one build may take"
     )
 
 

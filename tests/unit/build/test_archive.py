@@ -65,6 +65,7 @@ def test_an_honest_zip_passes(tmp_path: Path) -> None:
         ("a\\b", "backslash"),
         ("a\nb", "control character"),
         ("x" * 256, "too long"),
+        ("d/" * 256 + "x", "256 folders deep"),
     ],
 )
 def test_a_path_that_leaves_or_confuses_is_refused_by_name(

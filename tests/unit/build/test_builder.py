@@ -128,7 +128,7 @@ class Workshop:
             raise Unenclosed
         return self.codes.pop(0)
 
-    def forget_layers(self, order: Order) -> bool:
+    async def forget_layers(self, order: Order) -> bool:
         self.forgotten += 1
         return True
 
@@ -175,3 +175,27 @@ def test_every_way_to_end_has_a_reason(tmp_path: Path, code: int, reason: str) -
 def test_an_isolation_that_cannot_keep_to_a_connector_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match=r"build\.isolation=microvm"):
         run_with(tmp_path, Workshop([]), warm=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "registries", "reason"),
+    [
+        ("other.example/x", ("docker.io",), "registry other.example is not one of"),
+        ("docker.io.evil.example/x", ("docker.io",), "not one of those that are allowed"),
+        ("python:3", ("registry.example",), "registry docker.io is not one of"),
+        ("python:3", (), "no registry is allowed"),
+        ("oci:/build/layout", ("docker.io",), "no valid image name"),
+        ("docker://docker.io/x", ("docker.io",), "no valid image name"),
+        ("/build/layout", ("docker.io",), "no valid image name"),
+        ("localhost/microvmd-result", ("docker.io",), "registry localhost is not one of"),
+    ],
+)
+def test_only_the_registries_that_are_allowed_are_asked(
+    tmp_path: Path, name: str, registries: tuple[str, ...], reason: str
+) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(pack(("Dockerfile", f"FROM {name}\n".encode()), dockerfile=False))
+    archive = inspect(path, ArchiveLimits())
+    chosen = BuildOptions("1", tmp_path, NamespaceWorkshop(), registries=registries)
+    with pytest.raises(BuildFailed, match=reason):
+        asyncio.run(build_rootfs(archive, output_dir=tmp_path, log=print, options=chosen))

@@ -132,3 +132,12 @@ def test_any_text_is_scanned_or_refused(text: str) -> None:
     edits, _ = dockerfile.for_architecture("amd64")
     assert set(edits) <= set(range(len(dockerfile.lines)))
     assert "scratch" not in dockerfile.images
+
+
+@pytest.mark.parametrize(
+    "flags", ["--mount=type=tmpfs,target=/x " * 32 + "--mount=from=other", "--mount=" + "x" * 4096]
+)
+def test_flags_that_are_not_read_are_refused(flags: str) -> None:
+    """The engine reads them all, and would use an image that nobody has looked at."""
+    with pytest.raises(BuildFailed, match="more than 32 flags"):
+        scan(f"FROM a\nRUN {flags} true\n", "amd64")

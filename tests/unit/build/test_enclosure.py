@@ -8,7 +8,9 @@ from microvmd.build.enclosure import Bind, Enclosure
 
 
 def test_the_command_line_carries_everything() -> None:
-    enclosure = Enclosure("/root", (Bind("/a", "/b", writable=True),), "nameserver ::1\n", "net")
+    enclosure = Enclosure(
+        "/root", (Bind("/a", "/b", writable=True),), "nameserver ::1\n", "net", ("/g",)
+    )
     python, *options, job = enclosure.argv(["/usr/bin/env", "-i"])
     assert python == sys.executable
     # -I: nothing of the caller's environment or folder may lead the interpreter elsewhere.
@@ -17,4 +19,5 @@ def test_the_command_line_carries_everything() -> None:
     assert read["parent"] == os.getpid()
     assert read["command"] == ["/usr/bin/env", "-i"]
     assert Bind(**read["enclosure"].pop("binds")[0]) == enclosure.binds[0]
-    assert Enclosure(binds=enclosure.binds, **read["enclosure"]) == enclosure
+    groups = tuple(read["enclosure"].pop("groups"))
+    assert Enclosure(binds=enclosure.binds, groups=groups, **read["enclosure"]) == enclosure

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from microvmd.build.in_microvm import MicrovmWorkshop
+from microvmd.build.in_microvm import MicrovmWorkshop, _fresh
 from microvmd.build.job import Job
 from microvmd.build.toolchain import ImageStore
 
@@ -10,7 +10,7 @@ from microvmd.build.toolchain import ImageStore
 def workshop() -> MicrovmWorkshop:
     """Only what reads no resource of the node is called below."""
     made = object.__new__(MicrovmWorkshop)
-    for name, value in (("layers_bytes", 1 << 20), ("rootfs_bytes", 1 << 20)):
+    for name, value in (("disk_bytes", 1 << 20), ("image_bytes", 1 << 20)):
         object.__setattr__(made, name, value)
     return made
 
@@ -35,3 +35,14 @@ def test_the_job_names_the_disks_in_their_order() -> None:
         ("/dev/vdh", "/build/bases/0", "erofs"),
         ("/dev/vdi", "/build/bases/1", "erofs"),
     ]
+    assert job.files_limit == 1 << 20
+
+
+def test_a_store_of_another_size_is_made_anew(tmp_path: Path) -> None:
+    store = tmp_path / "microvm" / "store.ext4"
+    fresh = _fresh(store, 4096)
+    assert fresh is not None
+    fresh.rename(store)
+    assert _fresh(store, 4096) is None
+    assert _fresh(store, 8192) is not None
+    assert not store.exists()

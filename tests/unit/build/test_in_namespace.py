@@ -30,10 +30,10 @@ def test_base_stores_are_seen_below_one_bind(tmp_path: Path) -> None:
 def test_layers_are_private_and_can_be_forgotten(tmp_path: Path) -> None:
     shop = NamespaceWorkshop()
     made = order(tmp_path / "layers")
-    assert not shop.forget_layers(made)
+    assert not asyncio.run(shop.forget_layers(made))
     layers = shop._prepare_layers(made)
     assert layers.stat().st_mode & 0o777 == 0o700
-    assert shop.forget_layers(made)
+    assert asyncio.run(shop.forget_layers(made))
     assert not layers.exists()
 
 

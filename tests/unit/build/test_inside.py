@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -56,6 +57,42 @@ def test_lines_of_the_dockerfile_are_replaced(work: Path) -> None:
     inside.unpack(archive(work))
     inside.settle_dockerfile({"lines": {"0": "FROM a"}})
     assert (work / "Dockerfile").read_text() == "FROM a\nRUN x\n"
+
+
+def test_holes_count_as_what_they_would_be_on_a_disk(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    os.link(tmp_path / "a", tmp_path / "b")
+    inside.check_files(tmp_path, 10)
+    (tmp_path / "deep").mkdir()
+    with (tmp_path / "deep" / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(inside.Unpackable, match="exceed 1000 bytes at '/deep/huge'") as caught:
+        inside.check_files(tmp_path, 1000)
+    assert caught.value.code == inside.EXIT_TOO_LARGE
+
+
+def test_a_path_that_no_packer_can_open_is_told(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(inside.Unpackable, match="a path that is too long") as caught:
+        inside.check_files(tmp_path, 1 << 30)
+    assert caught.value.code == inside.EXIT_FAILED
+
+
+def test_folders_are_made_as_far_as_it_goes(tmp_path: Path) -> None:
+    deep = f"{tmp_path}/" + "/".join(["a"] * 1500)
+    inside.make_folders(deep)
+    assert os.path.isdir(deep)
+    inside.make_folders(f"{tmp_path}/file/below")
+    (tmp_path / "plain").write_text("x")
+    inside.make_folders(f"{tmp_path}/plain/below")
+    assert (tmp_path / "plain").read_text() == "x"
+    subprocess.run(["rm", "-rf", f"{tmp_path}/a"], check=True)
 
 
 def test_the_disk_is_watched(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvmd.build.lines import LINE_LIMIT, LineLog
+from microvmd.build.lines import BURST_SECONDS, LINE_COST, LINE_LIMIT, LineLog, Meter
 
 
 def lines_of(*pieces: bytes, limit: int = 1 << 20) -> list[str]:
     lines: list[str] = []
-    log = LineLog(lines.append, limit)
+    log = LineLog(lines.append, Meter(limit, rate=1 << 20))
     for piece in pieces:
         log.feed(piece)
     log.close()
@@ -30,11 +30,43 @@ def test_terminal_control_is_taken_out() -> None:
 
 
 def test_a_log_has_an_end() -> None:
-    assert lines_of(b"12345\n" * 9, limit=12) == [
+    assert lines_of(b"12345\n" * 9, limit=12 + LINE_COST) == [
         "12345",
         "12345",
         "[the log is full; what follows is not kept]",
     ]
+
+
+def test_lines_that_come_too_fast_are_counted_and_said() -> None:
+    now = 0.0
+    meter = Meter(rate=1, clock=lambda: now)
+    kept = [line for number in range(100) for line in meter.admit(str(number))]
+    assert kept == [str(number) for number in range(BURST_SECONDS)]
+    now = 1.0
+    assert list(meter.admit("next")) == ["[90 lines are not kept: over 1 in a second]", "next"]
+    assert list(meter.admit("lost")) == []
+    assert list(meter.dropped()) == ["[1 lines are not kept: over 1 in a second]"]
+    assert list(meter.dropped()) == []
+
+
+def test_a_flood_of_tiny_lines_is_bounded_in_number() -> None:
+    """Not in bytes alone: a line costs far more memory than the character in it."""
+    lines: list[str] = []
+    log = LineLog(lines.append)
+    for _ in range(64):
+        log.feed(b"a\n" * (1 << 15))
+    log.close()
+    assert len(lines) < 60_000
+    assert lines[-1].endswith("in a second]")
+
+
+def test_one_line_without_end_takes_no_memory() -> None:
+    lines: list[str] = []
+    log = LineLog(lines.append)
+    for _ in range(1024):
+        log.feed(b"a" * (1 << 16))
+        assert len(log._pending) <= LINE_LIMIT
+    assert sum(map(len, lines)) < 17 << 20
 
 
 @given(st.lists(st.binary(max_size=9000), max_size=8))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from microvmd.build import workshop
-from microvmd.build.workshop import DiskFull, watch_space
+from microvmd.build.workshop import DiskFull, StoreFull, watch_space
 
 
 def test_a_full_disk_cancels_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +25,17 @@ def test_a_full_disk_cancels_the_build(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(DiskFull):
         asyncio.run(main())
     assert cancelled == ["build"]
+
+
+def test_a_store_that_outgrows_its_limit_cancels_the_build(tmp_path: Path) -> None:
+    (tmp_path / "layer").write_bytes(b"x" * 100_000)
+
+    async def main() -> None:
+        async with watch_space(tmp_path, tmp_path, 50_000):
+            await asyncio.Event().wait()
+
+    with pytest.raises(StoreFull):
+        asyncio.run(main())
 
 
 def test_the_builds_own_errors_come_out_as_they_are(tmp_path: Path) -> None:
