@@ -18,11 +18,19 @@ from websockets.typing import Subprotocol
 
 from microvmd.control.tokens import Scope, TokenIssuer
 from microvmd.edge.activity import Activity
-from microvmd.edge.config import EdgeSettings
+from microvmd.edge.config import EdgeLimits, EdgeSettings
 from microvmd.edge.edge import Edge
 from microvmd.edge.resolve import Answer, Refuse
 from microvmd.edge.shell import ShellDoor
 from tests.edgeshell import LocalShell, local_shell
+
+UNLIMITED = EdgeLimits(
+    connections_per_vcpu=0,
+    streams_per_vcpu=0,
+    requests_per_vcpu=0,
+    connections_per_source=0,
+    refusals_per_source=0,
+)
 
 
 def free_port() -> int:
@@ -35,9 +43,14 @@ def free_port() -> int:
 class World:
     """Edge, token issuer, and a resolver whose answers the test chooses."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: EdgeLimits) -> None:
         self.settings = EdgeSettings(
-            root=directory / "root", run=directory / "run", port=free_port(), threads=2, shells=2
+            root=directory / "root",
+            run=directory / "run",
+            port=free_port(),
+            threads=2,
+            shells=2,
+            limits=limits,
         )
         self.shells: asyncio.Queue[LocalShell] = asyncio.Queue()
         self.issuer = TokenIssuer(directory / "keys")
@@ -67,10 +80,16 @@ class World:
         return self.answers[endpoint_id]
 
     def token(
-        self, endpoint_id: str, ports: str = "*", *, seconds: float = 600, scope: Scope = "http"
+        self,
+        endpoint_id: str,
+        ports: str = "*",
+        *,
+        seconds: float = 600,
+        scope: Scope = "http",
+        vcpus: int = 1,
     ) -> str:
         expires = datetime.now(UTC) + timedelta(seconds=seconds)
-        return self.issuer.issue(endpoint_id, ports, expires, scope)
+        return self.issuer.issue(endpoint_id, ports, expires, scope, vcpus=vcpus)
 
     def auth(self, endpoint_id: str, ports: str = "*") -> dict[str, str]:
         return {"X-aws-proxy-auth": self.token(endpoint_id, ports)}
@@ -142,11 +161,11 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world() -> AsyncIterator[World]:
+async def world(limits: EdgeLimits = UNLIMITED) -> AsyncIterator[World]:
     # Short: a UNIX socket's path holds 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="edge-"))
     try:
-        made = World(directory)
+        made = World(directory, limits)
         async with running(made):
             yield made
     finally:

@@ -10,6 +10,7 @@ from microvmd.control.tokens import ALL_PORTS, TokenIssuer, port_spec
 from microvmd.model.connector import check_shell
 from microvmd.model.errors import Conflict, ValidationError
 from microvmd.model.microvm import MicroVm
+from microvmd.model.size import Size
 
 Request = Mapping[str, Any]
 
@@ -31,7 +32,8 @@ class TokenHandlers:
         expires_at = _expiry(context, request)
         ports = _ports(request)
         microvm = await self._alive(context, request)
-        token = self._issuer.issue(microvm.endpoint_id, ports, expires_at)
+        vcpus = Size.of(microvm.memory_mib).peak_vcpus
+        token = self._issuer.issue(microvm.endpoint_id, ports, expires_at, vcpus=vcpus)
         if len(token) > LONGEST_TOKEN:
             raise ValidationError("allowedPorts has too many entries for one token.")
         return {"authToken": {HEADER: token}}

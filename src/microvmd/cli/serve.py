@@ -56,7 +56,7 @@ from microvmd.control.sealing import SecretsLocked
 from microvmd.control.store import Store
 from microvmd.control.tokens import TokenIssuer
 from microvmd.control.webhooks import delivering
-from microvmd.edge.config import EdgeSettings
+from microvmd.edge.config import EdgeLimits, EdgeSettings
 from microvmd.edge.edge import Edge
 from microvmd.edge.haproxy import HAProxyFailed
 from microvmd.edge.stats import CommandFailed
@@ -329,6 +329,13 @@ def _edge_settings(settings: Settings) -> EdgeSettings:
         port=None if port == "auto" else int(port),
         addresses=(settings.edge.host, "::1") if loopback else (settings.edge.host,),
         shells=settings.edge.shells,
+        limits=EdgeLimits(
+            connections_per_vcpu=settings.edge.connections_per_vcpu,
+            streams_per_vcpu=settings.edge.streams_per_vcpu,
+            requests_per_vcpu=settings.edge.requests_per_vcpu,
+            connections_per_source=settings.edge.connections_per_source,
+            refusals_per_source=settings.edge.refusals_per_source,
+        ),
     )
 
 

@@ -87,6 +87,36 @@ class EdgeSettings(Section):
     shells: int = Field(
         default=16, ge=0, le=64, description="shell sessions of one MicroVM at a time"
     )
+    connections_per_vcpu: int = Field(
+        default=8,
+        ge=0,
+        description="HTTP/1.1 requests in progress and WebSockets of one endpoint, for each "
+        "processor that its MicroVM sees; more are refused with 429. 0 is no limit",
+    )
+    streams_per_vcpu: int = Field(
+        default=64,
+        ge=0,
+        description="all requests in progress of one endpoint, those over HTTP/2 included, "
+        "likewise; 0 is no limit",
+    )
+    requests_per_vcpu: int = Field(
+        default=10,
+        ge=0,
+        description="requests of one endpoint per second, on the average of ten seconds, likewise; "
+        "0 is no limit",
+    )
+    connections_per_source: int | None = Field(
+        default=None,
+        ge=0,
+        description="connections from one client address, whoever they are for; none means a "
+        "quarter of all that the edge takes, 0 is no limit",
+    )
+    refusals_per_source: int = Field(
+        default=200,
+        ge=0,
+        description="requests without a valid token from one client address in ten seconds, after "
+        "which such requests are answered with 429; 0 is no limit",
+    )
 
 
 class VmmSettings(Section):

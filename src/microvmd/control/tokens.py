@@ -100,9 +100,19 @@ class TokenIssuer:
             self._make(used_from=clock())
 
     def issue(
-        self, endpoint_id: str, ports: str, expires_at: datetime, scope: Scope = "http"
+        self,
+        endpoint_id: str,
+        ports: str,
+        expires_at: datetime,
+        scope: Scope = "http",
+        *,
+        vcpus: int = 1,
     ) -> str:
-        """A token for one endpoint; `ports` as `port_spec` makes it."""
+        """A token for one endpoint; `ports` as `port_spec` makes it.
+
+        It says how many processors the MicroVM has, so that HAProxy knows by itself how much one
+        endpoint may take, also of one that is SUSPENDED.
+        """
         if not _SPEC.fullmatch(ports):
             raise ValueError(f"not a port list: {ports!r}")
         now = self._clock()
@@ -111,6 +121,7 @@ class TokenIssuer:
             "vm": endpoint_id,
             "ports": ports,
             "scope": scope,
+            "vcpus": vcpus,
             "iat": int(now),
             "exp": int(expires_at.timestamp()),
         }

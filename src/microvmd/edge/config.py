@@ -27,10 +27,33 @@ _ERRORS = {
     504: "Gateway Time-out",
 }
 _UNIX_PATH_LIMIT = 107
+RATE_SECONDS = 10
+"""What http_req_rate of the activity table is taken over."""
 
 
 class EdgeConfigError(ValueError):
     """A setting that cannot be put into HAProxy's configuration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeLimits:
+    """What one endpoint and one client address may take of HAProxy; 0 is no limit.
+
+    Those of an endpoint are for each processor that its MicroVM sees at its peak: AWS limits
+    connections to 8 at 512 MiB of baseline memory (one processor) and 128 at 8192 (sixteen), and
+    requests to 40 a second at four processors and 160 at sixteen.
+    """
+
+    connections_per_vcpu: int = 8
+    """HTTP/1.1 requests in progress and WebSockets."""
+    streams_per_vcpu: int = 64
+    """All requests in progress, those over HTTP/2 included."""
+    requests_per_vcpu: int = 10
+    """A second, on the average of ten."""
+    connections_per_source: int | None = None
+    """None is a quarter of all that HAProxy takes."""
+    refusals_per_source: int = 200
+    """Requests without a valid token in ten seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +74,7 @@ class EdgeSettings:
     threads: int = min(4, os.cpu_count() or 1)
     shells: int = 16
     """Shell sessions of one MicroVM at a time."""
+    limits: EdgeLimits = EdgeLimits()
     haproxy: str = "haproxy"
 
     def __post_init__(self) -> None:
@@ -182,6 +206,47 @@ def _max_connections() -> int:
     return max(100, min(20000, (limit - 1000) // 3))
 
 
+def _source_connections(limits: EdgeLimits) -> str:
+    most = limits.connections_per_source
+    if most is None:
+        most = _max_connections() // 4
+    if not most:
+        return "  # no limit of connections from one address"
+    return f"  tcp-request connection reject if {{ sc1_conn_cur gt {most} }}"
+
+
+def _source_refusals(limits: EdgeLimits) -> str:
+    """Guessing costs as little as can be: no answer in words, and no connection to go on with."""
+    most = limits.refusals_per_source
+    if not most:
+        return "  # no limit of refusals from one address"
+    return (
+        "  http-request return status 429 hdr connection close "
+        f"if !authentic {{ sc1_gpc0_rate gt {most} }}"
+    )
+
+
+def _endpoint_limits(limits: EdgeLimits) -> str:
+    """Rules that answer 429; a token says how many processors its MicroVM has.
+
+    Looked up and not tracked, so that a request that is refused here counts nowhere.
+    """
+    lines = ["  http-request set-var(txn.vcpus) var(txn.claims),json_query('$.vcpus','int')"]
+    for name, each, looked_up in (
+        ("connections", limits.connections_per_vcpu, "table_conn_cur(connections)"),
+        ("streams", limits.streams_per_vcpu, "table_conn_cur(activity)"),
+        ("requests", limits.requests_per_vcpu * RATE_SECONDS, "table_http_req_rate(activity)"),
+    ):
+        if each:
+            over_http1 = " { fc_http_major 1 }" if name == "connections" else ""
+            lines += [
+                f"  http-request set-var(txn.most_{name}) var(txn.vcpus),mul({each})",
+                f"  http-request deny deny_status 429 if http_token{over_http1} "
+                f"{{ var(txn.endpoint),{looked_up},sub(txn.most_{name}) -m int ge 0 }}",
+            ]
+    return "\n".join(lines)
+
+
 def render(
     settings: EdgeSettings,
     *,
@@ -214,6 +279,9 @@ def render(
         "KEYS_MAP": files.keys_map,
         "ROUTES_MAP": files.routes_map,
         "SUFFIX_REGEX": re.escape(settings.suffix),
+        "SOURCE_CONNECTIONS": _source_connections(settings.limits),
+        "SOURCE_REFUSALS": _source_refusals(settings.limits),
+        "ENDPOINT_LIMITS": _endpoint_limits(settings.limits),
     }
     template = Template(_package_text("haproxy.cfg"))
     body = template.substitute(values, DIGEST="-")

@@ -53,6 +53,12 @@ def test_a_token_says_what_was_issued(tmp_path: Path) -> None:
         issuer.verify(token)
 
 
+def test_a_token_says_how_large_its_microvm_is(tmp_path: Path) -> None:
+    issuer = TokenIssuer(tmp_path)
+    token = issuer.issue("vm-a", "8080", datetime.now(UTC) + timedelta(minutes=5), vcpus=16)
+    assert issuer._opened(token)["vcpus"] == 16
+
+
 def test_a_token_has_the_recorded_form(tmp_path: Path) -> None:
     token = TokenIssuer(tmp_path).issue("vm-a", "8080", datetime.now(UTC) + timedelta(minutes=5))
     header, key, *rest = token.split(".")

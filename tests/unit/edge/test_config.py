@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from microvmd.edge.config import EdgeConfigError, EdgeSettings, ServiceUser, render
+from microvmd.edge.config import (
+    EdgeConfigError,
+    EdgeLimits,
+    EdgeSettings,
+    ServiceUser,
+    render,
+)
 
 SETTINGS = EdgeSettings(root=Path("/srv/root"), run=Path("/srv/run"))
 
@@ -37,6 +44,28 @@ def test_the_digest_covers_the_certificate_and_the_settings() -> None:
     digests = {_render()[1], _render()[1], _render(certificate="2")[1]}
     assert len(digests) == 2
     assert _render(user=ServiceUser("haproxy", 1, 1))[1] not in digests
+
+
+def test_limits_are_by_processor_and_0_is_none() -> None:
+    text, _ = _render()
+    assert "set-var(txn.most_connections) var(txn.vcpus),mul(8)" in text
+    assert "set-var(txn.most_streams) var(txn.vcpus),mul(64)" in text
+    assert "set-var(txn.most_requests) var(txn.vcpus),mul(100)" in text
+    assert "sc1_conn_cur gt" in text
+    assert "sc1_gpc0_rate gt 200" in text
+    none = EdgeLimits(
+        connections_per_vcpu=0,
+        streams_per_vcpu=0,
+        requests_per_vcpu=0,
+        connections_per_source=0,
+        refusals_per_source=0,
+    )
+    text, _ = _render(replace(SETTINGS, limits=none))
+    assert "txn.most_" not in text
+    assert "_cur gt" not in text
+    assert "_rate gt" not in text
+    text, _ = _render(replace(SETTINGS, limits=replace(none, connections_per_source=7)))
+    assert "sc1_conn_cur gt 7 }" in text
 
 
 def test_root_gives_up_its_privileges() -> None:
