@@ -83,7 +83,6 @@ async def plugged_guest(network: Network, visitor: Visitor, path: Path) -> Async
                 f"link add {tap} type veth peer name eth0 netns {path}",
                 f"link set {tap} address {nftables.GATEWAY_MAC} up",
                 f"address add {nftables.GATEWAY}/{nftables.GUEST_PREFIX} dev {tap}",
-                *link.neighbours(),
             ],
             network.path,
         )

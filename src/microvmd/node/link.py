@@ -26,22 +26,15 @@ def ruleset() -> str:
         f"ether saddr != {mac} drop",
         f"ether daddr != {{ {nftables.GATEWAY_MAC}, {_BROADCAST} }} drop",
         # A frame with a VLAN tag has another type, and that of the tag 0 too.
-        f"ether type arp arp saddr ether {mac} arp saddr ip {guest} "
+        # The gateway asks for the loopback address, which is the destination by then, and the guest
+        # learns from that question who the gateway is.
+        f"ether type arp arp saddr ether {mac} arp saddr ip {{ {guest}, 127.0.0.1 }} "
         f"arp daddr ip {{ {', '.join(_ASKED)} }} limit rate 50/second burst 100 packets accept",
         f"ether type ip ip saddr {guest} accept",
         # Answers of what listens on the guest's loopback; the packet filter rewrites them.
         f"ether type ip ip saddr 127.0.0.1 ip daddr {nftables.GATEWAY} accept",
     ]
     return "\n".join([f"table netdev {TABLE} {{", "  chain from_guest {", *rules, "  }", "}", ""])
-
-
-def neighbours() -> list[str]:
-    """Commands of ip(8): where the guest is, so that nothing it says of addresses is asked for.
-
-    The kernel looks the loopback address up as well, since it is the destination by then.
-    """
-    where = f"lladdr {nftables.GUEST_MAC} dev {nftables.TAP} nud permanent"
-    return [f"neighbour replace {address} {where}" for address in (nftables.GUEST, "127.0.0.1")]
 
 
 def shaping(bandwidth_mbit: int) -> list[str]:

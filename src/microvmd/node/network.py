@@ -402,7 +402,7 @@ def _guest_commands(slot: Slot) -> list[str]:
         # The guest's snapshot holds the gateway's hardware address: it is the same everywhere.
         f"link set {tap} address {nftables.GATEWAY_MAC} up",
         f"address add {nftables.GATEWAY}/{nftables.GUEST_PREFIX} dev {tap}",
-        *link.neighbours(),
+        f"neighbour replace {nftables.GUEST} lladdr {nftables.GUEST_MAC} dev {tap} nud permanent",
     ]
 
 

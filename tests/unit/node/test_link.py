@@ -17,8 +17,3 @@ def test_both_ways_are_shaped_or_neither() -> None:
     assert [line.split()[3] for line in both] == ["tap0", "eth0"]
     assert all("tbf rate 20mbit " in line for line in both)
     assert link.shaping(0) == []
-
-
-def test_the_guest_is_asked_for_no_address() -> None:
-    assert [line.split()[2] for line in link.neighbours()] == ["172.16.0.2", "127.0.0.1"]
-    assert all(line.endswith("nud permanent") for line in link.neighbours())
