@@ -6,9 +6,11 @@
 //! every right and becomes the VMM. This process writes the child's pid, as the host counts, to the
 //! report descriptor and ends. A child whose pid was not reported ends too: none is ever lost.
 
+mod allowed;
 mod plan;
 mod privileges;
 mod root;
+mod seccomp;
 mod sys;
 
 use plan::Plan;
@@ -76,6 +78,7 @@ fn become_vmm(plan: &Plan, go: i32) -> Outcome {
     let mut argv: Vec<*const libc::c_char> = plan.command.iter().map(|word| word.as_ptr()).collect();
     argv.push(ptr::null());
     let environment: [*const libc::c_char; 1] = [ptr::null()];
+    seccomp::apply(plan.seccomp)?;
     unsafe { libc::execve(argv[0], argv.as_ptr(), environment.as_ptr()) };
     Err(format!(
         "exec {}: {}",

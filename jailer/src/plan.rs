@@ -3,9 +3,11 @@
 //! ```text
 //! microvmd-jailer --root DIR --uid N --gid N --report-fd N
 //!     [--cgroup PROCS_FILE]... [--bind SOURCE TARGET]... [--bind-writable SOURCE TARGET]...
-//!     [--device NAME MAJOR MINOR]... [--rlimit NAME VALUE]... [--keep-fd N]... -- PROGRAM ARGS...
+//!     [--device NAME MAJOR MINOR]... [--rlimit NAME VALUE]... [--keep-fd N]...
+//!     [--seccomp enforce|log|off] -- PROGRAM ARGS...
 //! ```
 
+use crate::seccomp::Filter;
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 
@@ -30,7 +32,7 @@ pub struct Limit {
     pub value: u64,
 }
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Plan {
     pub root: CString,
     pub uid: u32,
@@ -41,14 +43,33 @@ pub struct Plan {
     pub devices: Vec<Device>,
     pub limits: Vec<Limit>,
     pub keep_fds: Vec<i32>,
+    pub seccomp: Filter,
     pub command: Vec<CString>,
+}
+
+impl Plan {
+    fn empty() -> Plan {
+        Plan {
+            root: CString::default(),
+            uid: 0,
+            gid: 0,
+            report_fd: -1,
+            cgroups: Vec::new(),
+            binds: Vec::new(),
+            devices: Vec::new(),
+            limits: Vec::new(),
+            keep_fds: Vec::new(),
+            seccomp: Filter::Enforce,
+            command: Vec::new(),
+        }
+    }
 }
 
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Plan, String> {
     let mut words = arguments.map(|word| {
         CString::new(word.into_vec()).map_err(|_| "an argument holds a zero byte".to_string())
     });
-    let mut plan = Plan { report_fd: -1, ..Plan::default() };
+    let mut plan = Plan::empty();
     while let Some(option) = words.next() {
         let option = text(&option?)?;
         let mut word = || words.next().unwrap_or_else(|| Err(format!("{option} needs a value")));
@@ -73,6 +94,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Plan, String> 
                 value: number(&word()?)?,
             }),
             "--keep-fd" => plan.keep_fds.push(number(&word()?)?),
+            "--seccomp" => plan.seccomp = filter(&text(&word()?)?)?,
             "--" => {
                 plan.command = words.collect::<Result<_, _>>()?;
                 return check(plan);
@@ -109,6 +131,15 @@ fn number<T: std::str::FromStr>(word: &CString) -> Result<T, String> {
     word.parse().map_err(|_| format!("{word} is no number in range"))
 }
 
+fn filter(name: &str) -> Result<Filter, String> {
+    match name {
+        "enforce" => Ok(Filter::Enforce),
+        "log" => Ok(Filter::Log),
+        "off" => Ok(Filter::Off),
+        _ => Err(format!("unknown filter {name}")),
+    }
+}
+
 fn resource(name: &str) -> Result<u32, String> {
     match name {
         "core" => Ok(libc::RLIMIT_CORE),
@@ -140,6 +171,7 @@ mod tests {
         assert_eq!((plan.devices[0].major, plan.devices[0].minor), (1, 3));
         assert_eq!(plan.limits[0], Limit { resource: libc::RLIMIT_CORE, value: 0 });
         assert_eq!(plan.keep_fds, [5]);
+        assert_eq!(plan.seccomp, Filter::Enforce);
         assert_eq!(plan.command.len(), 3);
     }
 
@@ -154,6 +186,7 @@ mod tests {
         assert!(plan("--root /r --uid 7 --gid 8 --report-fd 3").is_err());
         assert!(plan(&format!("--root /r --uid -1 --gid 8 {rest}")).is_err());
         assert!(plan(&format!("--chroot /r {rest}")).is_err());
+        assert!(plan(&format!("--root /r --uid 7 --gid 8 --seccomp none {rest}")).is_err());
         assert!(plan("--root").is_err());
     }
 }

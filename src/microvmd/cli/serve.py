@@ -280,6 +280,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
             group=cgroup_of(settings),
             first_uid=settings.vmm.uid_first,
             slots=settings.vmm.uid_count,
+            seccomp=settings.vmm.seccomp,
         )
     )
     stamp = Stamp.of(accelerator, await installed_version())

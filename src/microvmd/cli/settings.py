@@ -138,6 +138,10 @@ class VmmSettings(Section):
         le=1_000_000,
         description="size of that range: one id for each live MicroVM",
     )
+    seccomp: Literal["enforce", "log", "off"] = Field(
+        default="enforce",
+        description="our filter of a VMM's system calls; log and off only to look for a fault",
+    )
 
 
 class ImageSettings(Section):

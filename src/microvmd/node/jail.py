@@ -2,8 +2,13 @@
 
 A jail is a user id nobody else has, new namespaces (mounts, processes, network without interfaces,
 IPC, host name), a root with QEMU and this VM's memory file (for a boot the kernel and initramfs
-too), memory and process limits, and no capabilities. `microvmd-jailer` builds it; QEMU adds its own
-system call filter. Everything else that the VMM uses, it inherits as open files.
+too), memory and process limits, no capabilities, and a list of system calls that it may make.
+`microvmd-jailer` builds it; QEMU adds a filter of its own. Everything else that the VMM uses, it
+inherits as open files.
+
+There is no user namespace. The VMM's user id is nobody's on the host either, and it has no
+capability in any namespace to begin with; in a user namespace of its own it would be born with all
+of them over that, which opens more of the kernel to it than it closes.
 """
 
 import asyncio
@@ -41,6 +46,7 @@ OVERHEAD_BYTES = 512 << 20
 PIDS_BASE = 64
 """Threads of a VMM beside its vCPUs; block I/O makes up to 64."""
 OPEN_FILES = 256
+ENFORCE = "enforce"
 
 
 class JailFailed(Exception):
@@ -61,6 +67,8 @@ class JailSettings:
     first_uid: int = 700_000
     slots: int = 4096
     qemu: Path = QEMU
+    seccomp: str = ENFORCE
+    """`enforce`, `log` or `off` (`jailer/src/seccomp.rs`)."""
 
 
 def limits_for(memory_mib: int, vcpus: int, *, files: int = 0) -> Limits:
@@ -219,6 +227,8 @@ class Jail:
             argv += ["--device", name, str(major), str(minor)]
         for fd in command.fds:
             argv += ["--keep-fd", str(fd)]
+        if self._settings.seccomp != ENFORCE:
+            argv += ["--seccomp", self._settings.seccomp]
         return [*argv, "--", *command.argv]
 
 

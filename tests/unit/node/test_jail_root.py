@@ -33,11 +33,12 @@ def test_a_root_is_made_once_for_each_content(tmp_path: Path) -> None:
     program = tmp_path / "qemu"
     program.write_text("one")
     cache = tmp_path / "cache"
-    first = _make(cache, {"/usr/bin/qemu": program})
-    assert _make(cache, {"/usr/bin/qemu": program}) == first
+    first = _make(cache, {"/usr/bin/qemu": program}, Path("/usr/bin/qemu"))
+    assert _make(cache, {"/usr/bin/qemu": program}, Path("/usr/bin/qemu")) == first
     assert (first / "usr/bin/qemu").read_text() == "one"
+    assert (first / "usr/bin/qemu").stat().st_mode & 0o777 == 0o511, "not readable: no core dumps"
     assert {path.name for path in (first / "machine").iterdir()} == {"memory", "kernel", "initrd"}
     program.write_text("another")
-    second = _make(cache, {"/usr/bin/qemu": program})
+    second = _make(cache, {"/usr/bin/qemu": program}, Path("/usr/bin/qemu"))
     assert second != first
     assert sorted(path.name for path in cache.iterdir()) == sorted([first.name, second.name])
