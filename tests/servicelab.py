@@ -402,13 +402,20 @@ class Service:
         found: dict[str, Any] = json.loads(self._signed(f"/microvms/{microvm_id}"))
         return found
 
-    def _signed(self, path: str) -> str:
-        request = AWSRequest("GET", f"{self.url}/microvmd/v1{path}")
+    def change_egress(self, microvm_id: str, connectors: list[str]) -> None:
+        """Give a MicroVM other connectors while it lives."""
+        body = json.dumps({"egressNetworkConnectors": connectors}).encode()
+        self._signed(f"/microvms/{microvm_id}/egress", "PUT", body)
+
+    def _signed(self, path: str, method: str = "GET", body: bytes = b"") -> str:
+        request = AWSRequest(method, f"{self.url}/microvmd/v1{path}", data=body)
         keys = self.session.get_credentials()
         assert keys is not None
         SigV4Auth(keys.get_frozen_credentials(), "lambda", REGION).add_auth(request)
         headers = dict(request.headers.items())
-        answer = httpx.get(str(request.url), headers=headers, timeout=30, trust_env=False)
+        answer = httpx.request(
+            method, str(request.url), headers=headers, content=body, timeout=30, trust_env=False
+        )
         assert answer.status_code == 200, answer.text
         return answer.text
 

@@ -13,10 +13,20 @@ from botocore.exceptions import ClientError
 from microvmd.node.namespace import Visitor
 from tests import netlab
 from tests.journey.test_network import PORT, REACHES
-from tests.servicelab import ACCOUNT, MAPPED_SUBNET, STATE_LIMIT, Image, Microvm, Service, until
+from tests.servicelab import (
+    ACCOUNT,
+    MAPPED_SUBNET,
+    REGION,
+    STATE_LIMIT,
+    Image,
+    Microvm,
+    Service,
+    until,
+)
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey, pytest.mark.root]
 
+MANAGED = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector:"
 ADDRESSES = (netlab.INTERNET, netlab.PRIVATE, netlab.METADATA)
 
 
@@ -63,6 +73,11 @@ def _walk(service: Service, notebook: Image) -> None:
     for one, reached in ((closed, []), (microvm, [netlab.PRIVATE])):
         one.execute(REACHES)
         assert _reached(one) == reached
+    service.change_egress(microvm.id, [MANAGED + "NO_EGRESS"])
+    assert _reached(microvm) == []
+    service.change_egress(microvm.id, [MANAGED + "INTERNET_EGRESS"])
+    assert _reached(microvm) == [netlab.INTERNET]
+    service.change_egress(microvm.id, [mapped])
     microvm.suspend()
     microvm.resume()
     assert _reached(microvm) == [netlab.PRIVATE]

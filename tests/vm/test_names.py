@@ -225,3 +225,31 @@ def test_tls_in_pieces_is_understood(tmp_path: Path) -> None:
             assert got[-1][1] == whole
 
     with_names(tmp_path, test)
+
+
+def test_a_change_leaves_what_keeps_its_right(tmp_path: Path) -> None:
+    """Names are added and taken away while connections are open."""
+
+    async def test(world: World) -> None:
+        async with servers(world) as got:
+            await ask(world.guest, "allowed.test")
+            with await world.guest.socket() as held:
+                await asyncio.to_thread(held.connect, (ALLOWED, 443))
+                held.sendall(hello("allowed.test"))
+                assert await asyncio.to_thread(held.recv, 1000)
+
+                more = Egress(reaches=(by_name("allowed.test"), by_name("*.test", grant="nc-2:1")))
+                await world.pool.change(world.network, more)
+                held.send(b"still open")
+                await until(lambda: any(data == b"still open" for _, data in got))
+                assert await answered(world, ALLOWED, 443, hello("allowed.test"))
+                assert (await ask(world.guest, "other.test")).answer
+                assert await answered(world, OTHER, 443, hello("other.test"))
+
+                await world.pool.change(world.network, only_names("other.test"))
+                assert await asyncio.to_thread(was_reset, held)
+            assert not await answered(world, ALLOWED, 443, hello("allowed.test"))
+            await ask(world.guest, "other.test")
+            assert await answered(world, OTHER, 443, hello("other.test"))
+
+    with_names(tmp_path, test, only_names("allowed.test"))

@@ -11,6 +11,7 @@ from microvmd.control.acting import acting
 from microvmd.control.admission import Admission
 from microvmd.control.capacity import Capacity
 from microvmd.control.connectors import Connectors
+from microvmd.control.egress_change import EgressChanges
 from microvmd.control.images import Images
 from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
@@ -26,11 +27,13 @@ from microvmd.messages.node import (
     Command,
     ConnectorProvisioned,
     ConnectorRevoked,
+    EgressChanged,
     MicrovmSpec,
     Node,
     Report,
     VersionDeleted,
 )
+from microvmd.model.egress import EgressMap
 from microvmd.model.event import Actor, ActorKind
 from microvmd.node.agent import NodeAgent
 
@@ -59,6 +62,11 @@ class ControlPlane:
     microvms: MicroVms
     connectors: Connectors
     admission: Admission
+    egress: EgressChanges
+
+    async def remap(self, networks: EgressMap) -> int:
+        """Another mapping of subnets and security groups; how many MicroVMs were told."""
+        return await self.egress.remap(networks, self.images, self.connectors)
 
     async def report(self, report: Report) -> None:
         """Hand over what the node says."""
@@ -73,6 +81,8 @@ class ControlPlane:
                 await self.images.report_deleted(report)
             case ConnectorProvisioned() | ConnectorRevoked():
                 await self.connectors.report(report)
+            case EgressChanged():
+                await self.egress.report(report)
             case _:
                 await self.microvms.report(report)
 
@@ -106,4 +116,5 @@ async def control_plane(
             networks=networks,
             limits=settings.network.connector_limits,
         )
-        yield ControlPlane(managed, images, microvms, connectors, admission)
+        egress = EgressChanges(store, node, microvms)
+        yield ControlPlane(managed, images, microvms, connectors, admission, egress)

@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from microvmd import __version__
-from microvmd.cli import accounts, bases, doctor, events, images, limits, microvms
+from microvmd.cli import accounts, bases, doctor, egress, events, images, limits, microvms
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
@@ -30,6 +30,7 @@ app.add_typer(accounts.accounts, name="accounts")
 app.add_typer(accounts.users, name="users")
 app.add_typer(accounts.policies, name="policies")
 app.add_typer(accounts.keys, name="keys")
+app.add_typer(egress.network, name="network")
 for command in (
     microvms.run,
     microvms.ps,
@@ -37,6 +38,7 @@ for command in (
     microvms.resume,
     microvms.terminate,
     microvms.logs,
+    egress.egress,
     events.events,
     limits.limits,
     doctor.doctor,

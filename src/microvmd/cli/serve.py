@@ -32,7 +32,8 @@ from microvmd.cli import profile
 from microvmd.cli.account_routes import account_routes
 from microvmd.cli.aws import aws_access, source_settings
 from microvmd.cli.builds import build_options, cgroup_of
-from microvmd.cli.control_plane import NodeLink, control_plane
+from microvmd.cli.control_plane import ControlPlane, NodeLink, control_plane
+from microvmd.cli.egress_routes import egress_routes
 from microvmd.cli.endpoints import Endpoints
 from microvmd.cli.event_routes import event_routes
 from microvmd.cli.extensions import extension_routes
@@ -42,10 +43,10 @@ from microvmd.cli.identity import identities
 from microvmd.cli.keys import AccessKey, access_key
 from microvmd.cli.limit_routes import AccountLimits, limit_routes
 from microvmd.cli.local_aws import local_aws
+from microvmd.cli.network_reload import reload_networks
 from microvmd.cli.role_check import role_check
 from microvmd.cli.settings import Settings
 from microvmd.cli.vault import vault
-from microvmd.control.admission import Admission
 from microvmd.control.events import Events, forget_old_events
 from microvmd.control.keys import KeyGate
 from microvmd.control.microvms import MicroVms
@@ -199,7 +200,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         managed=control.managed,
         endpoint_name=edge.endpoint,
     )
-    return await _application(stack, settings, key, handlers, facts, control.admission)
+    return await _application(stack, settings, key, handlers, facts, control)
 
 
 def _facts(
@@ -221,7 +222,7 @@ async def _application(
     key: AccessKey,
     handlers: list[object],
     facts: ServiceFacts,
-    admission: Admission,
+    control: ControlPlane,
 ) -> ASGIApp:
     aws = None
     if settings.aws.local:
@@ -241,12 +242,19 @@ async def _application(
     authenticate = Authenticator(who.ring, settings.region)
     limits = settings.limits.rates
     rates = Rates(limits)
-    account_limits = AccountLimits(facts.store, admission, limits, rates)
+    account_limits = AccountLimits(facts.store, control.admission, limits, rates)
     routes = [
         *extension_routes(facts, authenticate, who.authorizer),
         *event_routes(Events(facts.store), authenticate, who.authorizer),
         *account_routes(who.accounts, authenticate, settings.account),
         *limit_routes(account_limits, authenticate, who.authorizer, settings.account),
+        *egress_routes(
+            control.egress,
+            authenticate,
+            who.authorizer,
+            settings.account,
+            lambda: reload_networks(control),
+        ),
     ]
     return create_app(
         handlers,

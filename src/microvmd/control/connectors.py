@@ -93,6 +93,10 @@ class Connectors:
         self._networks = networks or EgressMap()
         self._limits = limits or ConnectorLimits()
 
+    def remap(self, networks: EgressMap) -> None:
+        """What the operator's mapping is for versions that are made from now on."""
+        self._networks = networks
+
     async def create(self, account: str, request: Mapping[str, Any]) -> ConnectorView:
         """CreateNetworkConnector: the connector, PENDING, with its version 1."""
         # Recorded: required although the model calls them optional.

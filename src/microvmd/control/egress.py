@@ -28,6 +28,10 @@ class ConnectorUse:
         self._region = region
         self._networks = networks
 
+    def remap(self, networks: EgressMap) -> None:
+        """What the operator's mapping is from now on."""
+        self._networks = networks
+
     def pin(self, tx: Transaction, account: str, arns: Sequence[str]) -> tuple[str, ...]:
         """The versions of the account's own connectors in a checked list, as grants. Raise
         NotFound or ValidationError for one that cannot be used now."""

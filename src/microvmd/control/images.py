@@ -91,6 +91,10 @@ class Images:
         """What seals positions in all lists that have to do with images."""
         return self._cursors
 
+    def remap(self, networks: EgressMap) -> None:
+        """What the operator's mapping is for builds from now on."""
+        self._use.remap(networks)
+
     async def create(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
         """CreateMicrovmImage: the image and its version 1.0, whose build begins."""
         config = self._config(request)

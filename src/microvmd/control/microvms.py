@@ -58,6 +58,7 @@ from microvmd.model.microvm import (
     MicroVm,
     Phase,
     apply,
+    ended,
 )
 
 MicrovmReport = Started | Suspended | SuspendFailed | ResumeFailed | Died | Terminated
@@ -110,7 +111,7 @@ class MicroVms:
         self._clock = clock
         self._region = managed.region
         self._managed = managed
-        self._use = ConnectorUse(managed.region, networks or EgressMap())
+        self.use = ConnectorUse(managed.region, networks or EgressMap())
         self._roles = roles or AssumableRoles()
         self._keys = keys or KeyGate()
         self._admission = admission or Admission()
@@ -165,7 +166,7 @@ class MicroVms:
                 idle_policy=IdlePolicy.from_request(request.get("idlePolicy")),
                 ingress=ingress,
                 egress=egress,
-                grants=self._use.pin(tx, account, egress),
+                grants=self.use.pin(tx, account, egress),
                 execution_role_arn=request.get("executionRoleArn"),
                 logging=Logging.from_request(request.get("logging")),
                 kms_key=request.get("kmsKeyIdentifier"),
@@ -231,6 +232,25 @@ class MicroVms:
 
     async def terminate(self, account: str, microvm_id: str) -> None:
         await self._asked(account, microvm_id, Event.TERMINATE_REQUESTED)
+
+    async def change_egress(self, account: str, microvm_id: str, arns: Sequence[str]) -> MicroVm:
+        """Other egress connectors, in the versions of now; ``control.egress_change`` tells the
+        node."""
+        egress = resolve_egress(arns, self._region)
+
+        def decide(tx: Transaction) -> MicroVm:
+            before = _owned(tx, account, microvm_id)
+            if not before.phase.live:
+                raise ended(before)
+            after = replace(before, egress=egress, grants=self.use.pin(tx, account, egress))
+            tx.save_microvm(after)
+            return after
+
+        async with self._locks[microvm_id]:
+            microvm = await self._store.run(decide)
+            if (live := self._live.get(microvm_id)) is not None:
+                self._note(replace(microvm, active_at=live.active_at))
+        return microvm
 
     async def report(self, report: MicrovmReport) -> None:
         """What a node says; reports of an older generation change nothing."""
@@ -401,7 +421,7 @@ class MicroVms:
         return None if version is None else self._spec(tx, microvm, version)
 
     def _spec(self, tx: Transaction, microvm: MicroVm, version: Version) -> MicrovmSpec:
-        return spec_of(microvm, version, self._use.opened(tx, microvm.egress, microvm.grants))
+        return spec_of(microvm, version, self.use.opened(tx, microvm.egress, microvm.grants))
 
     def _note_timings(self, report: MicrovmReport) -> None:
         if isinstance(report, Started | Suspended):

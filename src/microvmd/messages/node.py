@@ -141,6 +141,15 @@ class RevokeConnector:
     numbers: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeEgress:
+    """Keep a MicroVM of this node to something else from now on, open connections included."""
+
+    microvm_id: str
+    generation: int
+    egress: Egress
+
+
 Command = (
     StartMicrovm
     | ResumeMicrovm
@@ -151,6 +160,7 @@ Command = (
     | AdoptMicrovm
     | ProvisionConnector
     | RevokeConnector
+    | ChangeEgress
 )
 
 
@@ -258,6 +268,15 @@ class ConnectorRevoked:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EgressChanged:
+    """``error`` is None when the MicroVM keeps to it, or is not there any more."""
+
+    microvm_id: str
+    generation: int
+    error: str | None = None
+
+
 Report = (
     Started
     | Suspended
@@ -271,6 +290,7 @@ Report = (
     | VersionDeleted
     | ConnectorProvisioned
     | ConnectorRevoked
+    | EgressChanged
 )
 
 

@@ -241,11 +241,16 @@ def _entered(
     return replace(microvm, phase=phase)
 
 
+def ended(microvm: MicroVm) -> ValidationError:
+    """The recorded refusal of a change to what has ended."""
+    return ValidationError(
+        f"The MicroVM {microvm.microvm_id} has been terminated and its state cannot be changed."
+    )
+
+
 def _refusal(microvm: MicroVm, event: Event) -> ValidationError | Conflict:
     if not microvm.phase.live:
-        return ValidationError(
-            f"The MicroVM {microvm.microvm_id} has been terminated and its state cannot be changed."
-        )
+        return ended(microvm)
     verb = "suspended" if event is Event.SUSPEND_REQUESTED else "resumed"
     return Conflict(
         f"MicroVM {microvm.microvm_id} is in {microvm.state} state and cannot be {verb}."

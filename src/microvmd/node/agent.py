@@ -18,11 +18,13 @@ from microvmd.messages.node import (
     BuildStarted,
     BuildSucceeded,
     BuildVersion,
+    ChangeEgress,
     Command,
     ConnectorProvisioned,
     ConnectorRevoked,
     DeleteVersion,
     Died,
+    EgressChanged,
     Inventory,
     MicrovmSpec,
     ProvisionConnector,
@@ -117,6 +119,8 @@ class NodeAgent:
                 self._own(self._build(command), f"build {command.version}")
             case DeleteVersion():
                 self._own(self._delete(command), f"delete {command.version}")
+            case ChangeEgress():
+                self._own(self._change_egress(command), command.microvm_id)
             case ProvisionConnector() | RevokeConnector():
                 self._own(self._connector(command), command.connector_id)
 
@@ -208,6 +212,16 @@ class NodeAgent:
             await self._report(VersionDeleted(command.version, str(error)))
         else:
             await self._report(VersionDeleted(command.version))
+
+    async def _change_egress(self, command: ChangeEgress) -> None:
+        task = self._microvms.get(command.microvm_id)
+        error = None
+        if task is not None and task.spec.generation == command.generation:
+            try:
+                await task.change_egress(command.egress)
+            except ProcessFailed as failed:
+                error = str(failed)
+        await self._report(EgressChanged(command.microvm_id, command.generation, error))
 
     async def _connector(self, command: ProvisionConnector | RevokeConnector) -> None:
         networks = self._equipment.networks

@@ -8,7 +8,7 @@ is left with everything detached: the MicroVM goes on, and the next run of the n
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -29,12 +29,14 @@ from microvmd.messages.node import (
     TerminateMicrovm,
 )
 from microvmd.messages.shell import ShellEnd
+from microvmd.model.egress import Egress
 from microvmd.model.hooks import HookAnswer, HookName, failure_reason, run_body
 from microvmd.model.microvm import Phase
 from microvmd.node.bring_up import Equipment, Running, adopt, bring_up, kept
 from microvmd.node.disk import create_overlay
 from microvmd.node.guest import GuestFailed
 from microvmd.node.jail import JailFailed, JailsExhausted
+from microvmd.node.network import Network
 from microvmd.node.paths import MicrovmFiles, remove
 from microvmd.node.plain import NoRoom
 from microvmd.node.shell import Shells
@@ -86,6 +88,8 @@ class MicrovmTask:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Nothing of this generation is held any more."""
     shells: Shells = field(default_factory=Shells)
+    network: Network | None = None
+    """Once it is up."""
 
     @property
     def spec(self) -> MicrovmSpec:
@@ -94,6 +98,17 @@ class MicrovmTask:
     @property
     def files(self) -> MicrovmFiles:
         return self.equipment.paths.microvm(self.spec.microvm_id)
+
+    async def change_egress(self, egress: Egress) -> None:
+        """What it may reach from now on. Raises ProcessFailed."""
+        self.begin = replace(self.begin, spec=replace(self.spec, egress=egress))
+        if self.network is not None:
+            await self.equipment.networks.change(self.network, egress)
+
+    async def _is_up(self, running: Running) -> None:
+        """What it may reach can have been changed while it came up."""
+        self.network = running.network
+        await self.equipment.networks.change(running.network, self.spec.egress)
 
     async def run(self) -> None:
         """Until the MicroVM is suspended or gone. Every way out sends exactly one last report."""
@@ -154,6 +169,8 @@ class MicrovmTask:
             return settled
         try:
             running = await adopt(stack, self.equipment, self.spec, hold)
+            with running.kept():
+                await self._is_up(running)
         except (SnapshotBroken, SnapshotForeign):
             await self.equipment.end_vmm(self.files, self.spec.microvm_id)
             raise
@@ -175,6 +192,7 @@ class MicrovmTask:
         with timings.step("disk"):
             create_overlay(working.suspend.overlay, image.disk)
         running = await bring_up(stack, self.equipment, self.spec, working, image.start, timings)
+        await self._is_up(running)
         if self.spec.hooks.enabled(HookName.RUN):
             body = run_body(self.spec.microvm_id, self.spec.run_hook_payload)
             with timings.step("guest.run_hook"):
@@ -201,6 +219,7 @@ class MicrovmTask:
             before_cont=working.retire,
         )
         with running.kept():
+            await self._is_up(running)
             failed = await self._resume_hook(running, timings)
             if failed is not None:
                 return failed

@@ -93,6 +93,7 @@ class NameGuard:
                 [*argv, "-p", os.fspath(directory / "pid"), "-f", os.fspath(directory / "cfg")],
                 timeout=_START_LIMIT,
                 daemonises=True,
+                env={"PATH": os.environ.get("PATH", os.defpath)},  # and nothing of ours
             )
             self._write_names(patterns)
         except BaseException:

@@ -182,6 +182,15 @@ class NetworkPool:
         with self._in_use(network):
             yield network
 
+    async def change(self, network: Network, egress: Egress) -> None:
+        """Keep a network to something else from now on, open connections included; nothing happens
+        when it has ended. Raises ProcessFailed, and then it is as before."""
+        before, network._asked = network._asked, egress
+        failed = await self._retry(network)
+        if failed is not None:
+            network._asked = before
+            raise failed
+
     async def revoke(self, grants: Set[str]) -> None:
         """Take what these versions of connectors opened from every guest, for good.
 
