@@ -166,8 +166,6 @@ def configure_storage(job: dict[str, Any]) -> None:
         '[storage]\ndriver = "overlay"\nrunroot = "/run/containers"\n'
         f'graphroot = "{STORE}/storage"\n'
         f"[storage.options]\nadditionalimagestores = [{stores}]\n"
-        # ADD unpacks device files out of a tarball as they are; steps cannot open them.
-        '[storage.options.overlay]\nmountopt = "nodev"\n'
     )
     (STATE / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
     (Path("/run/containers")).mkdir(exist_ok=True)
