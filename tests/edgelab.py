@@ -146,8 +146,18 @@ class World:
                 await asyncio.sleep(0.1)
             return found
 
-    async def raw(self, endpoint_id: str, request: bytes, *, alpn: str = "http/1.1") -> bytes:
-        """Send bytes as they are over TLS; everything that comes back until the close."""
+    async def raw(
+        self,
+        endpoint_id: str,
+        request: bytes,
+        *,
+        alpn: str = "http/1.1",
+        patience: float | None = None,
+    ) -> bytes:
+        """Send bytes as they are over TLS; everything that comes back until the close.
+
+        With ``patience``, until nothing has come for so many seconds.
+        """
         trust = self.trust
         trust.set_alpn_protocols([alpn])
         name = f"{endpoint_id}.{self.settings.suffix}"
@@ -156,8 +166,14 @@ class World:
         )
         with contextlib.closing(writer):
             writer.write(request)
-            async with asyncio.timeout(20):
-                return await reader.read()
+            if patience is None:
+                async with asyncio.timeout(20):
+                    return await reader.read()
+            found = b""
+            with contextlib.suppress(TimeoutError, OSError):
+                while data := await asyncio.wait_for(reader.read(65536), patience):
+                    found += data
+            return found
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from microvmd.control.capacity import Capacity
 from microvmd.control.connectors import Connectors
 from microvmd.control.egress_change import EgressChanges
 from microvmd.control.images import Images
+from microvmd.control.insist import insist
 from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms, Routes
@@ -69,9 +70,9 @@ class ControlPlane:
         return await self.egress.remap(networks, self.images, self.connectors)
 
     async def report(self, report: Report) -> None:
-        """Hand over what the node says."""
+        """Hand over what the node says; returns when the record has it, however long that takes."""
         with acting(Actor(ActorKind.NODE)):
-            await self._reported(report)
+            await insist(lambda: self._reported(report), type(report).__name__)
 
     async def _reported(self, report: Report) -> None:
         match report:

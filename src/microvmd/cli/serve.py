@@ -10,7 +10,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from ipaddress import IPv4Address
 
@@ -48,6 +48,7 @@ from microvmd.cli.role_check import role_check
 from microvmd.cli.settings import Settings
 from microvmd.cli.vault import vault
 from microvmd.control.events import Events, forget_old_events
+from microvmd.control.insist import insist
 from microvmd.control.keys import KeyGate
 from microvmd.control.microvms import MicroVms
 from microvmd.control.reconcile import adopt_all, inventory, watch
@@ -182,14 +183,16 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
     webhooks = [receiver.webhook for receiver in settings.events.webhooks]
     await stack.enter_async_context(delivering(store, webhooks, time.time))
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
-    for work in (
-        watch(microvms, lambda: _bytes_of(edge), time.time),
-        _rotate(issuer),
-        forget_ended(store, settings.retention.terminated_hours * 3600, time.time),
-        forget_old_events(store, settings.retention.event_days * 86400, time.time),
-        forget_old_logs(equipment.paths.logs, settings.retention.log_days * 86400, time.time),
-    ):
-        stack.callback(tasks.create_task(work).cancel)
+    kept, logs = settings.retention, equipment.paths.logs
+    loops: dict[str, Callable[[], Awaitable[None]]] = {
+        "watch": lambda: watch(microvms, lambda: _bytes_of(edge), time.time),
+        "rotate": lambda: _rotate(issuer),
+        "forget ended": lambda: forget_ended(store, kept.terminated_hours * 3600, time.time),
+        "forget events": lambda: forget_old_events(store, kept.event_days * 86400, time.time),
+        "forget logs": lambda: forget_old_logs(logs, kept.log_days * 86400, time.time),
+    }
+    for name, loop in loops.items():
+        stack.callback(tasks.create_task(insist(loop, name)).cancel)
     profile.write(_profile(settings, key), profile.AwsFiles.of_user())
     facts = _facts(settings, store, microvms, equipment, edge)
     handlers = control_handlers(

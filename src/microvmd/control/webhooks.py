@@ -17,6 +17,7 @@ import structlog
 
 from microvmd.control.event_rows import EventQuery
 from microvmd.control.events import Events
+from microvmd.control.insist import insist
 from microvmd.control.store import Store, Transaction
 from microvmd.model.event import Event
 from microvmd.model.webhook import Webhook
@@ -53,7 +54,9 @@ async def delivering(
         asyncio.TaskGroup() as tasks,
     ):
         running = [
-            tasks.create_task(_Delivery(store, webhook, client, clock, waits).run())
+            tasks.create_task(
+                insist(_Delivery(store, webhook, client, clock, waits).run, webhook.name)
+            )
             for webhook in webhooks
         ]
         yield
