@@ -144,6 +144,9 @@ class NodeLab:
     accelerator: Accelerator
     aws: AwsAccess = NO_AWS
     kms: KmsSettings = field(default_factory=lambda: KmsSettings("us-east-1"))
+    program: Path = PROGRAM
+    memory_mib: int = 512
+    """Of the baseline of its images."""
 
     @classmethod
     def make(cls, directory: Path) -> "NodeLab":
@@ -197,19 +200,20 @@ class NodeLab:
             )
 
     def rootfs(
-        self, directory: Path, *arguments: str, cmd: bool = True, secret: str = ""
+        self, directory: Path, *arguments: str, cmd: bool = True, secret: str = "", user: str = ""
     ) -> Rootfs:
         """An image that holds the program, a file with the secret and nothing else."""
         tree = directory / "tree"
         tree.mkdir()
         app = tree / "app"
-        subprocess.run(["gcc", "-O1", "-static", "-o", app, PROGRAM], check=True, timeout=60)
+        subprocess.run(["gcc", "-O1", "-static", "-o", app, self.program], check=True, timeout=60)
         (tree / "secret").write_text(secret)
         erofs = directory / "rootfs.erofs"
         subprocess.run(
             ["mkfs.erofs", "-zlz4", erofs, tree], check=True, timeout=60, capture_output=True
         )
-        config = ImageConfig(("/app", *arguments) if cmd else (), env=("A=image", "B=image"))
+        argv = ("/app", *arguments) if cmd else ()
+        config = ImageConfig(argv, env=("A=image", "B=image"), user=user)
         return Rootfs(erofs, config, erofs.stat().st_size)
 
     async def capture(
@@ -222,6 +226,8 @@ class NodeLab:
         egress: Egress = INTERNET,
         kms_key: str | None = None,
         secret: str = "",
+        capabilities: tuple[str, ...] = (),
+        user: str = "",
     ) -> BuildVersion:
         """Make an image version of the program. Raises BuildRefused, maybe in a group.
 
@@ -232,7 +238,8 @@ class NodeLab:
             ROLE,
             "s3://b/k",
             hooks=hooks,
-            memory_mib=512,
+            memory_mib=self.memory_mib,
+            os_capabilities=capabilities,
             environment={"SECRET": secret},
             kms_key=kms_key,
         )
@@ -243,7 +250,7 @@ class NodeLab:
         async with equipment.vault.workroom(kms_key) as work:
             image = ImageFiles(work / "image")
             image.directory.mkdir()
-            rootfs = self.rootfs(work, *arguments, cmd=cmd, secret=secret)
+            rootfs = self.rootfs(work, *arguments, cmd=cmd, secret=secret, user=user)
             rootfs.erofs.rename(image.rootfs)
             async with build_log(equipment.logs, command.log) as log:
                 await Capture(equipment, command, rootfs, image, work, log).run()
