@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from tests.clients.callers import OPERATOR, Key, allow, ask, attach, new_account, new_user
 from tests.clients.live import REGION, LiveApi
-from tests.clients.test_accounts import ROLE, _image
+from tests.clients.test_accounts import ROLE, made_image
 
 pytestmark = pytest.mark.client
 
@@ -29,7 +29,7 @@ def admin(api: LiveApi) -> Key:
 @pytest.fixture(scope="module")
 def image(api: LiveApi, admin: Key) -> str:
     """Tagged ``team: a``."""
-    return _image(admin.client(api, "lambda-microvms"), admin.account, "app")
+    return made_image(admin.client(api, "lambda-microvms"), admin.account, "app")
 
 
 @pytest.fixture(scope="module")

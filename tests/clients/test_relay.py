@@ -90,6 +90,20 @@ def test_presigned_url(api: LiveApi, bucket: str, version: str) -> None:
     assert (status, b"<Code>SignatureDoesNotMatch</Code>" in body) == (403, True)
 
 
+@pytest.mark.parametrize("version", ["s3v4", "s3"])
+def test_a_presigned_upload_is_no_copy(api: LiveApi, bucket: str, version: str) -> None:
+    """Its holder may put bytes there, not what the signer could read."""
+    api.client("s3").put_object(Bucket=bucket, Key="secret", Body=b"secret")
+    s3 = api.client("s3", config=Config(signature_version=version))
+    url = s3.generate_presigned_url("put_object", {"Bucket": bucket, "Key": "mine"}, ExpiresIn=60)
+    path = url.removeprefix(api.url)
+    status, _, body = _raw(api, "PUT", path, {"x-amz-copy-source": f"/{bucket}/secret"})
+    assert (status, b"<Code>SignatureDoesNotMatch</Code>" in body) == (403, True)
+    assert _raw(api, "PUT", path, {}, b"bytes")[0] == 200
+    stored = api.client("s3").get_object(Bucket=bucket, Key="mine")
+    assert stored["Body"].read() == b"bytes"
+
+
 def test_body_that_is_not_the_signed_one_is_not_stored(api: LiveApi, bucket: str) -> None:
     request = AWSRequest("PUT", f"{api.url}/{bucket}/swapped", data=b"a" * 100_000)
     S3SigV4Auth(Credentials(KEY.access_key, KEY.secret_key), "s3", REGION).add_auth(request)

@@ -38,6 +38,8 @@ MAX_SKEW = timedelta(minutes=5)
 MAX_PRESIGNED = 7 * 24 * 3600
 
 _EMPTY = sha256(b"").hexdigest()
+# Time, body and token are compared with what the signature says, whether signed themselves or not.
+_COVERED_OTHERWISE = frozenset({"x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
 _UNRECOGNISED = "The security token included in the request is invalid."
 
 
@@ -78,6 +80,7 @@ def verify(
     _check_time(claim, now)
     if not equal(_expected(request, claim, identity, body or b""), claim.signature):
         raise mismatch()
+    _check_covered(request, claim)
     if body is not None and claim.body_hash is not None:
         check_body(claim, sha256(body).hexdigest())
 
@@ -212,6 +215,19 @@ def _check_time(claim: Signature, now: datetime) -> None:
         )
 
 
+def _check_covered(request: SignedRequest, claim: Signature) -> None:
+    """Whoever was handed a presigned URL must not make another request of it: with
+    ``x-amz-copy-source`` a PUT is a copy of whatever the signer may read."""
+    loose = {name for name, _ in request.headers if name.startswith("x-amz-")}
+    loose -= {*claim.signed_headers, *_COVERED_OTHERWISE}
+    if loose:
+        raise SignatureError(
+            "InvalidSignatureException",
+            "There were headers present in the request which were not signed: "
+            f"{', '.join(sorted(loose))}",
+        )
+
+
 class _Recompute(SigV4Auth):
     """Signs what was received: exactly the headers that were signed, whatever they are."""
 
@@ -232,7 +248,7 @@ class _Recompute(SigV4Auth):
         pairs = [
             (quote(name, safe="-_.~"), quote(value, safe="-_.~"))
             for name, value in query_pairs(request.context["query"])
-            if name != b"X-Amz-Signature"
+            if name != b"X-Amz-Signature" or self.claim.lifetime is None
         ]
         return "&".join(f"{name}={value}" for name, value in sorted(pairs))
 

@@ -197,6 +197,124 @@ def test_presigned_api_call() -> None:
     assert _name(received, b"body") == "InvalidSignatureException"
 
 
+def _header_signed(body: bytes = b"", **headers: str) -> SignedRequest:
+    """A RunMicrovm with further headers, all signed."""
+    request = AWSRequest("POST", "http://127.0.0.1:8480/2025-09-09/microvms", data=body)
+    for name, value in headers.items():
+        request.headers[name.replace("_", "-")] = value
+    SigV4Auth(Credentials("AKIDEXAMPLE", "secret/+key"), "lambda", "us-east-1").add_auth(request)
+    return _received("POST", request.url, dict(request.headers))
+
+
+def _adding(request: SignedRequest, *headers: tuple[str, str]) -> SignedRequest:
+    return replace(request, headers=(*request.headers, *headers))
+
+
+def test_a_request_may_be_repeated_while_its_time_is_good() -> None:
+    """As on AWS: there is no memory of signatures (docs/reference/choices.md)."""
+    request, body = _run()
+    claim = read_signature(request)
+    for seconds in (0, 0, 299):
+        verify(request, claim, _KEY, body, claim.time + timedelta(seconds=seconds))
+    with pytest.raises(SignatureError, match="Signature expired"):
+        verify(request, claim, _KEY, body, claim.time + timedelta(seconds=301))
+
+
+@pytest.mark.parametrize("seconds", [-300, 300])
+def test_five_minutes_are_within_the_skew(seconds: int) -> None:
+    request, body = _run()
+    claim = read_signature(request)
+    verify(request, claim, _KEY, body, claim.time + timedelta(seconds=seconds))
+
+
+def test_the_skew_is_told_as_recorded() -> None:
+    request, body = _run()
+    claim = read_signature(request)
+    now = claim.time + timedelta(minutes=7)
+    with pytest.raises(SignatureError) as caught:
+        verify(request, claim, _KEY, body, now)
+    earliest = now - timedelta(minutes=5)
+    assert caught.value.message == (
+        f"Signature expired: {claim.stamp} is now earlier than {earliest:%Y%m%dT%H%M%SZ} "
+        f"({now:%Y%m%dT%H%M%SZ} - 5 min.)"
+    )
+
+
+@pytest.mark.parametrize(
+    "word", ["STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-UNSIGNED-PAYLOAD-TRAILER", "x"]
+)
+def test_lambda_takes_no_word_in_place_of_a_hash(word: str) -> None:
+    request = _header_signed(b"{}", X_Amz_Content_SHA256=word)
+    for body in (b"{}", b'{"other": 1}'):
+        assert _name(request, body) == "InvalidSignatureException"
+
+
+def test_a_hash_that_is_not_the_bodys_is_refused() -> None:
+    wrong = sha256(b"other").hexdigest()
+    assert _name(_header_signed(b"{}", X_Amz_Content_SHA256=wrong), b"{}") == (
+        "InvalidSignatureException"
+    )
+    right = sha256(b"{}").hexdigest()
+    _check(_header_signed(b"{}", X_Amz_Content_SHA256=right), b"{}")
+
+
+@pytest.mark.parametrize("name", ["host", "x-amz-date", "x-amz-meta"])
+def test_a_signed_header_sent_twice_is_refused(name: str) -> None:
+    """Before or after the real one: no reader may take a value that was not signed."""
+    request = _header_signed(b"{}", X_Amz_Meta="a")
+    _check(request, b"{}")
+    for value in ("evil", dict(request.headers)[name]):
+        twice = (name, value)
+        for bent in (_adding(request, twice), replace(request, headers=(twice, *request.headers))):
+            assert _name(bent, b"{}") in (
+                "InvalidSignatureException",
+                "IncompleteSignatureException",
+            )
+
+
+def test_only_the_first_authorization_counts() -> None:
+    request = _header_signed(b"{}")
+    _check(_adding(request, ("authorization", "Basic dTpw")), b"{}")
+    bent = replace(request, headers=(("authorization", "Basic dTpw"), *request.headers))
+    assert _name(bent, b"{}") == "IncompleteSignatureException"
+
+
+def test_a_signature_in_the_query_adds_nothing_to_one_in_the_header() -> None:
+    request = _header_signed(b"{}")
+    for query in ("X-Amz-Signature=x", "X-Amz-Security-Token=x", "AWSAccessKeyId=x"):
+        assert _name(replace(request, query=query), b"{}") == "InvalidSignatureException"
+
+
+def test_a_token_with_a_long_term_key_is_refused() -> None:
+    for request in (
+        _header_signed(b"{}", X_Amz_Security_Token="token"),
+        _adding(_header_signed(b"{}"), ("x-amz-security-token", "token")),
+    ):
+        assert _name(request, b"{}") == "UnrecognizedClientException"
+
+
+@pytest.mark.parametrize("name", ["x-amz-copy-source", "x-amz-acl", "x-amz-target", "x-amz-new"])
+def test_headers_with_a_meaning_must_be_signed(name: str) -> None:
+    with _sent_by("s3", signature_version="s3v4") as client:
+        url = client.generate_presigned_url("put_object", {"Bucket": "b", "Key": "k"})
+    request = _received("PUT", url, {})
+    _check(request, None)
+    with pytest.raises(SignatureError, match=f"which were not signed: {name}"):
+        _check(_adding(request, (name, "/other/secret")), None)
+    with pytest.raises(SignatureError, match=f"which were not signed: {name}"):
+        _check(_adding(_header_signed(b"{}"), (name, "x")), b"{}")
+    _check(_adding(request, ("user-agent", "curl"), ("x-amzn-trace-id", "x")), None)
+
+
+@pytest.mark.parametrize("lifetime", [0, -1, 604_801, 10**9])
+def test_presigned_for_too_long(lifetime: int) -> None:
+    with _sent_by("s3", signature_version="s3v4") as client:
+        url = client.generate_presigned_url("get_object", {"Bucket": "b", "Key": "k"})
+    bent = url.replace("X-Amz-Expires=3600", f"X-Amz-Expires={lifetime}")
+    with pytest.raises(SignatureError):
+        _check(_received("GET", bent, {}), None)
+
+
 def test_own_canonicalisation_matches_clients_that_do_not_escape() -> None:
     """Raw colons on the wire are signed as if they were escaped."""
     path = f"/2025-09-09/microvm-images/{_ARN}"
