@@ -22,8 +22,8 @@ from microvmd.api.connection import configure
 from microvmd.api.credentials import Identity
 from microvmd.api.handlers import control_handlers
 from microvmd.api.listener import listen
+from microvmd.api.local.relay import Relay
 from microvmd.api.rates import Rates
-from microvmd.api.relay import Relay
 from microvmd.api.service import create_app
 from microvmd.cli.account_routes import account_routes
 from microvmd.cli.extensions import extension_routes

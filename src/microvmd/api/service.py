@@ -43,7 +43,7 @@ _log = structlog.get_logger("microvmd.api")
 
 
 class AwsRelay(Protocol):
-    """Answers requests of other AWS services (relay.py); entered before the first request."""
+    """Answers requests of other AWS services (local/relay.py); entered before the first request."""
 
     services: frozenset[str]
 

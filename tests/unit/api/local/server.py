@@ -7,13 +7,13 @@ from urllib.parse import urlencode
 import httpx
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from microvmd.api.local_request import local_headers
+from microvmd.api.local.headers import local_headers
 
 FORM = (b"content-type", b"application/x-www-form-urlencoded")
 
 
 class LocalServer:
-    """Implements ``local_iam.Ask``. Roles get names of their own: moto keeps them per process."""
+    """Implements ``iam.Ask``. Roles get names of their own: moto keeps them per process."""
 
     def __init__(self, account: str) -> None:
         self.account = account

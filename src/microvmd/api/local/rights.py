@@ -9,8 +9,8 @@ import re
 from dataclasses import replace
 
 from microvmd.api.credentials import Identity
-from microvmd.api.foreign_actions import ForeignRequest, asked_of
-from microvmd.api.local_iam import NOTHING_TEXT, LocalIam
+from microvmd.api.local.actions import ForeignRequest, asked_of
+from microvmd.api.local.iam import NOTHING_TEXT, LocalIam
 from microvmd.model.caller import Caller, CallerKind
 from microvmd.model.errors import AccessDenied
 from microvmd.model.pattern import Context

@@ -21,11 +21,11 @@ from microvmd.api.authenticate import Clock, wall_clock
 from microvmd.api.authorize import surroundings
 from microvmd.api.credentials import Credentials, Identity
 from microvmd.api.errors import BodyTimeout, BodyTooLarge, SignatureError
-from microvmd.api.foreign import caller_identity, foreign_error, session_of
-from microvmd.api.foreign_actions import JSON_SERVICES, ForeignRequest
-from microvmd.api.foreign_rights import ForeignRights
-from microvmd.api.local_iam import LocalIam
-from microvmd.api.local_request import OURS, local_headers
+from microvmd.api.local.actions import JSON_SERVICES, ForeignRequest
+from microvmd.api.local.answers import caller_identity, foreign_error, session_of
+from microvmd.api.local.headers import OURS, local_headers
+from microvmd.api.local.iam import LocalIam
+from microvmd.api.local.rights import ForeignRights
 from microvmd.api.requests import bounded, read_body
 from microvmd.api.signed import Signature, SignedRequest, check_body
 from microvmd.api.sigv4 import verify

@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from microvmd.api.local_iam import KEPT_S, LocalIam
+from microvmd.api.local.iam import KEPT_S, LocalIam
 from microvmd.model.errors import InternalError
 from microvmd.model.policy import Asked, Policy, Verdict, evaluate
-from tests.unit.api.local_server import LocalServer
+from tests.unit.api.local.server import LocalServer
 from tests.unit.control.plane import Clock
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ import botocore.session
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.config import Config
 
-from microvmd.api.foreign_actions import ForeignRequest
+from microvmd.api.local.actions import ForeignRequest
 from microvmd.api.signed import SignedRequest
 
 ACCOUNT = "444455556666"

@@ -15,7 +15,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.parsers import create_parser
 
-from microvmd.api.local_request import local_headers
+from microvmd.api.local.headers import local_headers
 from microvmd.model.errors import InternalError
 from microvmd.model.policy import MalformedPolicy, Policy
 

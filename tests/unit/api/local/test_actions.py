@@ -10,10 +10,10 @@ from botocore.model import ServiceModel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvmd.api.foreign_actions import ForeignRequest, asked_of
+from microvmd.api.local.actions import ForeignRequest, asked_of
 from microvmd.api.signed import SignedRequest
 from microvmd.model.errors import AccessDenied
-from tests.unit.api.foreign_requests import ACCOUNT, REGION, made, raw
+from tests.unit.api.local.requests import ACCOUNT, REGION, made, raw
 
 LOGS = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:"
 KMS = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/"

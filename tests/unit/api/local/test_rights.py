@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from microvmd.api.credentials import Identity
-from microvmd.api.foreign_rights import ForeignRights
-from microvmd.api.local_iam import NOTHING_TEXT, LocalIam
+from microvmd.api.local.iam import NOTHING_TEXT, LocalIam
+from microvmd.api.local.rights import ForeignRights
 from microvmd.model.caller import Caller, CallerKind
 from microvmd.model.errors import AccessDenied
 from microvmd.model.policy import MalformedPolicy, Policy
-from tests.unit.api.foreign_requests import ACCOUNT, made, raw
-from tests.unit.api.local_server import LocalServer
+from tests.unit.api.local.requests import ACCOUNT, made, raw
+from tests.unit.api.local.server import LocalServer
 
 pytestmark = pytest.mark.anyio
 

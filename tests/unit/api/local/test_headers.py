@@ -4,7 +4,7 @@ import httpx
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from microvmd.api.local_request import ACCOUNT_HEADER, OURS, local_headers
+from microvmd.api.local.headers import ACCOUNT_HEADER, OURS, local_headers
 
 ACCOUNT = "444455556666"
 CALLS = {

@@ -7,7 +7,7 @@ from botocore.model import StructureShape
 from botocore.parsers import create_parser
 
 from microvmd.api.credentials import Identity
-from microvmd.api.foreign import foreign_error, session_of
+from microvmd.api.local.answers import foreign_error, session_of
 
 _CALLER = Identity("AKIA", "secret", "123456789012")
 _EMPTY = StructureShape("Empty", {"type": "structure", "members": {}})
