@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import io
 import os
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -26,7 +27,7 @@ from microvmd.build.layers import LayerLimits
 from microvmd.build.lines import LOG_LIMIT
 from microvmd.build.log import build_log
 from microvmd.messages.node import LogTarget
-from microvmd.node.cgroup import find_hierarchies
+from microvmd.node.cgroup import Cgroup, Limits, find_hierarchies
 from microvmd.node.logs import LogStore
 from tests import buildlab
 from tests.security.hostile import Canary, attack_program, tar_of, zip_of
@@ -374,3 +375,20 @@ def test_the_log_store_gets_bounded_printable_lines(tmp_path: Path) -> None:
         assert every[-1] == "error: told after all"
 
     run(tmp_path, test)
+
+
+def test_groups_that_a_build_made_end_with_its_own(tmp_path: Path) -> None:
+    """As crun makes them, and leaves them when it is killed."""
+    hierarchies = find_hierarchies()
+    group = Cgroup(hierarchies, GROUP, "build-nested")
+    group.create(Limits(256 << 20, 100))
+    inner = [procs.parent / "outer" / "inner" for procs in group.procs_files]
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        for directory in inner:
+            directory.mkdir(parents=True)
+            (directory / "cgroup.procs").write_text(str(sleeper.pid))
+        assert group.pids() == {sleeper.pid}
+        assert group.kill(10)
+        assert sleeper.wait() < 0
+    group.remove()
+    assert not any(procs.parent.exists() for procs in group.procs_files)

@@ -124,23 +124,33 @@ class Cgroup:
             return not waiting
 
     def pids(self) -> set[int]:
-        """Processes in the group now."""
+        """Processes in the group now, and in groups that they made within it."""
         pids: set[int] = set()
-        for procs in self.procs_files:
-            with contextlib.suppress(FileNotFoundError):
-                pids |= {int(line) for line in procs.read_text().split()}
+        for _, directory in self._directories:
+            for group in (directory, *_within(directory)):
+                with contextlib.suppress(FileNotFoundError):
+                    procs = (group / "cgroup.procs").read_text()
+                    pids |= {int(line) for line in procs.split()}
         return pids
 
     def remove(self) -> None:
         """Remove the group. One that still has processes (a detached VMM) stays as it is."""
         for _, directory in self._directories:
             try:
+                for group in _within(directory):
+                    group.rmdir()
                 if not (directory / "cgroup.procs").read_text():
                     directory.rmdir()
             except FileNotFoundError:
                 continue
             except OSError as error:
                 log.warning("cgroup.busy", directory=os.fspath(directory), error=str(error))
+
+
+def _within(directory: Path) -> list[Path]:
+    """Groups below a group, the deepest first: a container engine in it makes its own."""
+    found = [Path(place) for place, _, _ in os.walk(directory, topdown=False)]
+    return found[:-1]
 
 
 def names(hierarchies: tuple[Hierarchy, ...], parent: str) -> set[str]:
