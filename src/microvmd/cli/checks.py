@@ -111,7 +111,7 @@ def accelerator(settings: Settings) -> Finding:
 
 
 def qemu(_: Settings) -> Finding:
-    text = _output("qemu-system-x86_64", "--version")
+    text = command_output("qemu-system-x86_64", "--version")
     found = re.search(r"version (\d+)\.(\d+)(\.\d+)?", text or "")
     if found is None:
         return Finding("failed", "qemu-system-x86_64 does not run", SETUP)
@@ -125,7 +125,7 @@ def tools(_: Settings) -> Finding:
     missing = [package for package, argv in TOOLS.items() if shutil.which(argv[0]) is None]
     if missing:
         return Finding("failed", f"not installed: {', '.join(missing)}", SETUP)
-    broken = [package for package, argv in TOOLS.items() if _output(*argv) is None]
+    broken = [package for package, argv in TOOLS.items() if command_output(*argv) is None]
     if broken:
         return Finding("failed", f"does not run: {', '.join(broken)}", "reinstall the package")
     return Finding("ok", ", ".join(TOOLS))
@@ -177,7 +177,7 @@ def cgroups(_: Settings) -> Finding:
 def packet_filter(_: Settings) -> Finding:
     if not Path("/dev/net/tun").exists():
         return Finding("failed", "there is no /dev/net/tun", "modprobe tun")
-    if _output("nft", "list", "tables") is None:
+    if command_output("nft", "list", "tables") is None:
         return Finding(
             "failed", "nft cannot list tables", "modprobe nf_tables; needs CAP_NET_ADMIN"
         )
@@ -299,7 +299,7 @@ def clock(_: Settings) -> Finding:
     return Finding("ok", "synchronised")
 
 
-def _output(*argv: str) -> str | None:
+def command_output(*argv: str) -> str | None:
     try:
         done = asyncio.run(run(argv, timeout=COMMAND_SECONDS, check=False))
     except (ProcessFailed, OSError):

@@ -6,6 +6,7 @@ cut (a SUSPENDED MicroVM whose row was lost would be swept).
 """
 
 import asyncio
+import contextlib
 import contextvars
 import time
 from collections.abc import Callable
@@ -297,7 +298,13 @@ class Store:
 
     @classmethod
     def at(cls, path: Path) -> Self:
+        """The record at this path, for its owner only: it holds what callers have told us."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        # SQLite gives its log and index the mode of the database; those of before are mended, too.
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(name).chmod(0o600)
         return cls(f"sqlite:///{path}")
 
     async def __aenter__(self) -> Self:
