@@ -74,6 +74,14 @@ pub fn valid_hostname(name: &str) -> bool {
     !name.is_empty() && name.len() <= 64 && name.bytes().all(allowed)
 }
 
+pub fn valid_boot_id(id: &str) -> bool {
+    let fits = |(place, byte): (usize, u8)| match place {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    };
+    id.len() == 36 && id.bytes().enumerate().all(fits)
+}
+
 pub fn valid_machine_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -93,14 +101,19 @@ impl Identity {
                 .step("open urandom")?,
             current_machine_id: String::new(),
         };
-        identity.assume("localhost", &"0".repeat(32))?;
+        identity.assume("localhost", &"0".repeat(32), None)?;
         let boot_id = std::fs::read_to_string(KERNEL_BOOT_ID).step("read the boot id")?;
         replace(&identity.boot_id, &boot_id).step("write the boot id")?;
         Ok(identity)
     }
 
-    /// Takes the name and id; a new machine id also means a new boot id.
-    pub fn assume(&mut self, hostname: &str, machine_id: &str) -> Result<()> {
+    /// Takes the name and ids. Where no boot id is given, a new machine id means a new one.
+    pub fn assume(
+        &mut self,
+        hostname: &str,
+        machine_id: &str,
+        boot_id: Option<&str>,
+    ) -> Result<()> {
         sys::set_hostname(hostname)?;
         let name = if hostname == "localhost" {
             String::new()
@@ -109,11 +122,17 @@ impl Identity {
         };
         replace(&self.hostname, &format!("{hostname}\n")).step("write hostname")?;
         replace(&self.hosts, &format!("127.0.0.1 localhost\n{name}")).step("write hosts")?;
-        if machine_id != self.current_machine_id {
+        let fresh = machine_id != self.current_machine_id;
+        if fresh {
             replace(&self.machine_id, &format!("{machine_id}\n")).step("write machine-id")?;
-            let boot_id = self.random_uuid().step("make a boot id")?;
-            replace(&self.boot_id, &format!("{boot_id}\n")).step("write the boot id")?;
             self.current_machine_id = machine_id.to_string();
+        }
+        let drawn = match boot_id {
+            None if fresh => Some(self.random_uuid().step("make a boot id")?),
+            given => given.map(str::to_string),
+        };
+        if let Some(boot_id) = drawn {
+            replace(&self.boot_id, &format!("{boot_id}\n")).step("write the boot id")?;
         }
         Ok(())
     }
@@ -128,6 +147,13 @@ impl Identity {
         let machine_id = read_line(&self.machine_id).step("read machine-id")?;
         let boot_id = read_line(&self.boot_id).step("read the boot id")?;
         Ok((name, machine_id, boot_id))
+    }
+
+    /// Random bytes as any process of the guest would get them now, in hexadecimal digits.
+    pub fn sample(&self) -> io::Result<String> {
+        let mut bytes = [0u8; 16];
+        io::Read::read_exact(&mut &self.random, &mut bytes)?;
+        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     fn random_uuid(&self) -> io::Result<String> {
@@ -224,5 +250,8 @@ mod tests {
         assert!(!valid_hostname("") && !valid_hostname("a b") && !valid_hostname(&"a".repeat(65)));
         assert!(valid_machine_id(&"0a".repeat(16)));
         assert!(!valid_machine_id(&"0A".repeat(16)) && !valid_machine_id("0a"));
+        assert!(valid_boot_id("0a1b2c3d-0000-4000-8000-0123456789ab"));
+        assert!(!valid_boot_id("0a1b2c3d000004000080000123456789abcd"));
+        assert!(!valid_boot_id("0A1b2c3d-0000-4000-8000-0123456789ab") && !valid_boot_id(""));
     }
 }

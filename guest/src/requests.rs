@@ -59,9 +59,13 @@ impl Agent {
     fn assume_identity(&mut self, request: &Value) -> Result<(), Failure> {
         let hostname = request.text("hostname").filter(|name| identity::valid_hostname(name));
         let machine_id = request.text("machineId").filter(|id| identity::valid_machine_id(id));
+        let boot_id = request.text("bootId");
+        if !boot_id.map_or(true, identity::valid_boot_id) {
+            return Err(bad("bootId is malformed"));
+        }
         match (hostname, machine_id) {
             (Some(hostname), Some(machine_id)) => {
-                self.identity.assume(hostname, machine_id).map_err(failed)
+                self.identity.assume(hostname, machine_id, boot_id).map_err(failed)
             }
             _ => Err(bad("hostname or machineId is missing or malformed")),
         }
@@ -87,11 +91,13 @@ impl Agent {
         // Not worth failing a resume for: without it they end by their own timers.
         let _ = connections::cut();
         let (hostname, machine_id, boot_id) = self.identity.read_back().map_err(failed)?;
+        let sample = self.identity.sample().map_err(|error| ("failed", error.to_string()))?;
         Ok(object([
             ("unixNanos", identity::unix_nanos().into()),
             ("hostname", hostname.into()),
             ("machineId", machine_id.into()),
             ("bootId", boot_id.into()),
+            ("sample", sample.into()),
         ]))
     }
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -416,6 +417,12 @@ async def become(guest: GuestClient, hostname: str, machine_id: str) -> tuple[st
     assert abs(identity.unix_nanos - time.time_ns()) < SHORT * 1e9
     again = await guest.restored(hostname, machine_id)
     assert again.boot_id == identity.boot_id
+    assert again.sample != identity.sample
+    given = str(uuid.uuid4())
+    identity = await guest.restored(hostname, machine_id, given)
+    assert identity.boot_id == given
+    with pytest.raises(GuestError, match="bootId"):
+        await guest.restored(hostname, machine_id, given.upper())
     random = (await guest.run(["probe", "random"])).stdout
     seen = await show(
         guest,

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from microvmd.build.builder import Rootfs
@@ -16,12 +16,13 @@ from microvmd.build.log import BuildLog
 from microvmd.messages.node import BuildVersion
 from microvmd.model.hooks import HookName, build_failure_reason
 from microvmd.node.agent import BuildRefused
-from microvmd.node.bring_up import INITRD, KERNEL, Equipment, identity_of, launched
+from microvmd.node.bring_up import INITRD, KERNEL, Equipment, launched
 from microvmd.node.disk import create_disk, create_overlay
 from microvmd.node.guest import GuestClient, GuestError, GuestGone, connect
 from microvmd.node.jail import limits_for
 from microvmd.node.presence import build_present
 from microvmd.node.snapshot import ImageFiles, Manifest
+from microvmd.node.uniqueness import Given
 from microvmd.vmm.machine import Boot, Drive, MachineFiles, MachineSpec, Start
 from microvmd.vmm.qemu import QemuMachine
 
@@ -165,7 +166,9 @@ class Capture:
             create_overlay(overlay, kept.files.disk)
             spec = self.equipment.clone_spec(kept.files, kept.manifest, overlay)
             async with self._machine(spec, kept.files.start, "validate") as (_, guest):
-                await guest.restored(*identity_of(f"microvm-{self.command.build_id}"))
+                given = Given.of(f"microvm-{self.command.build_id}")
+                found = await guest.restored(**asdict(given))
+                self.equipment.uniqueness.prove(given, found)
                 if self.command.config.hooks.enabled(HookName.VALIDATE):
                     await self._poll_hook(guest, HookName.VALIDATE)
 

@@ -24,6 +24,7 @@ from microvmd.node.bring_up import Equipment
 from microvmd.node.paths import remove
 from microvmd.node.plain import NoRoom
 from microvmd.node.snapshot import ImageFiles, Manifest, SnapshotBroken
+from microvmd.node.uniqueness import NotUnique
 from microvmd.vmm.causes import ungrouped
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ class ImageBuilder:
             except BuildFailed as failed:
                 lines(f"error: {failed.reason}")
                 raise BuildRefused(failed.reason) from failed
-            except (KeyRefused, NoRoom, SnapshotBroken) as refused:
+            except (KeyRefused, NoRoom, NotUnique, SnapshotBroken) as refused:
                 lines(f"error: {refused}")
                 raise BuildRefused(str(refused)) from refused
             except BuildRefused as failure:

@@ -42,7 +42,7 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 |-----------|---------------------------------------------------------|-------------------------|
 | configure | unixNanos, hostname, machineId, env (list of "K=V")     | {}                      |
 | start     | argv, env, cwd, user, capabilities "default" or "all"   | {pid}                   |
-| restored  | unixNanos, seed, hostname, machineId                    | the same, and bootId    |
+| restored  | unixNanos, seed, hostname, machineId, bootId            | the same, and sample    |
 | hook      | name, port, timeoutMs, body (text or null)              | {status} or {error}     |
 | listening |                                                         | {ports}                 |
 | exec      | as start, and tty, rows, cols                           | {pid}; then DATA, CLOSE |
@@ -55,13 +55,15 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 | info      |                                                         | {agent, kernel, ...}    |
 
 `env` of configure goes to every process that start and exec make. `seed` is base64 of 32 to 512
-bytes and is not sent back; the other members of `restored` are read back in the guest. `error` of a
+bytes and is not sent back; the other members of `restored` are read back in the guest. `sample` is
+16 random bytes that the guest draws after it was reseeded, in hexadecimal digits. `error` of a
 hook is refused, timeout or reset. `start` and `exec` resolve `user` ("uid", "uid:gid", "name",
 "name:group") in the image's own tables. `shell` starts bash, else sh, else a shell of the agent's
 own: as the superuser, on a terminal, with the application's environment, directory and rights.
 
-A new machine id in `restored` or `configure` also draws a new boot id; a resume of the same
-MicroVM keeps both. The Rust side is guest/src/frames.rs; a test feeds both the same bytes.
+`bootId` is a UUID; without it a new machine id in `restored` or `configure` also draws a new boot
+id, and the same machine id keeps it. The Rust side is guest/src/frames.rs; a test feeds both the
+same bytes.
 """
 
 import enum

@@ -17,7 +17,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +36,7 @@ from microvmd.node.presence import microvm_present
 from microvmd.node.roles import Roles, RoleSession
 from microvmd.node.snapshot import ImageFiles, Manifest, Stamp
 from microvmd.node.timings import Timings
+from microvmd.node.uniqueness import Given, Uniqueness
 from microvmd.node.vault import Vault
 from microvmd.node.working import Hold, WorkingFiles
 from microvmd.vmm.causes import ungrouped
@@ -107,6 +108,7 @@ class Equipment:
     host_cpus: int
     roles: Roles
     deliveries: Deliveries
+    uniqueness: Uniqueness = field(default_factory=Uniqueness)
 
     def clone_spec(self, image: ImageFiles, manifest: Manifest, overlay: Path) -> MachineSpec:
         """The machine of a clone: the image's memory, its rootfs, and an overlay on its disk."""
@@ -202,11 +204,6 @@ class Running:
         return f"Main process exited with {how}."
 
 
-def identity_of(microvm_id: str) -> tuple[str, str]:
-    """Host name and machine-id of a MicroVM: its own, and the same after every resume."""
-    return microvm_id, microvm_id.removeprefix("microvm-").replace("-", "")
-
-
 async def bring_up(
     stack: AsyncExitStack,
     equipment: Equipment,
@@ -248,7 +245,7 @@ async def bring_up(
             before_cont()
         await machine.cont()
         with timings.step("guest.restored"):
-            guest = await _identified(stack, files, spec.microvm_id)
+            guest = await _identified(stack, equipment, files, spec.microvm_id)
         await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     return Running(network, jail, machine, guest, working)
 
@@ -309,23 +306,25 @@ async def adopt(
             if await machine.status() is Status.PAUSED:
                 working.retire()
                 await machine.cont()
-            guest = await _identified(stack, files, spec.microvm_id)
+            guest = await _identified(stack, equipment, files, spec.microvm_id)
             await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     return Running(network, jail, machine, guest, working)
 
 
-async def _identified(stack: AsyncExitStack, files: MicrovmFiles, microvm_id: str) -> GuestClient:
+async def _identified(
+    stack: AsyncExitStack, equipment: Equipment, files: MicrovmFiles, microvm_id: str
+) -> GuestClient:
+    """The agent of a guest that is proven to be this MicroVM and no copy. Raises NotUnique."""
+    given = Given.of(microvm_id)
     agent = MachineFiles(files.directory).agent
-    hostname, machine_id = identity_of(microvm_id)
     guest, found = await stack.enter_async_context(
-        connect_restored(agent, AGENT_LIMIT, hostname=hostname, machine_id=machine_id)
+        connect_restored(agent, AGENT_LIMIT, **asdict(given))
     )
-    if (found.hostname, found.machine_id) != (hostname, machine_id):
-        raise GuestGone(f"the guest says it is {found.hostname}, not {hostname}")
     # The clock was set to the time at which we asked. Where that is long ago, as on a machine that
     # is short of CPU, ask again: the guest is awake now. All else that this does is done already.
     for _ in range(CLOCK_TRIES):
         if time.time_ns() - found.unix_nanos <= CLOCK_TOLERANCE_NS:
             break
-        found = await guest.restored(hostname, machine_id)
+        found = await guest.restored(**asdict(given))
+    equipment.uniqueness.prove(given, found)
     return guest

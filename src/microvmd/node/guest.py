@@ -72,6 +72,8 @@ class Identity:
     hostname: str
     machine_id: str
     boot_id: str
+    sample: str
+    """Random bytes that the guest drew after it was given new randomness, in hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +111,13 @@ async def connect_restored(
     *,
     hostname: str,
     machine_id: str,
+    boot_id: str | None = None,
 ) -> AsyncIterator[tuple["GuestClient", Identity]]:
     """`connect` to a clone and make it itself (`GuestClient.restored`), in one round trip.
 
     Raises what `connect` raises, and GuestError.
     """
-    opening = ("restored", _restored(hostname, machine_id))
+    opening = ("restored", _restored(hostname, machine_id, boot_id))
     async with _connected(socket_path, timeout, opening) as (client, result):
         yield client, _identity(result)
 
@@ -179,9 +182,14 @@ class GuestClient:
         """Start the application; returns its pid."""
         return integer(await self._connection.request("start", _members(argv, options)), "pid")
 
-    async def restored(self, hostname: str, machine_id: str) -> Identity:
-        """Clock, randomness and identity of a clone; the first request after every restore."""
-        members = _restored(hostname, machine_id)
+    async def restored(
+        self, hostname: str, machine_id: str, boot_id: str | None = None
+    ) -> Identity:
+        """Clock, randomness and identity of a clone; the first request after every restore.
+
+        Without a boot id the guest draws one, unless its machine id stays.
+        """
+        members = _restored(hostname, machine_id, boot_id)
         return _identity(await self._connection.request("restored", members))
 
     async def hook(
@@ -299,8 +307,10 @@ async def _collect(session: ExecSession) -> Completed:
     return Completed(await session.wait(), bytes(out[STDOUT]), bytes(out[STDERR]))
 
 
-def _restored(hostname: str, machine_id: str) -> dict[str, object]:
+def _restored(hostname: str, machine_id: str, boot_id: str | None) -> dict[str, object]:
+    given = {} if boot_id is None else {"bootId": boot_id}
     return {
+        **given,
         "unixNanos": time.time_ns(),
         "seed": base64.b64encode(secrets.token_bytes(64)).decode(),
         "hostname": hostname,
@@ -314,6 +324,7 @@ def _identity(result: dict[str, Any]) -> Identity:
         text(result, "hostname"),
         text(result, "machineId"),
         text(result, "bootId"),
+        text(result, "sample"),
     )
 
 

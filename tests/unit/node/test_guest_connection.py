@@ -177,12 +177,12 @@ async def test_hello_and_the_first_request_go_out_together(tmp_path: Path) -> No
         ack = {"agent": "1", "state": "running", "exit": None, **json_payload(hello)}
         agent.send(json_frame(FrameKind.HELLO_ACK, 0, ack).encode())
         asked = json_payload(request)
-        result = {key: asked[key] for key in ("unixNanos", "hostname", "machineId")}
-        agent.reply(request, {"result": {**result, "bootId": "b"}})
+        result = {key: asked[key] for key in ("unixNanos", "hostname", "machineId", "bootId")}
+        agent.reply(request, {"result": {**result, "sample": "00"}})
 
     async with (
         playing(tmp_path, play) as path,
-        connect_restored(path, 5, hostname="h", machine_id="m") as (guest, identity),
+        connect_restored(path, 5, hostname="h", machine_id="m", boot_id="b") as (guest, identity),
     ):
         assert said == [FrameKind.HELLO, FrameKind.REQUEST]
         assert (identity.hostname, identity.machine_id, identity.boot_id) == ("h", "m", "b")
