@@ -52,7 +52,7 @@ pub const ALLOWED: &[libc::c_long] = &[
     libc::SYS_fdatasync,
     libc::SYS_fallocate,
     libc::SYS_ftruncate,
-    libc::SYS_fadvise64,
+    SYS_FADVISE64,
     libc::SYS_fcntl,
     libc::SYS_dup,
     libc::SYS_dup3,
@@ -151,7 +151,12 @@ pub const ANSWERED: &[(libc::c_long, libc::c_int)] = &[
     (libc::SYS_unlinkat, libc::ENOENT),
 ];
 
+// Names that the crate has not on both.
 #[cfg(target_arch = "x86_64")]
 const SYS_RSEQ: libc::c_long = 334;
 #[cfg(target_arch = "aarch64")]
 const SYS_RSEQ: libc::c_long = 293;
+#[cfg(target_arch = "x86_64")]
+const SYS_FADVISE64: libc::c_long = 221;
+#[cfg(target_arch = "aarch64")]
+const SYS_FADVISE64: libc::c_long = 223;
