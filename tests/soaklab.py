@@ -46,6 +46,7 @@ SPARE = {"descriptors": 24, "threads": 24, "mounts": 0, "interfaces": 0, "rules"
 """What a service may hold more than at the first rest: connections of clients, threads at work."""
 RATED = ("RUN", "SUSPEND", "RESUME", "TERMINATE", "GET", "AUTH_TOKEN", "OTHER")
 DOWN = "its VMM ended while the service was down"
+ENDED = "has been terminated"
 TRANSIENT = (409, 429, 500, 502, 503)
 Answer = TypeVar("Answer")
 
@@ -217,6 +218,8 @@ class Soak:
             except botocore.exceptions.ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 self.counters[f"{what}: {status} {error.response['Error']['Code']}"] += 1
+                if ENDED in str(error):
+                    raise Over(str(error)) from error
                 if status not in TRANSIENT:
                     raise
             except (botocore.exceptions.BotoCoreError, httpx.TransportError, OSError) as error:
@@ -250,7 +253,9 @@ class Soak:
     def _ask(self, api: Any, life: Life) -> None:
         """A request; it resumes what is SUSPENDED, and is answered by the very same process."""
         if not life.auth:
-            life.auth = self._insist("token", lambda: self._token(api, life))
+            life.auth = self._insist(
+                "token", lambda: self._state(api, life) and self._token(api, life)
+            )
 
         def ask() -> int | None:
             life.asked += 1

@@ -24,6 +24,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -343,7 +344,10 @@ class _Buffer:
     def __exit__(self, *_: object) -> None:
         self._anchor = None
         self._view.release()
-        self._memory.close()
+        # After a failed write (disk full) a slice lives on in the traceback. The memory goes with
+        # it then; an error here would hide the failure, which is one that can be taken back.
+        with suppress(BufferError):
+            self._memory.close()
 
     def data_pieces(self, group: Sequence[Run], table: _TableBuilder) -> Iterator[memoryview]:
         """What is to be written of a group just read, in order; lists its runs in `table`."""

@@ -1,5 +1,6 @@
 """Private pages of a mapping: found, written, put back; and a damaged diff file is refused."""
 
+import errno
 import mmap
 import os
 import random
@@ -131,6 +132,14 @@ def test_can_be_given_up(image: Path, clone: mmap.mmap, tmp_path: Path) -> None:
     _change(clone, [1])
     with (tmp_path / "diff").open("w+b") as diff, pytest.raises(MemoryDumpAborted):
         dump(find_mapping(os.getpid(), image), diff.fileno(), aborted=lambda: True)
+
+
+def test_a_full_disk_is_told_as_such(image: Path, clone: mmap.mmap) -> None:
+    """Whoever suspends takes it back then, so it must not look like another failure."""
+    _change(clone, [1, 2, 9])
+    full = os.strerror(errno.ENOSPC)
+    with open("/dev/full", "wb", buffering=0) as target, pytest.raises(OSError, match=full):
+        dump(find_mapping(os.getpid(), image), target.fileno())
 
 
 def test_refuses_another_memory_size(image: Path, clone: mmap.mmap, tmp_path: Path) -> None:
