@@ -90,6 +90,22 @@ build_jailer() {
     jailer/build.sh "$assets"
 }
 
+service_user=microvmd
+
+user_inputs() {
+    echo "$service_user"
+}
+
+user_present() {
+    id "$service_user" > /dev/null 2>&1
+}
+
+# Everything but the node runs as this user (docs/decisions/0005-privilege-split.md).
+make_user() {
+    useradd --system --user-group --no-create-home --home-dir /nonexistent \
+        --shell /usr/sbin/nologin "$service_user"
+}
+
 require_machine
 mkdir -p build/stamps build/log "$assets"
 exec 9> build/.setup.lock
@@ -103,6 +119,8 @@ step "Package sources" sources_inputs sources_present add_sources \
     "check that the Debian mirror in /etc/apt is reachable: apt-get update"
 step "Debian packages" packages_inputs packages_present install_packages \
     "try by hand: apt-get update && apt-get install haproxy qemu-system-x86"
+step "User of the service" user_inputs user_present make_user \
+    "try by hand: useradd --system --user-group $service_user"
 step "Guest kernel" kernel_inputs kernel_present fetch_kernel \
     "check that the mirror offers a cloud kernel: apt-cache pkgnames linux-image-6.12."
 step "Shell for images without one" shell_inputs shell_present fetch_shell \

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from microvmd.messages import node, node_requests
 from microvmd.messages.keys import KeyProblem
 from microvmd.messages.shell import ShellEnd
+from microvmd.model.capacity import Machine
 from microvmd.model.egress import Egress, Protocol, Reach
 from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.model.image import Logging, SnapshotSizes, VersionConfig
@@ -64,6 +65,7 @@ REACHES = st.builds(
     NETWORKS,
     st.sampled_from(Protocol),
     st.lists(PORTS, max_size=3).map(tuple),
+    st.lists(st.sampled_from(["pypi.example", "*.cdn.example"]), max_size=2).map(tuple),
 )
 EGRESS = st.builds(Egress, st.booleans(), st.lists(REACHES, max_size=3).map(tuple))
 LOG = st.builds(node.LogTarget, OWN_GROUP, PRINTED)
@@ -107,6 +109,7 @@ BUILD = {"version": VERSIONS, "build_id": _made(UUID)}
 NUMBERS = st.lists(COUNT, max_size=3).map(tuple)
 LINES = st.builds(node_requests.LogLine, st.floats(0, 1e10), PRINTED, TEXT)
 ERROR = st.none() | TEXT
+ROOM = st.integers(0, 2**40)
 VMMS = st.builds(node_requests.Vmm, st.integers(1, 2**31), st.integers(0, 2**53), BYTES)
 
 FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
@@ -126,6 +129,8 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node.AdoptMicrovm: {"spec": SPECS, "phase": st.sampled_from(Phase)},
     node.ProvisionConnector: {"connector_id": CONNECTOR, "number": COUNT, "egress": EGRESS},
     node.RevokeConnector: {"connector_id": CONNECTOR, "numbers": NUMBERS},
+    node.ChangeEgress: {**MICROVM, "egress": EGRESS},
+    node.EgressChanged: {**MICROVM, "error": ERROR},
     node.Started: {**MICROVM, "edge_address": ADDRESS, "timings": TIMINGS},
     node.Suspended: {**MICROVM, "timings": TIMINGS},
     node.SuspendFailed: {**MICROVM, "reason": TEXT, "edge_address": ADDRESS},
@@ -151,6 +156,15 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node_requests.KeysChecked: {"problem": st.none() | st.sampled_from(KeyProblem), "text": TEXT},
     node_requests.AskVmm: {"microvm_id": MICROVM_ID},
     node_requests.VmmIs: {"vmm": st.none() | VMMS},
+    node_requests.AskRoom: {},
+    node_requests.RoomIs: {
+        "machine": st.builds(Machine, ROOM, ROOM, ROOM, ROOM),
+        "taken_mib": st.dictionaries(MICROVM_ID, ROOM, max_size=3),
+    },
+    node_requests.AskStored: {"microvm_id": MICROVM_ID},
+    node_requests.StoredIs: {"mib": ROOM},
+    node_requests.ReloadNetworks: {},
+    node_requests.NetworksReloaded: {"error": ERROR},
     node_requests.ReadLogs: {
         "group": OWN_GROUP,
         "stream": st.none() | PRINTED,
@@ -160,6 +174,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node_requests.OpenShell: {"microvm_id": MICROVM_ID},
     node_requests.ShellOpened: {},
     node_requests.ResizeShell: {"rows": st.integers(1, 65535), "cols": st.integers(1, 65535)},
+    node_requests.ShellTaken: {"count": st.integers(1, 65536)},
     node_requests.ShellOver: {"why": st.none() | st.sampled_from(ShellEnd)},
 }
 TO_NODE: tuple[type, ...] = get_args(node_requests.FromService)

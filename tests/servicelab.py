@@ -51,6 +51,7 @@ STATE_LIMIT = 60.0
 BUILD_LIMIT = 280.0
 STOP_LIMIT = 30.0
 SETTLE_LIMIT = 15.0
+KEEPER = "microvmd.cli.keeper"
 TOKEN_HEADER = "X-aws-proxy-auth"
 PORT_HEADER = "X-aws-proxy-port"
 MICROVM_HOOKS: dict[str, Any] = {
@@ -515,7 +516,21 @@ class Service:
     def lasting(self) -> set[int]:
         """Processes that are there as long as the service is: its own, HAProxy, the local AWS."""
         own = set() if self.process is None else {self.process.pid}
-        return own | self.haproxy().keys() | self.local_aws().keys()
+        return own | self.node().keys() | self.haproxy().keys() | self.local_aws().keys()
+
+    def node(self) -> dict[int, str]:
+        """The node, and the keeper that starts it again."""
+        found = self.processes().items()
+        return {pid: line for pid, line in found if "microvmd.cli.node" in line or KEEPER in line}
+
+    @property
+    def node_pid(self) -> int:
+        """The node's own."""
+        return until(
+            lambda: next((pid for pid, line in self.node().items() if KEEPER not in line), None),
+            START_LIMIT,
+            "a node runs",
+        )
 
     def haproxy(self) -> dict[int, str]:
         """Master and workers."""
@@ -661,6 +676,8 @@ def _output(*argv: str) -> str:
 def running_service() -> Iterator[Service]:
     """A started service in a directory with a short name: UNIX sockets allow 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="mvt") as directory:
+        # The service's user must get through.
+        Path(directory).chmod(0o711)
         service = Service(Path(directory), Place.claim())
         try:
             service.start()

@@ -46,6 +46,7 @@ from microvmd.model.identifiers import endpoint_name
 from microvmd.model.image import SnapshotSizes
 from microvmd.model.quota import Quotas
 from microvmd.model.rate import RateLimits
+from microvmd.node.log_reading import LogReader
 from microvmd.node.logs import LogStore
 from tests.clients.served import ServedLog, Witness
 
@@ -226,7 +227,7 @@ async def application(
             managed=MANAGED,
             endpoint_name=lambda endpoint: endpoint_name(endpoint, REGION, "microvm.localhost"),
         )
-        facts = ServiceFacts(ACCOUNT, store, microvms, logs, lambda _: None, _no_edge)
+        facts = ServiceFacts(ACCOUNT, store, microvms, LogReader(logs).lines, _no_vmm, _no_edge)
         authenticate = Authenticator(who.ring, REGION)
         rates = Rates(limits.rates)
         account_limits = AccountLimits(store, limits.admission, limits.rates, rates)
@@ -247,6 +248,10 @@ async def application(
             authorize=who.authorizer,
             rates=rates,
         )
+
+
+async def _no_vmm(_: str) -> None:
+    """No MicroVM has one."""
 
 
 async def _no_edge() -> None:

@@ -165,7 +165,7 @@ def test_an_endpoint_that_hangs_holds_up_nobody(service: Service, notebook: Imag
     group, stream = _group(notebook), _run_stream(microvm)
     _say(microvm, "before")
     _arrived(service, group, stream, "before")
-    server = json.loads((service.place.run / "local-aws.json").read_text())["pid"]
+    server = json.loads((service.place.run / "aws" / "local-aws.json").read_text())["pid"]
     os.kill(server, signal.SIGSTOP)
     try:
         for number in range(50):

@@ -10,8 +10,10 @@ import errno
 import os
 import pwd
 import re
+import shlex
 import shutil
 import socket
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -21,6 +23,9 @@ from typing import Literal
 import httpx
 
 from microvmd.cli.extensions import PREFIX
+from microvmd.cli.failure import Failure
+from microvmd.cli.keeper import SOCKET
+from microvmd.cli.service_user import ADD_USER, ROOT, ServiceUser, check_reach
 from microvmd.cli.settings import HTTPS, HTTPS_UNPRIVILEGED, Settings
 from microvmd.node import kernel
 from microvmd.vmm.accelerator import ProbeGuest, detect
@@ -227,6 +232,48 @@ def user_ids(settings: Settings) -> Finding:
             "choose another one: vmm.uid_first (MICROVMD_VMM_UID_FIRST)",
         )
     return Finding("ok", f"{first} to {first + count - 1} are free for VMMs")
+
+
+def service_user(settings: Settings) -> Finding:
+    name = settings.service.user
+    found = ServiceUser.find(name)
+    if found is None:
+        return Finding(
+            "warning",
+            f"there is no user {name}; the service makes it when it starts",
+            f"make it now: {shlex.join([*ADD_USER, name])}",
+        )
+    if found.is_root:
+        return Finding(
+            "warning",
+            "the service keeps root: who takes the API or the edge over has this machine",
+            "set service.user (MICROVMD_SERVICE_USER) to an account of its own",
+        )
+    try:
+        check_reach(settings, found)
+    except Failure as failure:
+        return Finding("failed", failure.message, failure.hint)
+    return Finding("ok", f"the service runs as {name} ({found.uid}), the node alone as root")
+
+
+def node_socket(settings: Settings) -> Finding:
+    path = settings.run / SOCKET
+    if not path.exists():
+        return Finding("ok", "no node runs; the service starts one")
+    found = ServiceUser.find(settings.service.user)
+    for place, most in ((settings.run, 0o755), (path, 0o660)):
+        state = place.stat()
+        if state.st_uid != ROOT or stat.S_IMODE(state.st_mode) & ~most:
+            return Finding(
+                "failed",
+                f"{place} is open to others than root",
+                f"chown root {place}; chmod {most:o} {place}",
+            )
+    if found is not None and path.stat().st_gid != found.gid:
+        return Finding(
+            "failed", f"{path} is not for the group of {found.name}", "restart the service"
+        )
+    return Finding("ok", f"{path} is for root and {settings.service.user} only")
 
 
 def ports(settings: Settings) -> Finding:

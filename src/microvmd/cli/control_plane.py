@@ -1,7 +1,7 @@
 """The control plane as ``serve`` wires it: its services, and their way to the node."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms, Routes
 from microvmd.control.paging import Cursors
+from microvmd.control.reconcile import adopt_all, inventory
 from microvmd.control.roles import AssumableRoles
 from microvmd.control.store import Store
 from microvmd.messages.capacity import Meter
@@ -25,10 +26,10 @@ from microvmd.messages.node import (
     BuildFailed,
     BuildStarted,
     BuildSucceeded,
-    Command,
     ConnectorProvisioned,
     ConnectorRevoked,
     EgressChanged,
+    Inventory,
     MicrovmSpec,
     Node,
     Report,
@@ -36,27 +37,14 @@ from microvmd.messages.node import (
 )
 from microvmd.model.egress import EgressMap
 from microvmd.model.event import Actor, ActorKind
-from microvmd.node.agent import NodeAgent
-
-
-@dataclass(slots=True)
-class NodeLink:
-    """The control plane's end of the connection to the node of this process."""
-
-    agent: NodeAgent | None = None
-
-    async def send(self, command: Command) -> None:
-        assert self.agent is not None
-        await self.agent.send(command)
-
-    async def check_keys(self, spec: MicrovmSpec) -> None:
-        assert self.agent is not None
-        await self.agent.check_keys(spec)
 
 
 @dataclass(slots=True)
 class ControlPlane:
-    """What reports of the node, and requests of the API and the edge, are handed to."""
+    """What reports of the node, and requests of the API and the edge, are handed to.
+
+    Implements ``node_client.Plane``.
+    """
 
     managed: ManagedImages
     images: Images
@@ -68,6 +56,13 @@ class ControlPlane:
     async def remap(self, networks: EgressMap) -> int:
         """Another mapping of subnets and security groups; how many MicroVMs were told."""
         return await self.egress.remap(networks, self.images, self.connectors)
+
+    async def inventory(self) -> Inventory:
+        return await inventory(self.images, self.microvms)
+
+    async def adopt(self, node: Node, waits: Callable[[MicrovmSpec], bool]) -> None:
+        await adopt_all(self.microvms, node, waits)
+        await self.connectors.go_on_after_restart()
 
     async def report(self, report: Report) -> None:
         """Hand over what the node says; returns when the record has it, however long that takes."""

@@ -25,6 +25,8 @@ CHECKS: Mapping[str, Check] = {
     "forwarding": checks.forwarding,
     "subnet": checks.subnet,
     "user ids": checks.user_ids,
+    "service user": checks.service_user,
+    "node socket": checks.node_socket,
     "ports": checks.ports,
     "names": checks.names,
     "disk": checks.disk,

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from microvmd.control.microvms import MicroVms
 from microvmd.edge.resolve import Answer, Forward, Refuse
 from microvmd.edge.shell import ShellDoor
-from microvmd.messages.shell import ShellEnd, ShellEnded, Terminal
+from microvmd.messages.shell import OpenShell, ShellEnd, ShellEnded, Terminal
 from microvmd.model.connector import allows_http, allows_shell
-from microvmd.node.agent import NodeAgent
 
 
 @dataclass(slots=True)
@@ -17,7 +16,7 @@ class Endpoints:
     """Both parts come later than the edge, which is made first."""
 
     microvms: MicroVms | None = field(default=None)
-    agent: NodeAgent | None = field(default=None)
+    node: OpenShell | None = field(default=None)
 
     @property
     def shells(self) -> ShellDoor:
@@ -37,8 +36,8 @@ class Endpoints:
         found = await self.microvms.route_to(endpoint_id, allows_shell)
         if found.microvm_id is None:
             raise ShellEnded(ShellEnd.NOT_RUNNING)
-        assert self.agent is not None
-        async with self.agent.open_shell(found.microvm_id) as terminal:
+        assert self.node is not None
+        async with self.node(found.microvm_id) as terminal:
             yield terminal
 
     async def _located(self, endpoint_id: str, allows: Callable[[Sequence[str]], bool]) -> Answer:

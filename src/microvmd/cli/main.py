@@ -91,6 +91,18 @@ def serve(
         run_service(found)
 
 
+@app.command()
+def node() -> None:
+    """Run the node in the foreground, as root, for a serve that is started without root.
+
+    A serve that is started as root brings its own.
+    """
+    from microvmd.cli.node import run_node
+
+    with reported():
+        run_node(load())
+
+
 def _section(**values: object) -> dict[str, object] | None:
     given = {name: value for name, value in values.items() if value is not None}
     return given or None

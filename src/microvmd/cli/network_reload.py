@@ -2,6 +2,7 @@
 
 import asyncio
 import tomllib
+from collections.abc import Awaitable, Callable
 
 import pydantic
 
@@ -10,11 +11,20 @@ from microvmd.cli.settings import load
 from microvmd.model.errors import ValidationError
 
 
-async def reload_networks(control: ControlPlane) -> int:
+async def reload_networks(
+    control: ControlPlane, reload_node: Callable[[], Awaitable[str | None]]
+) -> int:
     """How many MicroVMs were told. Raises ValidationError when the settings are wrong, and then
-    nothing changes. Other settings are read at start only."""
+    nothing changes. Other settings are read at start only.
+
+    The node reads them itself, first: it lets nobody open what it has not read. ``reload_node``
+    gives its error.
+    """
     try:
         settings = await asyncio.to_thread(load)
-    except (pydantic.ValidationError, tomllib.TOMLDecodeError, OSError) as error:
-        raise ValidationError(f"The settings cannot be read: {error}") from error
+    except (pydantic.ValidationError, tomllib.TOMLDecodeError, OSError) as unreadable:
+        raise ValidationError(f"The settings cannot be read: {unreadable}") from unreadable
+    error = await reload_node()
+    if error is not None:
+        raise ValidationError(f"The node cannot read the settings: {error}")
     return await control.remap(settings.network.egress_map)

@@ -1,8 +1,10 @@
-"""``microvmd serve``: wires control plane, node, edge and API into one process, and runs it.
+"""``microvmd serve``: wires control plane, edge and API into one process without root, and runs it.
 
-Everything long-lived (VMMs, HAProxy, the local AWS server) is a process in a session of its own
-and outlives this one. At start what the last process left is adopted or swept; at the end it is
-detached, so that a restart ends no RUNNING MicroVM.
+Started as root it leaves root to a node (``cli/node.py``), which a keeper starts again when it
+dies, and gives root up itself before it does anything else. Everything long-lived (VMMs, HAProxy,
+the local AWS server) is a process in a session of its own and outlives this one: at start what the
+last process left is adopted or swept; at the end it is detached, so that a restart ends no RUNNING
+MicroVM.
 """
 
 import asyncio
@@ -10,9 +12,10 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -26,13 +29,11 @@ from microvmd.api.listener import listen
 from microvmd.api.local.relay import Relay
 from microvmd.api.rates import Rates
 from microvmd.api.service import create_app
-from microvmd.build.service import ImageBuilder
+from microvmd.cli import keeper, profile
 from microvmd.cli import logs as own_log
-from microvmd.cli import profile
 from microvmd.cli.account_routes import account_routes
-from microvmd.cli.aws import aws_access, source_settings
-from microvmd.cli.builds import build_options, cgroup_of
-from microvmd.cli.control_plane import ControlPlane, NodeLink, control_plane
+from microvmd.cli.aws import aws_access
+from microvmd.cli.control_plane import ControlPlane, control_plane
 from microvmd.cli.egress_routes import egress_routes
 from microvmd.cli.endpoints import Endpoints
 from microvmd.cli.event_routes import event_routes
@@ -44,14 +45,23 @@ from microvmd.cli.keys import AccessKey, access_key
 from microvmd.cli.limit_routes import AccountLimits, limit_routes
 from microvmd.cli.local_aws import local_aws
 from microvmd.cli.network_reload import reload_networks
+from microvmd.cli.node_client import NodeClient, NodeUnavailable
+from microvmd.cli.node_meter import MeterClient
 from microvmd.cli.role_check import role_check
+from microvmd.cli.service_user import (
+    ROOT,
+    ServiceUser,
+    acting_as,
+    give_up_root,
+    needs_low_port,
+    prepare,
+)
 from microvmd.cli.settings import Settings
-from microvmd.cli.vault import vault
 from microvmd.control.events import Events, forget_old_events
 from microvmd.control.insist import insist
 from microvmd.control.keys import KeyGate
 from microvmd.control.microvms import MicroVms
-from microvmd.control.reconcile import adopt_all, inventory, watch
+from microvmd.control.reconcile import watch
 from microvmd.control.retention import forget_ended
 from microvmd.control.roles import AssumableRoles
 from microvmd.control.sealing import SecretsLocked
@@ -63,40 +73,20 @@ from microvmd.edge.edge import Edge
 from microvmd.edge.haproxy import HAProxyFailed
 from microvmd.edge.stats import CommandFailed
 from microvmd.model.microvm import Phase
-from microvmd.node import kernel
-from microvmd.node.agent import NodeAgent
-from microvmd.node.aws_access import AwsAccess, Threads
-from microvmd.node.bring_up import Equipment
-from microvmd.node.capacity import NodeMeter
-from microvmd.node.cgroup import CgroupUnavailable
-from microvmd.node.delivery import open_deliveries
-from microvmd.node.jail import JailFailed, Jails, JailSettings
-from microvmd.node.jail_root import JailRootFailed
-from microvmd.node.kernel import KernelError
-from microvmd.node.log_retention import forget_old_logs
-from microvmd.node.logs import LogStore
-from microvmd.node.network import NetworkPool
-from microvmd.node.paths import LONGEST_ROOT, NodePaths
-from microvmd.node.roles import open_roles
-from microvmd.node.slots import NetworkError, NetworkSettings
-from microvmd.node.snapshot import Stamp
-from microvmd.vmm.accelerator import ProbeGuest, detect
+from microvmd.node.aws_access import Threads
+from microvmd.node.paths import LONGEST_ROOT
+from microvmd.node.roles import BotoSts
 from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.process import ProcessFailed
-from microvmd.vmm.qemu import installed_version
 
 log = structlog.get_logger(__name__)
 
 START_FAILURES = (
     HAProxyFailed,
-    NetworkError,
-    KernelError,
-    JailFailed,
-    JailRootFailed,
-    CgroupUnavailable,
     ProcessFailed,
     SecretsLocked,
 )
+SETTINGS_FILE = "node.json"
 ROTATE_INTERVAL_S = 60.0
 GRACE_S = 2
 """Seconds for requests in flight at the end; one that follows a log would never end by itself."""
@@ -105,57 +95,88 @@ GRACE_S = 2
 def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises Failure when it cannot start."""
     own_log.configure()
-    if os.geteuid() != 0:
-        raise Failure("microvmd serve needs root", "start it with sudo or as a systemd service")
     if len(os.fsencode(settings.root)) > LONGEST_ROOT:
         raise Failure(
             f"the path of the root, {settings.root}, is too long for sockets below it",
             f"give a --root of at most {LONGEST_ROOT} characters",
         )
-    with _only_one(settings):
+    user = ServiceUser.of_settings(settings)
+    if os.geteuid() == ROOT:
+        prepare(settings, user)
+    with _only_one(settings, user):
+        with acting_as(user):
+            key = access_key(settings.root / "keys")
+        _write_profile(settings, key)
         try:
             with ungrouped():
-                asyncio.run(_serve(settings))
-        except START_FAILURES as error:
+                asyncio.run(_serve(settings, key, user))
+        except (*START_FAILURES, NodeUnavailable) as error:
             log.exception("serve.failed")
             raise Failure(str(error), "microvmd doctor says what this machine lacks") from error
 
 
 @contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
+def _only_one(settings: Settings, user: ServiceUser) -> Iterator[None]:
     """Two services over one root would end each other's MicroVMs."""
-    settings.root.mkdir(parents=True, exist_ok=True)
-    with (settings.root / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failure(
-                f"another microvmd serve uses {settings.root}",
-                "stop it, or give this one another --root",
-            ) from None
+    with acting_as(user):
+        path = settings.root / "lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    except BlockingIOError:
+        raise Failure(
+            f"another microvmd serve uses {settings.root}",
+            "stop it, or give this one another --root",
+        ) from None
+    finally:
+        os.close(fd)
 
 
-async def _serve(settings: Settings) -> None:
+def _write_profile(settings: Settings, key: AccessKey) -> None:
+    """For the user who starts the service: before that user's rights are given up."""
+    try:
+        profile.write(_profile(settings, key), profile.AwsFiles.of_user())
+    except OSError as error:
+        log.warning("serve.no_profile", error=str(error))
+
+
+async def _serve(settings: Settings, key: AccessKey, user: ServiceUser) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
-        app = await _assemble(stack, settings)
+        if os.geteuid() == ROOT:
+            await _part_with_root(stack, settings, user)
+        app = await _assemble(stack, settings, key)
         await _listen_until(stopping, app, settings)
         log.info("serve.stopping")
 
 
-async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
+async def _part_with_root(stack: AsyncExitStack, settings: Settings, user: ServiceUser) -> None:
+    """Leave root to a node, and give it up. Nothing else runs in this process yet."""
+    listener = keeper.bind(settings.run / keeper.SOCKET, user.gid)
+    await stack.enter_async_context(keeper.kept(listener, _node_settings(settings)))
+    give_up_root(user, low_port=needs_low_port(settings))
+    log.info("serve.user", name=user.name, uid=os.getuid())
+
+
+def _node_settings(settings: Settings) -> Path:
+    """A file with our settings, which flags may have changed; only root can write there."""
+    path = settings.run / SETTINGS_FILE
+    fresh = path.with_suffix(".new")
+    fresh.write_text(settings.model_dump_json())
+    fresh.rename(path)
+    return path
+
+
+async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -> ASGIApp:
     """Everything but the API's socket, ready to serve."""
-    key = access_key(settings.root / "keys")
     store = await stack.enter_async_context(Store.at(settings.root / "state.db"))
-    access = aws_access(settings, key)
-    equipment = await stack.enter_async_context(_equipment(settings, access))
     issuer = TokenIssuer(settings.root / "keys")
-    endpoints, link = Endpoints(), NodeLink()
-    meter = NodeMeter(equipment.paths, cgroup_of(settings))
+    endpoints, link = Endpoints(), NodeClient(settings.run / keeper.SOCKET)
+    meter = MeterClient(settings.run / keeper.SOCKET, lambda: link.state == "ok")
     edge = Edge(
         _edge_settings(settings),
         resolve=endpoints.locate,
@@ -163,38 +184,32 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         keys=issuer.keys,
     )
     threads = stack.enter_context(Threads("roles", 2))
-    roles = AssumableRoles(role_check(settings, key, equipment.roles.sts, threads))
+    sts = BotoSts(aws_access(settings, key), threads)
+    roles = AssumableRoles(role_check(settings, key, sts, threads))
     control = await stack.enter_async_context(
         control_plane(settings, store, link, edge.routes, roles, KeyGate(link.check_keys), meter)
     )
     microvms = endpoints.microvms = control.microvms
-    builder = ImageBuilder(
-        equipment,
-        source_settings(settings, key),
-        lambda account: build_options(settings, equipment, account),
-    )
-    link.agent = await stack.enter_async_context(NodeAgent(equipment, builder, control.report))
-    endpoints.agent = link.agent
-    await link.agent.sweep(await inventory(control.images, microvms))
+    endpoints.node = link.open_shell
+    link.bind(control)
+    await link.open()
     await stack.enter_async_context(edge)
     await edge.routes.replace(_running(microvms))
-    await adopt_all(microvms, link)
-    await control.connectors.go_on_after_restart()
     webhooks = [receiver.webhook for receiver in settings.events.webhooks]
     await stack.enter_async_context(delivering(store, webhooks, time.time))
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
-    kept, logs = settings.retention, equipment.paths.logs
+    kept = settings.retention
     loops: dict[str, Callable[[], Awaitable[None]]] = {
+        "node": link.supervise,
         "watch": lambda: watch(microvms, lambda: _bytes_of(edge), time.time),
         "rotate": lambda: _rotate(issuer),
         "forget ended": lambda: forget_ended(store, kept.terminated_hours * 3600, time.time),
         "forget events": lambda: forget_old_events(store, kept.event_days * 86400, time.time),
-        "forget logs": lambda: forget_old_logs(logs, kept.log_days * 86400, time.time),
     }
     for name, loop in loops.items():
         stack.callback(tasks.create_task(insist(loop, name)).cancel)
-    profile.write(_profile(settings, key), profile.AwsFiles.of_user())
-    facts = _facts(settings, store, microvms, equipment, edge)
+    await link.ready.wait()
+    facts = _facts(settings, store, microvms, link, edge)
     handlers = control_handlers(
         control.images,
         microvms,
@@ -203,18 +218,19 @@ async def _assemble(stack: AsyncExitStack, settings: Settings) -> ASGIApp:
         managed=control.managed,
         endpoint_name=edge.endpoint,
     )
-    return await _application(stack, settings, key, handlers, facts, control)
+    return await _application(stack, settings, key, handlers, facts, control, link)
 
 
 def _facts(
-    settings: Settings, store: Store, microvms: MicroVms, equipment: Equipment, edge: Edge
+    settings: Settings, store: Store, microvms: MicroVms, link: NodeClient, edge: Edge
 ) -> ServiceFacts:
     return ServiceFacts(
         account=settings.account,
         store=store,
         microvms=microvms,
-        log_store=equipment.logs,
-        vmm_of=lambda microvm_id: equipment.vmm_of(equipment.paths.microvm(microvm_id)),
+        log_lines=link.lines,
+        vmm_of=link.vmm,
+        node_state=lambda: link.state,
         ask_edge=edge.activity,
     )
 
@@ -226,12 +242,13 @@ async def _application(
     handlers: list[object],
     facts: ServiceFacts,
     control: ControlPlane,
+    link: NodeClient,
 ) -> ASGIApp:
     aws = None
     if settings.aws.local:
         aws = await stack.enter_async_context(
             local_aws(
-                settings.run,
+                settings.run / "aws",
                 settings.root / "local-aws.log",
                 log_mib=settings.aws.local_log_mib,
             )
@@ -256,7 +273,7 @@ async def _application(
             authenticate,
             who.authorizer,
             settings.account,
-            lambda: reload_networks(control),
+            lambda: reload_networks(control, link.reload_networks),
         ),
     ]
     return create_app(
@@ -267,66 +284,6 @@ async def _application(
         routes=routes,
         authorize=who.authorizer,
         rates=rates,
-    )
-
-
-@asynccontextmanager
-async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equipment]:
-    """The node's own resources."""
-    paths = NodePaths(settings.root)
-    paths.make()
-    settings.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    settings.cache.mkdir(parents=True, exist_ok=True)
-    guest = await asyncio.to_thread(kernel.prepare, settings.assets, settings.cache)
-    accelerator = await detect(
-        settings.vmm.accelerator,
-        ProbeGuest(guest.vmlinux, guest.initrd),
-        settings.cache / "accelerator.json",
-    )
-    log.info("serve.accelerator", kind=accelerator.kind.value, reason=accelerator.reason)
-    jails = await Jails.open(
-        JailSettings(
-            jailer=settings.assets / "microvmd-jailer",
-            cache=settings.cache,
-            group=cgroup_of(settings),
-            first_uid=settings.vmm.uid_first,
-            slots=settings.vmm.uid_count,
-            seccomp=settings.vmm.seccomp,
-        )
-    )
-    stamp = Stamp.of(accelerator, await installed_version())
-    async with (
-        NetworkPool(_network_settings(settings)) as networks,
-        LogStore(paths.logs) as logs,
-        open_roles(access) as roles,
-        open_deliveries(paths.delivery, logs, roles, access) as deliveries,
-        vault(settings, access, paths, stamp) as plain,
-    ):
-        yield Equipment(
-            paths=paths,
-            kernel=guest,
-            accelerator=accelerator,
-            networks=networks,
-            jails=jails,
-            logs=logs,
-            stamp=stamp,
-            vault=plain,
-            host_cpus=os.cpu_count() or 1,
-            roles=roles,
-            deliveries=deliveries,
-        )
-
-
-def _network_settings(settings: Settings) -> NetworkSettings:
-    return NetworkSettings(
-        run=settings.run,
-        prefix=settings.network.prefix,
-        subnet=settings.network.subnet,
-        ready=settings.network.pool,
-        resolvers=tuple(map(str, settings.network.dns)),
-        connections=settings.network.connections,
-        connection_rate=settings.network.connection_rate,
-        bandwidth_mbit=settings.network.bandwidth_mbit,
     )
 
 

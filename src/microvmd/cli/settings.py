@@ -58,6 +58,17 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Calls = Annotated[float, Field(ge=0)]
 
 
+class ServiceSettings(Section):
+    """Who the service is on this machine."""
+
+    user: str = Field(
+        default="microvmd",
+        pattern=r"^[a-z_][a-z0-9_-]{0,30}$",
+        description="account that API, control plane, edge and local AWS run as, made by ./run "
+        "setup; only the node keeps root. root gives up that separation",
+    )
+
+
 class ApiSettings(Section):
     """Where AWS clients connect to."""
 
@@ -360,6 +371,7 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_-]+$",
         description="AWS profile that the service writes and the commands use",
     )
+    service: ServiceSettings = ServiceSettings()
     api: ApiSettings = ApiSettings()
     edge: EdgeSettings = EdgeSettings()
     vmm: VmmSettings = VmmSettings()

@@ -320,7 +320,10 @@ class MicroVms:
                     await self._decide(microvm.microvm_id, found.event, reason=found.cause)
 
     async def load_after_restart(self) -> list[tuple[MicroVm, MicrovmSpec]]:
-        """Fill the live set with every MicroVM that is not TERMINATED."""
+        """Every MicroVM that is not TERMINATED; those that are not in the live set come into it.
+
+        Those that are know more than the record: when they were active.
+        """
 
         def read(tx: Transaction) -> list[tuple[MicroVm, MicrovmSpec]]:
             specs = [(vm, self._spec_again(tx, vm)) for vm in tx.microvms_not_terminated()]
@@ -328,7 +331,8 @@ class MicroVms:
 
         found = await self._store.run(read)
         for microvm, _ in found:
-            self._note(microvm)
+            if microvm.microvm_id not in self._live:
+                self._note(microvm)
         return found
 
     async def _asked(self, account: str, microvm_id: str, event: Event) -> None:

@@ -8,7 +8,7 @@ import structlog
 
 from microvmd.control.images import Images
 from microvmd.control.microvms import MicroVms
-from microvmd.messages.node import AdoptMicrovm, Inventory, Node, TerminateMicrovm
+from microvmd.messages.node import AdoptMicrovm, Inventory, MicrovmSpec, Node, TerminateMicrovm
 from microvmd.model.idle import next_look
 from microvmd.model.microvm import MicroVm, Phase
 
@@ -27,9 +27,16 @@ async def inventory(images: Images, microvms: MicroVms) -> Inventory:
     return Inventory(frozenset(vm.microvm_id for vm, _ in alive), frozenset(versions))
 
 
-async def adopt_all(microvms: MicroVms, node: Node) -> None:
-    """Ask the node to take over whatever the last process left; the reports settle the rest."""
+async def adopt_all(
+    microvms: MicroVms, node: Node, waits: Callable[[MicrovmSpec], bool] = lambda _: False
+) -> None:
+    """Ask the node to take over whatever its last process left; the reports settle the rest.
+
+    ``waits`` tells of starts and resumes that no node has been told of yet.
+    """
     for microvm, spec in await microvms.load_after_restart():
+        if waits(spec):
+            continue
         if microvm.phase is Phase.TERMINATING:
             await node.send(TerminateMicrovm(microvm.microvm_id, microvm.generation))
         elif microvm.phase.on_node:

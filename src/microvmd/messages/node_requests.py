@@ -7,12 +7,18 @@ A connection to the node's socket begins with one of these, which says what it i
 | OpenControl    | Welcome or Refused; Keep as often as needed, Sweep, Swept; commands and reports |
 | CheckKeys      | KeysChecked                                                                    |
 | AskVmm         | VmmIs                                                                          |
+| AskRoom        | RoomIs                                                                         |
+| AskStored      | StoredIs                                                                       |
+| ReloadNetworks | NetworksReloaded                                                               |
 | ReadLogs       | LogLines as often as needed; with ``follow`` until a side hangs up             |
 | OpenShell      | ShellOpened, then bytes of the terminal both ways, ResizeShell; ShellOver      |
 
-Refused may come instead of any answer, and is the last that comes.
+Refused may come instead of any answer, and is the last that comes. Each way of a shell begins with
+a credit of SHELL_CREDIT bytes, which bytes use up and ShellTaken gives back, so that a message is
+never held up behind bytes which nobody takes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from microvmd.messages.keys import KeyProblem
@@ -20,11 +26,13 @@ from microvmd.messages.node import (
     AdoptMicrovm,
     BuildFailed,
     BuildVersion,
+    ChangeEgress,
     Command,
     ConnectorProvisioned,
     ConnectorRevoked,
     DeleteVersion,
     Died,
+    EgressChanged,
     MicrovmSpec,
     ProvisionConnector,
     Report,
@@ -35,6 +43,9 @@ from microvmd.messages.node import (
     VersionKey,
 )
 from microvmd.messages.shell import ShellEnd
+from microvmd.model.capacity import Machine
+
+SHELL_CREDIT = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,45 @@ class VmmIs:
 
 
 @dataclass(frozen=True, slots=True)
+class AskRoom:
+    """What the machine has, and what VMMs have taken of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomIs:
+    """``taken_mib`` by the name of a control group."""
+
+    machine: Machine
+    taken_mib: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AskStored:
+    """What a resume of a SUSPENDED MicroVM writes back into its memory."""
+
+    microvm_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredIs:
+    """0 also where there is no such snapshot."""
+
+    mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadNetworks:
+    """Read the operator's mapping of networks again, from where the operator keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworksReloaded:
+    """``error`` is None when the mapping of now is in force."""
+
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReadLogs:
     """Lines of one stream, or of all streams of a group."""
 
@@ -156,18 +206,39 @@ class ResizeShell:
 
 
 @dataclass(frozen=True, slots=True)
+class ShellTaken:
+    """So many bytes have been taken off; either side says it to the other."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShellOver:
     """Nothing more comes; ``why`` is None when the shell has exited by itself."""
 
     why: ShellEnd | None = None
 
 
-Request = OpenControl | CheckKeys | AskVmm | ReadLogs | OpenShell
+Request = (
+    OpenControl | CheckKeys | AskVmm | AskRoom | AskStored | ReloadNetworks | ReadLogs | OpenShell
+)
 """What a connection may begin with."""
-FromService = Request | Keep | Sweep | ResizeShell | Command
+FromService = Request | Keep | Sweep | ResizeShell | ShellTaken | Command
 """All that a node takes."""
 FromNode = (
-    Welcome | Refused | Swept | KeysChecked | VmmIs | LogLines | ShellOpened | ShellOver | Report
+    Welcome
+    | Refused
+    | Swept
+    | KeysChecked
+    | VmmIs
+    | RoomIs
+    | StoredIs
+    | NetworksReloaded
+    | LogLines
+    | ShellOpened
+    | ShellTaken
+    | ShellOver
+    | Report
 )
 """All that a node says."""
 
@@ -183,6 +254,8 @@ def failure_of(command: Command, reason: str) -> Report:
             return ConnectorProvisioned(command.connector_id, command.number, reason)
         case RevokeConnector():
             return ConnectorRevoked(command.connector_id, command.numbers, reason)
+        case ChangeEgress():
+            return EgressChanged(command.microvm_id, command.generation, reason)
         case ResumeMicrovm(spec):
             return ResumeFailed(spec.microvm_id, spec.generation, reason)
         case AdoptMicrovm(spec):

@@ -13,10 +13,12 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from microvmd.messages import node, node_requests
+from microvmd.model.capacity import Machine
 from microvmd.model.egress import Egress, Reach
 from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.model.identifiers import is_microvm_id
 from microvmd.model.image import Logging, SnapshotSizes, VersionConfig
+from microvmd.model.names import parse_pattern
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Size
 
 Rule = Callable[[Any], bool]
@@ -27,6 +29,8 @@ LONGEST_REASON = 16 * 1024
 LONGEST_LINE = 256 * 1024
 MOST_REACHES = 4096
 MOST_KEPT = 10_000
+MOST_TAKEN = 50_000
+MOST_NAMES = 1000
 MOST_LINES = 4096
 
 
@@ -74,6 +78,13 @@ def _any(_: object) -> bool:
 def _address(text: str) -> bool:
     try:
         return str(IPv4Address(text)) == text
+    except ValueError:
+        return False
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        return parse_pattern(text) == text
     except ValueError:
         return False
 
@@ -134,7 +145,13 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "port": _or_none(_number(1, 65535)),
         "settings": lambda found: len(found) <= len(HookName),
     },
-    Reach: {"grant": GRANT, "network": _any, "protocol": _any, "ports": _ports},
+    Reach: {
+        "grant": GRANT,
+        "network": _any,
+        "protocol": _any,
+        "ports": _ports,
+        "names": _each(_is_pattern, MOST_NAMES),
+    },
     Egress: {"internet": _any, "reaches": lambda found: len(found) <= MOST_REACHES},
     Logging: {
         "disabled": _any,
@@ -194,6 +211,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "egress": _any,
     },
     node.RevokeConnector: {"connector_id": CONNECTOR_ID, "numbers": _each(GENERATION, 10_000)},
+    node.ChangeEgress: {**MICROVM, "egress": _any},
     # reports
     node.Started: {**MICROVM, "edge_address": _address, "timings": TIMINGS},
     node.Suspended: {**MICROVM, "timings": TIMINGS},
@@ -215,6 +233,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "numbers": _each(GENERATION, 10_000),
         "error": _or_none(REASON),
     },
+    node.EgressChanged: {**MICROVM, "error": _or_none(REASON)},
     # requests and their answers
     node_requests.OpenControl: {},
     node_requests.Welcome: {},
@@ -234,6 +253,21 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "pss_bytes": BYTES,
     },
     node_requests.VmmIs: {"vmm": _any},
+    node_requests.AskRoom: {},
+    Machine: {
+        **dict.fromkeys(("memory_mib", "disk_mib"), _number(0, LARGEST_NUMBER)),
+        **dict.fromkeys(("available_mib", "disk_free_mib"), _number(-(2**31), LARGEST_NUMBER)),
+    },
+    node_requests.RoomIs: {
+        "machine": _any,
+        "taken_mib": _pairs(
+            _matches(r"[a-zA-Z0-9_.:-]{1,255}"), _number(0, LARGEST_NUMBER), MOST_TAKEN
+        ),
+    },
+    node_requests.AskStored: {"microvm_id": is_microvm_id},
+    node_requests.StoredIs: {"mib": _number(0, LARGEST_NUMBER)},
+    node_requests.ReloadNetworks: {},
+    node_requests.NetworksReloaded: {"error": _or_none(REASON)},
     node_requests.ReadLogs: {
         "group": OWN_GROUP,
         "stream": _or_none(LOG_STREAM),
@@ -248,6 +282,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     node_requests.OpenShell: {"microvm_id": is_microvm_id},
     node_requests.ShellOpened: {},
     node_requests.ResizeShell: {"rows": _number(1, 65535), "cols": _number(1, 65535)},
+    node_requests.ShellTaken: {"count": _number(1, node_requests.SHELL_CREDIT)},
     node_requests.ShellOver: {"why": _any},
 }
 

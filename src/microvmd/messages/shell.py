@@ -50,7 +50,7 @@ class Terminal(Protocol):
 
 
 class OpenShell(Protocol):
-    """Starts a shell in the RUNNING MicroVM of an endpoint; leaving the context ends it."""
+    """Starts a shell in a RUNNING MicroVM, of an endpoint or an id; leaving the context ends it."""
 
-    def __call__(self, endpoint_id: str, /) -> AbstractAsyncContextManager[Terminal]:
+    def __call__(self, name: str, /) -> AbstractAsyncContextManager[Terminal]:
         """Entering raises ShellEnded."""

@@ -76,10 +76,11 @@ class NodePaths:
         return MicrovmFiles(self.microvms / microvm_id)
 
     def make(self) -> None:
-        """All of them, readable by root only: snapshots hold the memory of applications."""
+        """All of them, readable by root only: snapshots hold the memory of applications, logs what
+        they print."""
         for path in (self.root, self.images, self.microvms, self.tmp, self.logs, self.delivery):
             path.mkdir(parents=True, exist_ok=True)
-        for path in (self.images, self.microvms, self.tmp):
+        for path in (self.images, self.microvms, self.tmp, self.logs, self.delivery):
             path.chmod(0o700)
 
     def sweep(self, microvms: Set[str], versions: Set[VersionKey]) -> list[Path]:

@@ -1,7 +1,6 @@
-"""Answers about a real control plane, a real log store and a live process."""
+"""Answers about a real control plane and a real log store."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from microvmd.cli.extensions import VmmFacts
 from microvmd.cli.facts import ServiceFacts
 from microvmd.edge.stats import CommandFailed
 from microvmd.messages.node import Started
+from microvmd.messages.node_requests import Vmm
 from microvmd.model.errors import NotFound
-from microvmd.node.bring_up import VmmRecord
+from microvmd.node.log_reading import LogReader
 from microvmd.node.logs import LogStore
-from microvmd.vmm.process import ProcessIdentity
 from tests.unit.control.plane import ACCOUNT, IMAGE_ARN, Plane, plane
 
 pytestmark = pytest.mark.anyio
@@ -30,8 +30,9 @@ class Service:
 
     plane: Plane
     logs: LogStore
-    vmms: dict[str, VmmRecord] = field(default_factory=dict)
+    vmms: dict[str, Vmm] = field(default_factory=dict)
     edge_fails: str | None = None
+    node_state: str = "ok"
 
     @property
     def facts(self) -> ServiceFacts:
@@ -39,10 +40,14 @@ class Service:
             account=ACCOUNT,
             store=self.plane.store,
             microvms=self.plane.microvms,
-            log_store=self.logs,
-            vmm_of=self.vmms.get,
+            log_lines=LogReader(self.logs).lines,
+            vmm_of=self.vmm_of,
             ask_edge=self.ask_edge,
+            node_state=lambda: self.node_state,
         )
+
+    async def vmm_of(self, microvm_id: str) -> Vmm | None:
+        return self.vmms.get(microvm_id)
 
     async def ask_edge(self) -> None:
         if self.edge_fails is not None:
@@ -76,7 +81,14 @@ async def test_health_names_the_part_that_is_broken(tmp_path: Path) -> None:
         s.edge_fails = "stats.sock: no such file"
         health = await s.facts.health()
         assert health.status == "degraded"
-        assert health.checks == {"api": "ok", "edge": "stats.sock: no such file", "store": "ok"}
+        assert health.checks == {
+            "api": "ok",
+            "edge": "stats.sock: no such file",
+            "node": "ok",
+            "store": "ok",
+        }
+        s.edge_fails, s.node_state = None, "the node is being started again"
+        assert (await s.facts.health()).status == "degraded"
 
 
 async def test_facts_of_a_microvm(tmp_path: Path) -> None:
@@ -88,16 +100,13 @@ async def test_facts_of_a_microvm(tmp_path: Path) -> None:
 
         timings = {"vmm": 20.0, "total": 41.5}
         await s.plane.microvms.report(Started(microvm.microvm_id, 1, "10.200.0.2", timings))
-        s.vmms[microvm.microvm_id] = VmmRecord(ProcessIdentity.of(os.getpid()), "mv-1")
+        s.vmms[microvm.microvm_id] = Vmm(4711, 99, 2 << 20)
         facts = await s.facts.microvm(ACCOUNT, microvm.microvm_id)
         assert (facts.state, facts.generation, facts.address) == ("RUNNING", 1, "10.200.0.2")
         assert facts.log_group == GROUP
         assert facts.log_stream == f"1970/01/01[1.0]{microvm.microvm_id}"
         assert facts.timings == {"started": timings}
-        assert facts.vmm is not None
-        assert facts.vmm.pid == os.getpid()
-        assert facts.vmm.pss_bytes is not None
-        assert facts.vmm.pss_bytes > 1 << 20
+        assert facts.vmm == VmmFacts(4711, 99, 2 << 20)
 
 
 async def test_another_account_sees_neither_facts_nor_logs(tmp_path: Path) -> None:

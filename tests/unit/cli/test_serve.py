@@ -1,6 +1,7 @@
 """When a service does not start: it says why, and leaves nothing behind."""
 
 import fcntl
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.root
 def root() -> Iterator[Path]:
     """A short one."""
     with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o711)
         yield Path(directory) / "root"
 
 
@@ -36,7 +38,8 @@ def test_two_services_never_share_a_root(root: Path) -> None:
             serve(Settings(root=root, run=root / "run"))
         assert other.stdin is not None
         other.stdin.close()
-    assert [path.name for path in root.iterdir()] == ["lock"]
+    assert not list((root / "keys").glob("*")), "nothing was made for this one"
+    assert not (root / "state.db").exists()
 
 
 def test_a_root_that_is_too_long_for_sockets(root: Path) -> None:
@@ -47,8 +50,25 @@ def test_a_root_that_is_too_long_for_sockets(root: Path) -> None:
 
 
 def test_without_guest_assets_it_says_what_is_missing(root: Path) -> None:
-    settings = Settings(root=root, run=root / "run", assets=root / "none", cache=root / "cache")
-    with pytest.raises(Failure, match="none"):
-        serve(settings)
+    """In a process of its own, which gives root up."""
+    settings: dict[str, object] = {
+        "ROOT": root,
+        "RUN": root.parent / "run",
+        "ASSETS": root / "none",
+    }
+    settings |= {"CACHE": root.parent / "cache", "EDGE_PORT": 18443}
+    aws = {"AWS_CONFIG_FILE": root.parent / "a", "AWS_SHARED_CREDENTIALS_FILE": root.parent / "b"}
+    given = {**{f"MICROVMD_{name}": value for name, value in settings.items()}, **aws}
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "microvmd"), "serve"],
+        env=os.environ | {name: str(value) for name, value in given.items()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{root}/none" in done.stderr.splitlines()[-2]
+    assert "microvmd doctor" in done.stderr.splitlines()[-1]
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,7 @@ def test_each_refused_command_is_answered(kind: type) -> None:
     answered()
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SPECS)
 def test_a_resume_that_is_refused_loses_nothing(spec: object) -> None:
     report = failure_of(ResumeMicrovm(spec), "no")  # type: ignore[arg-type]

@@ -136,6 +136,7 @@ def test_each_fault_is_refused(payload: bytes) -> None:
         TO_NODE.decode(payload)
 
 
+@QUICK
 @given(messages((StartMicrovm,)))
 def test_a_sender_learns_what_would_be_refused(command: StartMicrovm) -> None:
     foreign = replace(command.spec, log=LogTarget("../group", "stream"))
