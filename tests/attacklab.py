@@ -4,6 +4,7 @@ The image has every capability, 256 MiB of memory and a small disk, so that bomb
 """
 
 import asyncio
+import contextlib
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -34,6 +35,8 @@ CONTAINED = VersionKey(ACCOUNT, "contained", "1.0")
 USERS = VersionKey(ACCOUNT, "users", "1.0")
 USER = "1000:50"
 ANSWERED = "well"
+PAUSE = 0.1
+"""Seconds between two requests to a neighbour: they are to see an attack, not to be one."""
 
 
 @contextmanager
@@ -146,6 +149,9 @@ async def unharmed(neighbour: Attacker) -> AsyncIterator[None]:
             while not over.is_set() or not answers:
                 answer = await client.get(f"http://{neighbour.address}:8080/")
                 answers.append(answer.text)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE):
+                        await over.wait()
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(go_on())

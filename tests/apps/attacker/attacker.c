@@ -38,6 +38,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -182,13 +183,17 @@ static const char *arp(const char *wanted)
 static const char *forks(long wanted)
 {
     long made = 0;
+    pid_t parent = getpid();
     for (; made < wanted; made++) {
         pid_t child = fork();
         if (child < 0)
             break;
-        if (child == 0)
-            for (;;)
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (getppid() == parent)
                 pause();
+            _exit(0);
+        }
     }
     snprintf(answer, ANSWER, "%ld", made);
     return answer;
@@ -234,11 +239,17 @@ static const char *fill(long mib)
     long done = 0;
     const char *end = "done";
     memset(piece, 'x', sizeof piece);
-    while (done < mib && !strcmp(end, "done"))
-        if (write(fd, piece, sizeof piece) != sizeof piece || fdatasync(fd))
+    while (done < mib && !strcmp(end, "done")) {
+        ssize_t wrote;
+        /* What comes after a part of a piece says why there is no more. */
+        do
+            wrote = write(fd, piece, sizeof piece);
+        while (wrote > 0 && wrote < (ssize_t)sizeof piece);
+        if (wrote <= 0 || fdatasync(fd))
             end = why();
         else
             done++;
+    }
     close(fd);
     snprintf(answer, ANSWER, "%ld %s", done, end);
     return answer;
@@ -293,6 +304,8 @@ static void say(int port, const char *how)
     const unsigned char small[] = {0x56, 0x4d, 1, 5, 1, 0, 0, 0, 0, 0, 0, 0};
     const unsigned char greeting[] = {0x56, 0x4d, 1, 2, 0, 0, 0, 0, 255, 255, 0, 0};
     memset(bytes, 0xff, sizeof bytes);
+    if (!strcmp(how, "small"))
+        size -= size % 12; /* whole frames only */
     if (strcmp(how, "noise"))
         for (size_t at = 0; at + 12 <= sizeof bytes; at += 12)
             memcpy(bytes + at, strcmp(how, "hello") ? small : greeting, 12);
