@@ -38,6 +38,7 @@ from microvmd.model.event import Actor, ActorKind
 
 Handler = Callable[[RequestContext, dict[str, Any]], Awaitable[Mapping[str, Any]]]
 Authorize = Callable[[RequestContext, Operation, Mapping[str, Any]], Awaitable[None]]
+Observe = Callable[[str, int, float], None]
 
 _log = structlog.get_logger("microvmd.api")
 
@@ -69,6 +70,10 @@ class Answer:
     error: str | None = None
 
 
+def _unobserved(_operation: str, _status: int, _seconds: float) -> None:
+    """Of a server that nobody measures."""
+
+
 def create_app(
     handlers: Sequence[object],
     credentials: Credentials,
@@ -79,6 +84,7 @@ def create_app(
     clock: Clock = wall_clock,
     authorize: Authorize | None = None,
     rates: Rates | None = None,
+    observe: Observe = _unobserved,
 ) -> Starlette:
     """Build the application; IncompleteService when an operation of the model has no handler.
 
@@ -86,13 +92,14 @@ def create_app(
     ``authorize`` raises AccessDenied where a caller may not; without it only who may do
     everything is let in.
     ``routes`` (our own pages, such as ``/microvmd/v1``) are looked at before the AWS surface.
+    ``observe`` is told the operation, the status and the seconds of each answer.
     ``rates`` holds back who calls too often; None lets everybody call.
     """
     operations = load_operations()
     authenticator = Authenticator(credentials, region, clock)
     table = dispatch_table(operations, handlers)
     authorize = authorize or _unrestricted_only
-    service = _Service(operations, table, authenticator, aws_relay, authorize, rates)
+    service = _Service(operations, table, authenticator, aws_relay, authorize, rates, observe)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -139,6 +146,7 @@ class _Service:
         relay: AwsRelay | None,
         authorize: Authorize,
         rates: Rates | None,
+        observe: Observe,
     ) -> None:
         self._router = Router(operations)
         self._table = table
@@ -146,6 +154,7 @@ class _Service:
         self._relay = relay
         self._authorize = authorize
         self._rates = rates
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -159,12 +168,14 @@ class _Service:
             _log.info("client went away", request_id=request_id)
             return
         answer.response.headers.setdefault("x-amzn-requestid", request_id)
+        seconds = time.monotonic() - started
+        self._observe(answer.operation, answer.response.status_code, seconds)
         _log.info(
             "answered",
             operation=answer.operation,
             status=answer.response.status_code,
             error=answer.error,
-            milliseconds=round((time.monotonic() - started) * 1000, 1),
+            milliseconds=round(seconds * 1000, 1),
             request_id=request_id,
         )
         await answer.response(scope, receive, send)

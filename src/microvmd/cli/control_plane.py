@@ -52,6 +52,8 @@ class ControlPlane:
     connectors: Connectors
     admission: Admission
     egress: EgressChanges
+    seen: Callable[[Report], None] = lambda _: None
+    """Told each report before it is acted on."""
 
     async def remap(self, networks: EgressMap) -> int:
         """Another mapping of subnets and security groups; how many MicroVMs were told."""
@@ -66,6 +68,7 @@ class ControlPlane:
 
     async def report(self, report: Report) -> None:
         """Hand over what the node says; returns when the record has it, however long that takes."""
+        self.seen(report)
         with acting(Actor(ActorKind.NODE)):
             await insist(lambda: self._reported(report), type(report).__name__)
 
@@ -92,6 +95,7 @@ async def control_plane(
     roles: AssumableRoles,
     keys: KeyGate,
     meter: Meter | None = None,
+    seen: Callable[[Report], None] = lambda _: None,
 ) -> AsyncIterator[ControlPlane]:
     """All services, until the context ends."""
     cursors = Cursors(cursor_key(settings.root / "keys"))
@@ -113,4 +117,4 @@ async def control_plane(
             limits=settings.network.connector_limits,
         )
         egress = EgressChanges(store, node, microvms)
-        yield ControlPlane(managed, images, microvms, connectors, admission, egress)
+        yield ControlPlane(managed, images, microvms, connectors, admission, egress, seen)

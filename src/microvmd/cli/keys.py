@@ -8,6 +8,7 @@ from pathlib import Path
 
 ACCESS_KEY_FILE = "access-key.json"
 CURSOR_KEY_FILE = "cursor.key"
+METRICS_TOKEN_FILE = "metrics.token"  # noqa: S105 - a file's name
 MASTER_KEY_FILE = "master.key"
 
 
@@ -38,6 +39,14 @@ def cursor_key(directory: Path) -> bytes:
 def master_key(directory: Path) -> bytes:
     """What seals the secrets in the store. Whoever backs up the store backs this up with it."""
     return _random_key(directory / MASTER_KEY_FILE)
+
+
+def metrics_token(directory: Path) -> str:
+    """What Prometheus shows when it reads the metrics."""
+    path = directory / METRICS_TOKEN_FILE
+    if not path.exists():
+        _write(path, secrets.token_urlsafe(32).encode())
+    return path.read_text()
 
 
 def _random_key(path: Path) -> bytes:

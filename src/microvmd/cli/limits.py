@@ -9,6 +9,7 @@ from microvmd.cli import settings
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table
+from microvmd.cli.setting_names import setting_names
 from microvmd.model.quota import QUOTAS
 from microvmd.model.rate import RATES
 from microvmd.model.size import AWS_MEMORY_MIB, DEFAULT_MEMORY_MIB, Size
@@ -108,7 +109,7 @@ def _of_account() -> Iterator[str]:
         yield _row(f"{operation} per second", f"{RATES[operation]:g}", f"limits.{name}", _HELD)
     yield _row("each other operation per second", "not told", "limits.other_rate", _HELD)
     for name, beyond in _OTHER.items():
-        yield _row(settings.setting_names()[name][1], "not told", name, beyond)
+        yield _row(setting_names()[name][1], "not told", name, beyond)
 
 
 def _of_machine() -> Iterator[str]:
@@ -121,7 +122,7 @@ def _of_machine() -> Iterator[str]:
         "|---|---|---|---|",
     )
     for name in _MACHINE:
-        default, meaning = settings.setting_names()[f"limits.{name}"]
+        default, meaning = setting_names()[f"limits.{name}"]
         yield f"| {meaning} | `limits.{name}` | {default} | {_FULL} |"
 
 
@@ -158,5 +159,5 @@ def _fixed() -> Iterator[str]:
 
 
 def _row(meaning: str, aws: str, setting: str, beyond: str) -> str:
-    default, _ = settings.setting_names()[setting]
+    default, _ = setting_names()[setting]
     return f"| {meaning} | {aws} | `{setting}` | {default} | {beyond} |"

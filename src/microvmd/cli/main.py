@@ -12,11 +12,22 @@ import structlog
 import typer
 
 from microvmd import __version__
-from microvmd.cli import accounts, bases, doctor, egress, events, images, limits, microvms
+from microvmd.cli import (
+    accounts,
+    bases,
+    doctor,
+    egress,
+    events,
+    images,
+    limits,
+    microvms,
+    usage,
+)
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
-from microvmd.cli.settings import Settings, load, setting_names, variable
+from microvmd.cli.setting_names import setting_names, variable
+from microvmd.cli.settings import Settings, load
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +52,7 @@ for command in (
     egress.egress,
     events.events,
     limits.limits,
+    usage.usage,
     doctor.doctor,
 ):
     app.command()(command)

@@ -36,7 +36,6 @@ from microvmd.cli.aws import aws_access
 from microvmd.cli.control_plane import ControlPlane, control_plane
 from microvmd.cli.egress_routes import egress_routes
 from microvmd.cli.endpoints import Endpoints
-from microvmd.cli.event_routes import event_routes
 from microvmd.cli.extensions import extension_routes
 from microvmd.cli.facts import ServiceFacts
 from microvmd.cli.failure import Failure
@@ -47,6 +46,7 @@ from microvmd.cli.local_aws import local_aws
 from microvmd.cli.network_reload import reload_networks
 from microvmd.cli.node_client import NodeClient, NodeUnavailable
 from microvmd.cli.node_meter import MeterClient
+from microvmd.cli.observing import Observing
 from microvmd.cli.role_check import role_check
 from microvmd.cli.service_user import (
     ROOT,
@@ -57,7 +57,6 @@ from microvmd.cli.service_user import (
     prepare,
 )
 from microvmd.cli.settings import Settings
-from microvmd.control.events import Events, forget_old_events
 from microvmd.control.insist import insist
 from microvmd.control.keys import KeyGate
 from microvmd.control.microvms import MicroVms
@@ -67,7 +66,7 @@ from microvmd.control.roles import AssumableRoles
 from microvmd.control.sealing import SecretsLocked
 from microvmd.control.store import Store
 from microvmd.control.tokens import TokenIssuer
-from microvmd.control.webhooks import delivering
+from microvmd.edge.activity import Activity
 from microvmd.edge.config import EdgeLimits, EdgeSettings
 from microvmd.edge.edge import Edge
 from microvmd.edge.haproxy import HAProxyFailed
@@ -176,6 +175,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
     store = await stack.enter_async_context(Store.at(settings.root / "state.db"))
     issuer = TokenIssuer(settings.root / "keys")
     endpoints, link = Endpoints(), NodeClient(settings.run / keeper.SOCKET)
+    observing = Observing(settings, store, lambda: _traffic(edge))
     meter = MeterClient(settings.run / keeper.SOCKET, lambda: link.state == "ok")
     edge = Edge(
         _edge_settings(settings),
@@ -187,7 +187,16 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
     sts = BotoSts(aws_access(settings, key), threads)
     roles = AssumableRoles(role_check(settings, key, sts, threads))
     control = await stack.enter_async_context(
-        control_plane(settings, store, link, edge.routes, roles, KeyGate(link.check_keys), meter)
+        control_plane(
+            settings,
+            store,
+            link,
+            edge.routes,
+            roles,
+            KeyGate(link.check_keys),
+            meter,
+            observing.metrics.reported,
+        )
     )
     microvms = endpoints.microvms = control.microvms
     endpoints.node = link.open_shell
@@ -195,8 +204,6 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
     await link.open()
     await stack.enter_async_context(edge)
     await edge.routes.replace(_running(microvms))
-    webhooks = [receiver.webhook for receiver in settings.events.webhooks]
-    await stack.enter_async_context(delivering(store, webhooks, time.time))
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
     kept = settings.retention
     loops: dict[str, Callable[[], Awaitable[None]]] = {
@@ -204,7 +211,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
         "watch": lambda: watch(microvms, lambda: _bytes_of(edge), time.time),
         "rotate": lambda: _rotate(issuer),
         "forget ended": lambda: forget_ended(store, kept.terminated_hours * 3600, time.time),
-        "forget events": lambda: forget_old_events(store, kept.event_days * 86400, time.time),
+        **observing.loops(),
     }
     for name, loop in loops.items():
         stack.callback(tasks.create_task(insist(loop, name)).cancel)
@@ -218,7 +225,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
         managed=control.managed,
         endpoint_name=edge.endpoint,
     )
-    return await _application(stack, settings, key, handlers, facts, control, link)
+    return await _application(stack, settings, key, handlers, facts, control, link, observing)
 
 
 def _facts(
@@ -243,6 +250,7 @@ async def _application(
     facts: ServiceFacts,
     control: ControlPlane,
     link: NodeClient,
+    observing: Observing,
 ) -> ASGIApp:
     aws = None
     if settings.aws.local:
@@ -265,7 +273,7 @@ async def _application(
     account_limits = AccountLimits(facts.store, control.admission, limits, rates)
     routes = [
         *extension_routes(facts, authenticate, who.authorizer),
-        *event_routes(Events(facts.store), authenticate, who.authorizer),
+        *observing.routes(authenticate, who.authorizer, facts.microvms),
         *account_routes(who.accounts, authenticate, settings.account),
         *limit_routes(account_limits, authenticate, who.authorizer, settings.account),
         *egress_routes(
@@ -284,6 +292,7 @@ async def _application(
         routes=routes,
         authorize=who.authorizer,
         rates=rates,
+        observe=observing.metrics.answered,
     )
 
 
@@ -326,12 +335,17 @@ def _running(microvms: MicroVms) -> dict[str, str]:
     }
 
 
-async def _bytes_of(edge: Edge) -> Mapping[str, int]:
-    """Bytes by endpoint id, in the shape that the control plane asks for."""
+async def _traffic(edge: Edge) -> Mapping[str, Activity]:
+    """By endpoint id. Raises OSError when the edge does not answer."""
     try:
-        found = await edge.activity()
+        return await edge.activity()
     except CommandFailed as error:
         raise OSError(str(error)) from error
+
+
+async def _bytes_of(edge: Edge) -> Mapping[str, int]:
+    """Bytes by endpoint id, in the shape that the control plane asks for."""
+    found = await _traffic(edge)
     return {endpoint_id: seen.bytes_total for endpoint_id, seen in found.items()}
 
 

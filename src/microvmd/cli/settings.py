@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,8 +18,8 @@ from pydantic_settings import (
 )
 
 from microvmd.cli.build_settings import BuildSettings
-from microvmd.cli.event_settings import EventSettings
 from microvmd.cli.network_settings import NetworkSettings
+from microvmd.cli.observe_settings import EventSettings, MetricsSettings, PriceSettings
 from microvmd.cli.section import AbsolutePath, Section
 from microvmd.control.managed import BaseStatus
 from microvmd.model.capacity import DISK_MIB, MICROVM_MIB, RESERVE_MIB, CapacityRules
@@ -185,6 +184,9 @@ class RetentionSettings(Section):
     )
     event_days: float = Field(
         default=30.0, gt=0, description="how long events are kept (microvmd events)"
+    )
+    usage_days: float = Field(
+        default=400.0, gt=0, description="how long usage is kept (microvmd usage)"
     )
     log_days: float = Field(
         default=14.0,
@@ -379,6 +381,8 @@ class Settings(BaseSettings):
     image: ImageSettings = Field(default_factory=ImageSettings)
     network: NetworkSettings = NetworkSettings()
     events: EventSettings = EventSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    prices: PriceSettings = PriceSettings()
     retention: RetentionSettings = RetentionSettings()
     aws: AwsSettings = AwsSettings()
     encryption: EncryptionSettings = EncryptionSettings()
@@ -426,31 +430,3 @@ def load(**flags: object) -> Settings:
     """Settings in force. A flag left at None does not count: ``load(api={"port": 9000})``."""
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     return Settings(**given)
-
-
-def setting_names() -> dict[str, tuple[str, str]]:
-    """``{"build.isolation": (default, meaning)}`` for every setting, in order."""
-    rows: dict[str, tuple[str, str]] = {}
-    for name, field in Settings.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            for inner, inner_field in kind.model_fields.items():
-                rows[f"{name}.{inner}"] = (_default(inner_field), inner_field.description or "")
-        else:
-            rows[name] = (_default(field), field.description or "")
-    return rows
-
-
-def _default(field: FieldInfo) -> str:
-    """As a reader would write it; nothing where it is found out at start."""
-    value = field.default
-    if field.default_factory or value in (None, (), {}):
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def variable(setting: str) -> str:
-    """The environment variable of a setting: ``build.isolation`` -> MICROVMD_BUILD_ISOLATION."""
-    return "MICROVMD_" + setting.replace(".", "_").upper()

@@ -57,6 +57,7 @@ from microvmd.model.microvm import (
     IdlePolicy,
     MicroVm,
     Phase,
+    Told,
     apply,
     ended,
 )
@@ -162,6 +163,7 @@ class MicroVms:
                 generation=1,
                 started_at=now,
                 memory_mib=version.config.memory_mib,
+                image_bytes=0 if version.build.sizes is None else version.build.sizes.restored,
                 maximum_duration_s=request.get("maximumDurationInSeconds") or DEFAULT_DURATION_S,
                 idle_policy=IdlePolicy.from_request(request.get("idlePolicy")),
                 ingress=ingress,
@@ -254,18 +256,12 @@ class MicroVms:
 
     async def report(self, report: MicrovmReport) -> None:
         """What a node says; reports of an older generation change nothing."""
-        event, reason, address = _told(report)
+        event, told = _told(report)
         live = self._live.get(report.microvm_id)
         if live is not None and live.generation == report.generation:
             # Before the decision: who sees the new state finds its timings.
             self._note_timings(report)
-        await self._decide(
-            report.microvm_id,
-            event,
-            generation=report.generation,
-            reason=reason,
-            edge_address=address,
-        )
+        await self._decide(report.microvm_id, event, told)
 
     async def route_to(
         self, endpoint_id: str, allows: Callable[[Sequence[str]], bool] = allows_http
@@ -317,7 +313,7 @@ class MicroVms:
             found = due(microvm, now)
             if found is not None:
                 with suppress(ApiError), acting(Actor(ActorKind.POLICY)):
-                    await self._decide(microvm.microvm_id, found.event, reason=found.cause)
+                    await self._decide(microvm.microvm_id, found.event, Told(reason=found.cause))
 
     async def load_after_restart(self) -> list[tuple[MicroVm, MicrovmSpec]]:
         """Every MicroVM that is not TERMINATED; those that are not in the live set come into it.
@@ -343,15 +339,11 @@ class MicroVms:
         self,
         microvm_id: str,
         event: Event,
+        told: Told = Told(),  # noqa: B008 - frozen
         *,
-        generation: int | None = None,
-        reason: str | None = None,
-        edge_address: str | None = None,
         key_proven: bool = True,
     ) -> MicroVm:
-        return await self._own(
-            self._decided(microvm_id, event, generation, reason, edge_address, key_proven)
-        )
+        return await self._own(self._decided(microvm_id, event, told, key_proven))
 
     async def _own(self, deciding: Coroutine[Any, Any, T]) -> T:
         """Decide in a task of our own; an error is the caller's and no fault of the others.
@@ -364,13 +356,7 @@ class MicroVms:
         return await outcome
 
     async def _decided(
-        self,
-        microvm_id: str,
-        event: Event,
-        generation: int | None,
-        reason: str | None,
-        edge_address: str | None,
-        key_proven: bool,
+        self, microvm_id: str, event: Event, told: Told, key_proven: bool
     ) -> MicroVm:
         Decision = tuple[MicroVm, bool, tuple[Effect, ...], MicrovmSpec | None]
 
@@ -378,14 +364,7 @@ class MicroVms:
             before = tx.microvm(microvm_id)
             if before is None:
                 raise _not_found(microvm_id)
-            after, effects = apply(
-                before,
-                event,
-                self._clock(),
-                generation=generation,
-                reason=reason,
-                edge_address=edge_address,
-            )
+            after, effects = apply(before, event, self._clock(), told)
             spec = self._spec_again(tx, after) if Effect.RESUME in effects else None
             self._keys.demand(spec, proven=key_proven)
             if spec is not None:
@@ -429,7 +408,7 @@ class MicroVms:
 
     def _note_timings(self, report: MicrovmReport) -> None:
         if isinstance(report, Started | Suspended):
-            event, _, _ = _told(report)
+            event, _ = _told(report)
             self._timings.setdefault(report.microvm_id, {})[event.value] = report.timings
 
     def _note(self, microvm: MicroVm) -> None:
@@ -458,20 +437,22 @@ async def _tell(deciding: Coroutine[Any, Any, T], outcome: "asyncio.Future[T]") 
             outcome.set_result(decided)
 
 
-def _told(report: MicrovmReport) -> tuple[Event, str | None, str | None]:
+def _told(report: MicrovmReport) -> tuple[Event, Told]:
+    told = Told(report.generation)
     match report:
         case Started():
-            return Event.STARTED, None, report.edge_address
+            return Event.STARTED, replace(told, edge_address=report.edge_address)
         case Suspended():
-            return Event.SUSPENDED, None, None
+            return Event.SUSPENDED, replace(told, stored_bytes=report.stored_bytes)
         case SuspendFailed():
-            return Event.SUSPEND_FAILED, report.reason, report.edge_address
+            back = replace(told, reason=report.reason, edge_address=report.edge_address)
+            return Event.SUSPEND_FAILED, back
         case ResumeFailed():
-            return Event.RESUME_FAILED, report.reason, None
+            return Event.RESUME_FAILED, replace(told, reason=report.reason)
         case Died():
-            return Event.DIED, report.reason, None
+            return Event.DIED, replace(told, reason=report.reason)
         case Terminated():
-            return Event.TERMINATED, None, None
+            return Event.TERMINATED, told
 
 
 def _not_found(microvm_id: str) -> NotFound:

@@ -164,6 +164,36 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
+meters = Table(
+    "meters",
+    metadata,
+    Column("microvm_id", String(64), primary_key=True),
+    Column("account", String(12), nullable=False),
+    Column("image_arn", String(256), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("memory_mib", Integer, nullable=False),
+    Column("stored_bytes", Integer, nullable=False),
+    Index("meters_by_account", "account"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("microvm_id", String(64), primary_key=True),
+    Column("hour", Integer, primary_key=True),
+    Column("account", String(12), nullable=False),
+    Column("image_arn", String(256), nullable=False),
+    Column("running_s", Float, nullable=False),
+    Column("suspended_s", Float, nullable=False),
+    Column("vcpu_s", Float, nullable=False),
+    Column("memory_gb_s", Float, nullable=False),
+    Column("read_bytes", Integer, nullable=False),
+    Column("written_bytes", Integer, nullable=False),
+    Column("stored_gb_s", Float, nullable=False),
+    Index("usage_by_account", "account", "hour"),
+)
+
 event_places = Table(
     "event_places",
     metadata,

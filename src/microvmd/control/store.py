@@ -26,6 +26,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from microvmd.control.connector_rows import ConnectorRows
 from microvmd.control.event_rows import EventRows
 from microvmd.control.identity_rows import IdentityRows
+from microvmd.control.meter_rows import MeterRows
 from microvmd.control.schema import client_tokens, images, microvms, versions
 from microvmd.control.use_rows import UseRows
 from microvmd.model.event import image_change, microvm_change, version_change
@@ -48,6 +49,7 @@ class Transaction:
         self.events = EventRows(connection, now)
         self.connectors = ConnectorRows(connection, self.events)
         self.use = UseRows(connection)
+        self.meters = MeterRows(connection, now)
 
     @property
     def identities(self) -> IdentityRows:
@@ -210,6 +212,7 @@ class Transaction:
             )
         )
         self.events.add(microvm_change(None, microvm))
+        self.meters.begin(microvm)
 
     def save_microvm(self, microvm: MicroVm) -> None:
         phase = select(microvms.c.phase).where(microvms.c.microvm_id == microvm.microvm_id)
@@ -221,6 +224,7 @@ class Transaction:
         )
         if before is not None and before != microvm.phase.value:
             self.events.add(microvm_change(before, microvm))
+            self.meters.turn(Phase(before), microvm)
 
     def forget_terminated(self, before: float, limit: int) -> int:
         """Remove the longest ended MicroVMs and their client tokens; how many there were."""
@@ -297,15 +301,16 @@ class Store:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
     @classmethod
-    def at(cls, path: Path) -> Self:
-        """The record at this path, for its owner only: it holds what callers have told us."""
+    def at(cls, path: Path, clock: Callable[[], float] = time.time) -> Self:
+        """The record at this path, for its owner only: it holds what callers have told us.
+        ``clock`` gives wall-clock seconds."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         # SQLite gives its log and index the mode of the database; those of before are mended, too.
         for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(name).chmod(0o600)
-        return cls(f"sqlite:///{path}")
+        return cls(f"sqlite:///{path}", clock)
 
     async def __aenter__(self) -> Self:
         try:

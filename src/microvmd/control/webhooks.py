@@ -6,8 +6,7 @@ does not take is tried again for as long as events are kept; meanwhile it holds 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -40,28 +39,21 @@ class Waits:
         return min(self.longest_s, self.first_s * 2.0 ** min(tries, 30))
 
 
-@asynccontextmanager
-async def delivering(
+async def deliver(
     store: Store,
     webhooks: Sequence[Webhook],
     clock: Callable[[], float],
     waits: Waits = Waits(),
-) -> AsyncIterator[None]:
-    """Deliver until the context ends."""
+) -> None:
+    """Run until cancelled, or until every receiver says that it is gone."""
     limits = httpx.Timeout(ANSWER_LIMIT_S)
     async with (
         httpx.AsyncClient(timeout=limits, follow_redirects=False, trust_env=False) as client,
         asyncio.TaskGroup() as tasks,
     ):
-        running = [
-            tasks.create_task(
-                insist(_Delivery(store, webhook, client, clock, waits).run, webhook.name)
-            )
-            for webhook in webhooks
-        ]
-        yield
-        for task in running:
-            task.cancel()
+        for webhook in webhooks:
+            delivery = _Delivery(store, webhook, client, clock, waits)
+            tasks.create_task(insist(delivery.run, webhook.name))
 
 
 class _Delivery:

@@ -176,11 +176,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """The suspend snapshot is durable and the VMM is gone."""
+    """The suspend snapshot is durable and the VMM is gone; ``stored_bytes`` is what it takes."""
 
     microvm_id: str
     generation: int
     timings: Mapping[str, float] = field(default_factory=dict)
+    stored_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

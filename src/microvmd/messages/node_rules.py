@@ -214,7 +214,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     node.ChangeEgress: {**MICROVM, "egress": _any},
     # reports
     node.Started: {**MICROVM, "edge_address": _address, "timings": TIMINGS},
-    node.Suspended: {**MICROVM, "timings": TIMINGS},
+    node.Suspended: {**MICROVM, "timings": TIMINGS, "stored_bytes": _number(0, LARGEST_NUMBER)},
     node.SuspendFailed: {**MICROVM, "reason": REASON, "edge_address": _address},
     node.ResumeFailed: {**MICROVM, "reason": REASON},
     node.Died: {**MICROVM, "reason": REASON},

@@ -180,6 +180,11 @@ class SnapshotSizes:
     code: int | None = None
     disk: int | None = None
 
+    @property
+    def restored(self) -> int:
+        """What a run reads; the rootfs is shared and read as it is needed."""
+        return (self.memory or 0) + (self.disk or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Build:

@@ -131,6 +131,10 @@ class MicroVm:
     suspended_at: float | None = None
     active_at: float | None = None
     edge_address: str | None = None
+    image_bytes: int = 0
+    """Of the image snapshot that it was started from."""
+    stored_bytes: int = 0
+    """Of its own suspend snapshot, the last one."""
     grants: tuple[str, ...] = ()
     """Versions of the account's connectors that it was run with (``model.egress.grant_of``)."""
 
@@ -181,21 +185,28 @@ TRANSITIONS: Mapping[tuple[Phase, Event], Step] = {
 REQUESTS = (Event.SUSPEND_REQUESTED, Event.RESUME_REQUESTED, Event.TERMINATE_REQUESTED)
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What comes with an event; ``generation`` with reports only."""
+
+    generation: int | None = None
+    reason: str | None = None
+    edge_address: str | None = None
+    stored_bytes: int | None = None
+
+
 def apply(
     microvm: MicroVm,
     event: Event,
     now: float,
-    *,
-    generation: int | None = None,
-    reason: str | None = None,
-    edge_address: str | None = None,
+    told: Told = Told(),
 ) -> tuple[MicroVm, tuple[Effect, ...]]:
     """The MicroVM after ``event``, and what must then be done.
 
-    ``generation`` comes with reports; a report of an older one, or one that the table does not
-    hold, changes nothing. A call that the table does not hold raises the recorded refusal.
+    A report of an older generation, or one that the table does not hold, changes nothing. A call
+    that the table does not hold raises the recorded refusal.
     """
-    if generation is not None and generation != microvm.generation:
+    if told.generation is not None and told.generation != microvm.generation:
         return microvm, ()
     step = TRANSITIONS.get((microvm.phase, event))
     if step is None:
@@ -205,12 +216,10 @@ def apply(
     phase, effects = step
     if phase is microvm.phase:
         return microvm, effects
-    return _entered(microvm, phase, now, reason, edge_address), effects
+    return _entered(microvm, phase, now, told), effects
 
 
-def _entered(
-    microvm: MicroVm, phase: Phase, now: float, reason: str | None, edge_address: str | None
-) -> MicroVm:
+def _entered(microvm: MicroVm, phase: Phase, now: float, told: Told) -> MicroVm:
     if phase is Phase.RUNNING:
         return replace(
             microvm,
@@ -218,22 +227,26 @@ def _entered(
             suspended_at=None,
             active_at=now,
             run_hook_payload=None,
-            edge_address=edge_address or microvm.edge_address,
+            edge_address=told.edge_address or microvm.edge_address,
         )
     if phase is Phase.SUSPENDED:
         # A failed resume does not start the suspended time anew.
         return replace(
-            microvm, phase=phase, suspended_at=microvm.suspended_at or now, edge_address=None
+            microvm,
+            phase=phase,
+            suspended_at=microvm.suspended_at or now,
+            edge_address=None,
+            stored_bytes=microvm.stored_bytes if told.stored_bytes is None else told.stored_bytes,
         )
     if phase is Phase.RESUMING:
         return replace(microvm, phase=phase, generation=microvm.generation + 1)
     if phase is Phase.TERMINATING:
-        return replace(microvm, phase=phase, state_reason=reason or Cause.REQUEST.value)
+        return replace(microvm, phase=phase, state_reason=told.reason or Cause.REQUEST.value)
     if phase is Phase.TERMINATED:
         return replace(
             microvm,
             phase=phase,
-            state_reason=microvm.state_reason or reason or Cause.REQUEST.value,
+            state_reason=microvm.state_reason or told.reason or Cause.REQUEST.value,
             terminated_at=now,
             edge_address=None,
             run_hook_payload=None,

@@ -41,7 +41,7 @@ from microvmd.node.paths import MicrovmFiles, remove
 from microvmd.node.plain import NoRoom
 from microvmd.node.shell import Shells
 from microvmd.node.slots import NetworkError
-from microvmd.node.snapshot import SnapshotBroken, SnapshotForeign, load
+from microvmd.node.snapshot import SnapshotBroken, SnapshotForeign, load, read
 from microvmd.node.timings import Timings
 from microvmd.node.working import Hold
 from microvmd.vmm.causes import ungrouped
@@ -284,7 +284,7 @@ class MicrovmTask:
                 # Recorded: a failed /suspend terminates the MicroVM.
                 raise Ended(failure_reason(HookName.SUSPEND, answer))
         try:
-            await self._store(running, timings)
+            stored = await self._store(running, timings)
         except (MachineFailed, SnapshotBroken, KeyRefused, OSError) as error:
             running.files.retire()
             await running.machine.cont()
@@ -299,24 +299,25 @@ class MicrovmTask:
                 )
             )
             return None
-        suspended = Suspended(self.spec.microvm_id, self.spec.generation, timings.ended())
+        suspended = Suspended(self.spec.microvm_id, self.spec.generation, timings.ended(), stored)
         # Before the stack is left: SUSPENDED is true when the snapshot is durable and the VMM is
         # gone; taking the network down may come later.
         self.over = True
         await self.report(suspended)
         return suspended
 
-    async def _store(self, running: Running, timings: Timings) -> None:
-        """The suspend snapshot, durable; then the VMM ends."""
+    async def _store(self, running: Running, timings: Timings) -> int:
+        """The suspend snapshot, durable; then the VMM ends. Gives its bytes on disk."""
         files = running.files.suspend
         async with running.files.saving() as commit:
             with timings.step("save"):
                 stats = await running.machine.suspend(files.device, files.diff)
             with timings.step("manifest"):
-                await commit(stats)
+                stored = await commit(stats)
         with timings.step("kill"):
             await running.machine.kill()
         await self.equipment.vault.clear(running.files.hold)
+        return stored
 
     async def _hook(self, running: Running, name: HookName, body: str | None = None) -> HookAnswer:
         hooks = self.spec.hooks
@@ -345,13 +346,22 @@ class MicrovmTask:
         if self.equipment.vmm_of(self.files) is not None:
             return None
         if phase is Phase.SUSPENDING and intact:
-            suspended = Suspended(self.spec.microvm_id, self.spec.generation)
+            suspended = Suspended(
+                self.spec.microvm_id, self.spec.generation, stored_bytes=self._stored_bytes()
+            )
             self.over = True
             await self.report(suspended)
             return suspended
         if phase is Phase.RESUMING and intact:
             return self._resume_failed("The resume was interrupted by a restart.")
         raise Ended("The MicroVM was lost: its VMM ended while the service was down.")
+
+    def _stored_bytes(self) -> int:
+        try:
+            return read(self.files.directory).stored_bytes
+        except SnapshotBroken:
+            # Told by the resume that needs it, in words.
+            return 0
 
     def _adopted(self, phase: Phase, running: Running) -> Report:
         if phase is Phase.SUSPENDING:

@@ -122,6 +122,11 @@ class Manifest:
             disk=of("disk.raw", "overlay.qcow2"),
         )
 
+    @property
+    def stored_bytes(self) -> int:
+        """What all of its files take on disk."""
+        return sum(file.allocated for file in self.files.values())
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:

@@ -33,7 +33,8 @@ SEAL_LIMIT = 1800.0
 """Seconds to encrypt or decrypt the files of one snapshot."""
 FRESH = ".new"
 
-Commit = Callable[[SuspendStats], Awaitable[None]]
+Commit = Callable[[SuspendStats], Awaitable[int]]
+"""Gives the bytes that the suspend snapshot takes on disk."""
 
 
 @dataclass(slots=True)
@@ -101,10 +102,11 @@ class OpenFiles:
     async def saving(self) -> AsyncIterator[Commit]:
         yield self._commit
 
-    async def _commit(self, stats: SuspendStats) -> None:
-        await commit_suspend(
+    async def _commit(self, stats: SuspendStats) -> int:
+        made = await commit_suspend(
             self.suspend, stats, image=self.image.manifest, stamp=self.stamp, known=self.known
         )
+        return made.stored_bytes
 
     def retire(self) -> None:
         retire(self.suspend)
@@ -132,18 +134,18 @@ class SealedFiles:
             self.spec.kms_key, self.spec.microvm_id, self.spec.execution_role_arn
         )
 
-        async def commit(stats: SuspendStats) -> None:
-            await self._commit(stats, envelope, key)
+        async def commit(stats: SuspendStats) -> int:
+            return await self._commit(stats, envelope, key)
 
         with key:
             yield commit
 
-    async def _commit(self, stats: SuspendStats, envelope: Envelope, key: DataKey) -> None:
+    async def _commit(self, stats: SuspendStats, envelope: Envelope, key: DataKey) -> int:
         names = [self.suspend.overlay.name, self.suspend.device.name]
         if stats.method is SuspendMethod.DIFF:
             names.append(self.suspend.diff.name)
         await seal_all(self.suspend.directory, self.at_rest.directory, names, key)
-        await commit_suspend(
+        made = await commit_suspend(
             self.at_rest,
             stats,
             image=self.image.manifest,
@@ -151,6 +153,7 @@ class SealedFiles:
             known=self.known,
             envelope=envelope,
         )
+        return made.stored_bytes
 
     def retire(self) -> None:
         retire(self.at_rest)

@@ -128,7 +128,7 @@ async def plane(
     node, routes, clock = RecordingNode(), RouteTable(), Clock()
     cursors = Cursors(b"k" * 32)
     async with (
-        Store.at(directory / "state.db") as store,
+        Store.at(directory / "state.db", clock) as store,
         MicroVms(
             store, node, routes, cursors, clock, managed, networks, keys=keys, admission=admission
         ) as microvms,

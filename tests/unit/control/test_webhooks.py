@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from microvmd.api.listener import listen
-from microvmd.control.webhooks import Waits, delivering
+from microvmd.control.webhooks import Waits, deliver
 from microvmd.model.event import Kind
 from microvmd.model.webhook import Webhook
 from tests.unit.control.plane import ACCOUNT, IMAGE_ARN, Plane, plane
@@ -78,6 +78,14 @@ async def _receiver() -> AsyncIterator[Receiver]:
                 await serving
 
 
+@asynccontextmanager
+async def _delivering(opened: Plane, hooks: list[Webhook]) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(deliver(opened.store, hooks, opened.clock, QUICK))
+        yield
+        task.cancel()
+
+
 async def _run(opened: Plane) -> None:
     await opened.microvms.run(ACCOUNT, {"imageIdentifier": IMAGE_ARN})
 
@@ -86,7 +94,7 @@ async def test_what_is_refused_is_sent_again_in_order(tmp_path: Path) -> None:
     async with plane(tmp_path) as opened, _receiver() as receiver:
         receiver.answers = [500, 302, 404]
         hooks = [Webhook(receiver.url, KEY)]
-        async with delivering(opened.store, hooks, opened.clock, QUICK):
+        async with _delivering(opened, hooks):
             await opened.store.run(lambda tx: tx.events.place_of(hooks[0].name))
             await opened.built()
             await receiver.until(lambda: len(receiver.got) == 5)
@@ -102,7 +110,7 @@ async def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
         await opened.store.run(lambda tx: tx.events.place_of(hooks[0].name))
         for count in (1, 3):
             await _run(opened)
-            async with delivering(opened.store, hooks, opened.clock, QUICK):
+            async with _delivering(opened, hooks):
                 await receiver.until(lambda wanted=count: len(receiver.ids) >= wanted)  # type: ignore[misc]
             await _run(opened)
         assert receiver.states == ["PENDING"] * len(receiver.got)
@@ -115,7 +123,7 @@ async def test_one_that_is_gone_gets_nothing_more(tmp_path: Path) -> None:
         hooks = [Webhook(gone.url, KEY), Webhook(other.url, KEY)]
         for hook in hooks:
             await opened.store.run(lambda tx, name=hook.name: tx.events.place_of(name))  # type: ignore[misc]
-        async with delivering(opened.store, hooks, opened.clock, QUICK):
+        async with _delivering(opened, hooks):
             await opened.built()
             await other.until(lambda: len(other.got) == 5)
             await gone.until(lambda: gone.asked == 1)
@@ -126,7 +134,7 @@ async def test_one_that_is_not_there_holds_up_nobody(tmp_path: Path) -> None:
     async with plane(tmp_path) as opened, _receiver() as receiver:
         hooks = [Webhook("http://127.0.0.1:9/", KEY), Webhook(receiver.url, KEY)]
         await opened.store.run(lambda tx: tx.events.place_of(hooks[1].name))
-        async with delivering(opened.store, hooks, opened.clock, QUICK):
+        async with _delivering(opened, hooks):
             await opened.built()
             await receiver.until(lambda: len(receiver.got) == 5)
 

@@ -14,6 +14,7 @@ from microvmd.model.microvm import (
     MicroVm,
     Phase,
     State,
+    Told,
     apply,
 )
 
@@ -34,7 +35,7 @@ def a_microvm(phase: Phase = Phase.PENDING, generation: int = 1) -> MicroVm:
 
 def test_whole_life_as_a_script() -> None:
     vm = a_microvm()
-    vm, effects = apply(vm, Event.STARTED, 101.0, generation=1, edge_address="10.200.0.2")
+    vm, effects = apply(vm, Event.STARTED, 101.0, Told(generation=1, edge_address="10.200.0.2"))
     assert (vm.state, effects) == (State.RUNNING, (Effect.ROUTE,))
     assert (vm.edge_address, vm.active_at) == ("10.200.0.2", 101.0)
     assert vm.run_hook_payload is None, "the payload is a secret: kept no longer than needed"
@@ -42,7 +43,7 @@ def test_whole_life_as_a_script() -> None:
     vm, effects = apply(vm, Event.SUSPEND_REQUESTED, 102.0)
     assert (vm.state, effects) == (State.SUSPENDING, (Effect.UNROUTE, Effect.SUSPEND))
 
-    vm, effects = apply(vm, Event.SUSPENDED, 103.0, generation=1)
+    vm, effects = apply(vm, Event.SUSPENDED, 103.0, Told(generation=1))
     assert (vm.state, vm.suspended_at, vm.edge_address, effects) == (
         State.SUSPENDED,
         103.0,
@@ -54,18 +55,19 @@ def test_whole_life_as_a_script() -> None:
     assert (vm.phase, vm.state, vm.generation) == (Phase.RESUMING, State.SUSPENDED, 2)
     assert effects == (Effect.RESUME,)
 
-    vm, effects = apply(vm, Event.STARTED, 105.0, generation=2, edge_address="10.200.0.6")
+    vm, effects = apply(vm, Event.STARTED, 105.0, Told(generation=2, edge_address="10.200.0.6"))
     assert (vm.state, vm.edge_address, vm.suspended_at) == (State.RUNNING, "10.200.0.6", None)
 
     vm, effects = apply(vm, Event.TERMINATE_REQUESTED, 106.0)
     assert (vm.state, effects) == (State.TERMINATING, (Effect.UNROUTE, Effect.TERMINATE))
 
-    vm, effects = apply(vm, Event.TERMINATED, 107.0, generation=2)
+    vm, effects = apply(vm, Event.TERMINATED, 107.0, Told(generation=2))
     assert (vm.state, vm.state_reason, vm.terminated_at) == (State.TERMINATED, "Success.", 107.0)
 
 
 def test_failed_run_hook_terminates_with_its_reason() -> None:
-    vm, effects = apply(a_microvm(), Event.DIED, 101.0, generation=1, reason="Run hook said 500")
+    told = Told(generation=1, reason="Run hook said 500")
+    vm, effects = apply(a_microvm(), Event.DIED, 101.0, told)
     assert (vm.state, vm.state_reason) == (State.TERMINATED, "Run hook said 500")
     assert effects == (Effect.UNROUTE,)
 
@@ -73,16 +75,16 @@ def test_failed_run_hook_terminates_with_its_reason() -> None:
 def test_failed_resume_keeps_the_suspended_time() -> None:
     vm = a_microvm(Phase.RUNNING)
     vm, _ = apply(vm, Event.SUSPEND_REQUESTED, 10.0)
-    vm, _ = apply(vm, Event.SUSPENDED, 11.0, generation=1)
+    vm, _ = apply(vm, Event.SUSPENDED, 11.0, Told(generation=1))
     vm, _ = apply(vm, Event.RESUME_REQUESTED, 20.0)
-    vm, _ = apply(vm, Event.RESUME_FAILED, 21.0, generation=2)
+    vm, _ = apply(vm, Event.RESUME_FAILED, 21.0, Told(generation=2))
     assert (vm.phase, vm.suspended_at) == (Phase.SUSPENDED, 11.0)
 
 
 def test_end_reason_of_the_first_cause_wins() -> None:
     vm = a_microvm(Phase.RUNNING)
-    vm, _ = apply(vm, Event.TERMINATE_REQUESTED, 1.0, reason=Cause.MAXIMUM_DURATION.value)
-    vm, _ = apply(vm, Event.DIED, 2.0, generation=1, reason="VMM ended")
+    vm, _ = apply(vm, Event.TERMINATE_REQUESTED, 1.0, Told(reason=Cause.MAXIMUM_DURATION.value))
+    vm, _ = apply(vm, Event.DIED, 2.0, Told(generation=1, reason="VMM ended"))
     assert vm.state_reason == "Maximum duration exceeded."
 
 
@@ -97,7 +99,7 @@ def test_every_phase_and_event(phase: Phase, event: Event) -> None:
             apply(vm, event, 1.0)
         assert vm.microvm_id in refusal.value.message
         return
-    after, effects = apply(vm, event, 1.0, generation=vm.generation)
+    after, effects = apply(vm, event, 1.0, Told(generation=vm.generation))
     if known:
         assert after.phase is TRANSITIONS[phase, event][0]
         assert effects == TRANSITIONS[phase, event][1]
@@ -109,7 +111,7 @@ def test_every_phase_and_event(phase: Phase, event: Event) -> None:
 @pytest.mark.parametrize("event", [event for event in Event if event not in REQUESTS])
 def test_reports_of_an_older_generation_change_nothing(phase: Phase, event: Event) -> None:
     vm = a_microvm(phase, generation=3)
-    assert apply(vm, event, 1.0, generation=2, reason="late") == (vm, ())
+    assert apply(vm, event, 1.0, Told(generation=2, reason="late")) == (vm, ())
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,8 @@ def test_any_sequence_keeps_the_invariants(steps: list[tuple[Event, int]]) -> No
         before = vm
         report = event not in REQUESTS
         try:
-            vm, effects = apply(vm, event, now, generation=vm.generation - age if report else None)
+            told = Told(generation=vm.generation - age if report else None)
+            vm, effects = apply(vm, event, now, told)
         except ApiError:
             continue
         assert vm.generation >= before.generation

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from microvmd.cli.event_settings import WebhookSettings
+from microvmd.cli.observe_settings import WebhookSettings
 
 SECRET = "whsec_" + "QUJD" * 8
 URL = "http://127.0.0.1:9000/x"

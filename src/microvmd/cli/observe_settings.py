@@ -1,4 +1,4 @@
-"""``[events]``: whom the service tells what happens.
+"""``[events]``, ``[metrics]`` and ``[prices]``: what the service tells of itself, and whom.
 
 ::
 
@@ -16,10 +16,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, Secr
 
 from microvmd.cli.section import Section
 from microvmd.model.event import Kind
+from microvmd.model.metering import Prices
 from microvmd.model.webhook import Webhook
 
 SECRET_MARK = "whsec_"  # noqa: S105 - as Standard Webhooks marks a secret
 SHORTEST_SECRET = 24
+PRICES = Prices()
 
 
 def _secret(given: SecretStr) -> SecretStr:
@@ -64,3 +66,38 @@ class EventSettings(Section):
         description="receivers of events: a list of tables with url, secret and, to choose, "
         "accounts and kinds (docs/how-to/events.md)",
     )
+
+
+class MetricsSettings(Section):
+    """What ``/metrics`` shows."""
+
+    microvms: int = Field(
+        default=200, ge=0, description="how many MicroVMs, the newest, have metrics of their own"
+    )
+
+
+class PriceSettings(Section):
+    """What usage costs; AWS's prices in US dollars (us-east-1, 2026-08-07) if not set."""
+
+    currency: str = Field(default="USD", max_length=8, description="shown beside costs")
+    vcpu_second: float = Field(default=PRICES.vcpu_s, ge=0, description="of a RUNNING MicroVM")
+    memory_gb_second: float = Field(
+        default=PRICES.memory_gb_s, ge=0, description="of a RUNNING MicroVM"
+    )
+    snapshot_write_gb: float = Field(default=PRICES.written_gb, ge=0, description="each suspend")
+    snapshot_read_gb: float = Field(
+        default=PRICES.read_gb, ge=0, description="each run and each resume"
+    )
+    snapshot_gb_hour: float = Field(
+        default=PRICES.stored_gb_hour, ge=0, description="while SUSPENDED"
+    )
+
+    @property
+    def prices(self) -> Prices:
+        return Prices(
+            self.vcpu_second,
+            self.memory_gb_second,
+            self.snapshot_write_gb,
+            self.snapshot_read_gb,
+            self.snapshot_gb_hour,
+        )

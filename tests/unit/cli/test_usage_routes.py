@@ -1,0 +1,74 @@
+"""The service's usage over HTTP: the span that is asked for, and whom it is told."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from microvmd.api.authorize import Authorizer
+from microvmd.api.requests import RequestContext
+from microvmd.cli.usage_routes import usage_routes
+from microvmd.control.metering import Metering
+from microvmd.control.subjects import Subjects
+from microvmd.messages.node import Started
+from microvmd.model.caller import Caller, CallerKind
+from microvmd.model.metering import Prices
+from tests.unit.control.plane import ACCOUNT, IMAGE_ARN, Plane, plane
+
+pytestmark = pytest.mark.anyio
+
+NOBODY = Caller(f"arn:aws:iam::{ACCOUNT}:user/ann", ACCOUNT, CallerKind.USER, "ann")
+PATH = "/microvmd/v1/usage"
+
+
+@asynccontextmanager
+async def _client(opened: Plane, caller: Caller | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    who = caller or Caller.root(ACCOUNT)
+
+    async def authenticate(_: Request) -> tuple[RequestContext, bytes]:
+        now = datetime.now(UTC)
+        return RequestContext(who.account, "us-east-1", "AKIA", "r", now, who), b""
+
+    authorize = Authorizer(Subjects(opened.store))
+    metering = Metering(opened.store, Prices())
+    routes = usage_routes(metering, "EUR", authenticate, authorize, opened.clock)
+    transport = httpx.ASGITransport(Starlette(routes=routes))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        yield client
+
+
+async def test_what_was_used(tmp_path: Path) -> None:
+    async with plane(tmp_path) as opened, _client(opened) as client:
+        await opened.built()
+        made = await opened.microvms.run(ACCOUNT, {"imageIdentifier": IMAGE_ARN})
+        await opened.microvms.report(Started(made.microvm_id, 1, "10.0.0.1"))
+        opened.clock.now += 60
+        found = (await client.get(PATH, params={"by": "microvm", "since": "0"})).json()
+        assert (found["by"], found["currency"], found["until"]) == (
+            *("microvm", "EUR", opened.clock.now),
+        )
+        (line,) = found["lines"]
+        assert (line["key"], line["running_s"]) == (made.microvm_id, 60)
+        assert line["cost"] > 0
+
+
+@pytest.mark.parametrize(
+    "query", [{"since": "x"}, {"until": "-1"}, {"since": "nan"}, {"by": "else"}]
+)
+async def test_what_cannot_be_asked(tmp_path: Path, query: dict[str, str]) -> None:
+    async with plane(tmp_path) as opened, _client(opened) as client:
+        answer = await client.get(PATH, params=query)
+        assert answer.status_code == 400
+        assert next(iter(query)) in answer.json()["message"]
+
+
+async def test_it_takes_a_right(tmp_path: Path) -> None:
+    async with plane(tmp_path) as opened, _client(opened, NOBODY) as client:
+        answer = await client.get(PATH)
+        assert answer.status_code == 403
+        assert "microvmd:GetUsage" in answer.text
