@@ -51,6 +51,55 @@ def test_a_running_microvm_answers_while_the_service_is_dead(
     service.check_strays()
 
 
+def test_kill_of_the_node_alone(service: Service, counter: Image) -> None:
+    """It is started again beside the service, and holds what it held; what is asked for meanwhile
+    is done then."""
+    running, suspended = service.run(counter), service.run(counter)
+    assert (_count(running), _count(suspended)) == (1, 1)
+    suspended.suspend()
+    vmm, node, serving = running.vmm, service.node_pid, service.process
+    assert serving is not None
+    os.kill(node, signal.SIGKILL)
+    assert _count(running) == 2, "no node stands in the way of a request"
+    late = service.run(counter, wait=False)
+    service.wait_healthy()
+    late.wait("RUNNING")
+    assert _count(late) == 1
+    assert (service.process, serving.poll()) == (serving, None)
+    assert service.node_pid != node
+    assert (running.state, running.vmm) == ("RUNNING", vmm)
+    assert (_count(running), _count(suspended)) == (3, 2)
+    running.suspend()
+    assert _count(running) == 4
+    service.check_strays()
+
+
+def test_kill_of_node_and_service(service: Service, counter: Image) -> None:
+    microvm = service.run(counter)
+    assert _count(microvm) == 1
+    vmm, nodes = microvm.vmm, list(service.node())
+    for pid in nodes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    service.kill()
+    assert _count(microvm) == 2
+    service.start()
+    assert (microvm.state, microvm.vmm) == ("RUNNING", vmm)
+    assert _count(microvm) == 3
+    microvm.suspend()
+    assert _count(microvm) == 4
+
+
+def test_a_service_that_is_killed_takes_its_node_along(service: Service, counter: Image) -> None:
+    microvm = service.run(counter)
+    vmm = microvm.vmm
+    service.kill()
+    until(lambda: None if service.node() else True, 60, "node and keeper have ended")
+    assert service.vmms().get(microvm.id) == vmm
+    service.start()
+    assert _count(microvm) == 1
+
+
 def test_a_suspended_microvm_survives(service: Service, counter: Image) -> None:
     microvm = service.run(counter)
     assert _count(microvm) == 1
