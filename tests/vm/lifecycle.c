@@ -7,6 +7,7 @@
  *   /hang/HOOK      never answer this hook from now on
  *   /say/TEXT       write TEXT and a line end to stdout
  *   /put/TEXT       write TEXT to the file /text and sync it; /get reads it
+ *   /take/MIB       take so much memory, and keep it
  *   /exit/CODE      write "leaving" without a line end to stderr, and exit
  * Port 9000, loopback: the hooks. /ready is 503 the first time.
  * With an argument: write it to stderr and exit with code 4 before listening.
@@ -101,6 +102,12 @@ static void request(int connection, char *path)
             answer(connection, 200, text);
         if (file)
             fclose(file);
+    } else if (!strncmp(path, "/take/", 6)) {
+        size_t taken = (size_t)atoi(path + 6) << 20;
+        char *memory = malloc(taken);
+        for (size_t at = 0; memory && at < taken; at += 4096)
+            memory[at] = 1 + at / 4096 % 255;
+        answer(connection, memory ? 200 : 500, "taken");
     } else if (!strncmp(path, "/exit/", 6)) {
         answer(connection, 200, "ok");
         fprintf(stderr, "leaving");

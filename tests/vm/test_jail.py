@@ -71,6 +71,7 @@ async def test_the_kernel_shows_a_jail(
             assert own != os.readlink(f"/proc/self/ns/{namespace}"), namespace
         limits = (process / "limits").read_text()
         assert "Max core file size        0 " in limits
+        assert (process / "oom_score_adj").read_text() == "500\n"
         _assert_root_is_bare(process)
         joined = (process / "cgroup").read_text()
         assert joined.count("/first") == len({h.root for h in find_hierarchies()})

@@ -19,7 +19,7 @@ from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import INITRD, KERNEL, Equipment, launched
 from microvmd.node.disk import create_disk, create_overlay
 from microvmd.node.guest import GuestClient, GuestError, GuestGone, connect
-from microvmd.node.jail import limits_for
+from microvmd.node.jail import limits_of
 from microvmd.node.presence import build_present
 from microvmd.node.snapshot import ImageFiles, Manifest
 from microvmd.node.uniqueness import Given
@@ -181,7 +181,7 @@ class Capture:
         directory.mkdir(mode=0o700)
         files = MachineFiles(directory)
         in_memory = self.equipment.vault.build_memory(self.command.config.kms_key)
-        limits = limits_for(spec.memory_mib, spec.vcpus, files=in_memory)
+        limits = limits_of(spec, files=in_memory)
         kind = self.equipment.accelerator.kind
         async with AsyncExitStack() as stack:
             network = await stack.enter_async_context(

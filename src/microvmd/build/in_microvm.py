@@ -22,7 +22,7 @@ from microvmd.build.toolchain import INSIDE, PYTHON, ImageStore
 from microvmd.build.workshop import Log, Order, OutOfTime, watch_space
 from microvmd.node.disk import create_disk
 from microvmd.node.guest import GuestClient, GuestFailed, connect
-from microvmd.node.jail import Jails, limits_for
+from microvmd.node.jail import Jails, limits_of
 from microvmd.node.kernel import GuestKernel
 from microvmd.node.network import NetworkPool
 from microvmd.vmm.machine import Accelerator, Boot, Drive, MachineFiles, MachineSpec
@@ -149,7 +149,7 @@ class MicrovmWorkshop:
     async def _build(self, order: Order, spec: MachineSpec, directory: Path, log: Log) -> int:
         files = MachineFiles(directory)
         name = f"build-{uuid.uuid4()}"
-        limits = limits_for(spec.memory_mib, spec.vcpus, files=order.memory_bytes)
+        limits = limits_of(spec, files=order.memory_bytes)
         log("booting the build machine")
         async with AsyncExitStack() as stack:
             network = await stack.enter_async_context(self.networks.network(order.egress))

@@ -41,6 +41,12 @@ class Size:
         return max(1, min(self.peak_vcpus, host_cpus))
 
 
+def cpu_weight(peak_mib: int) -> int:
+    """Share of a guest with this memory where processors are short: 100 for each baseline vCPU,
+    of which the vendor's table gives one to 2048 MiB of baseline; 1 to 10,000, as Linux has it."""
+    return min(10_000, max(1, 100 * peak_mib // Size.of(DEFAULT_MEMORY_MIB).peak_mib))
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """The sizes that images may ask for, smallest first; MiB of baseline memory."""

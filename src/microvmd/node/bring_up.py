@@ -26,7 +26,7 @@ import structlog
 from microvmd.messages.node import MicrovmSpec
 from microvmd.node.delivery import Deliveries
 from microvmd.node.guest import GuestBroken, GuestClient, GuestGone, connect_restored
-from microvmd.node.jail import Jail, Jails, limits_for
+from microvmd.node.jail import OUT_OF_MEMORY, Jail, Jails, limits_of
 from microvmd.node.kernel import GuestKernel
 from microvmd.node.logs import LogStore
 from microvmd.node.network import Network, NetworkPool
@@ -196,7 +196,7 @@ class Running:
         except GuestGone:
             machine = await self.machine.wait()
             if self.jail.out_of_memory():
-                return "The MicroVM was ended because it ran out of memory."
+                return OUT_OF_MEMORY
             if machine.reason is EndReason.CRASH:
                 return f"The VMM ended unexpectedly ({machine.exit})."
             return f"The guest ended ({machine.reason.value})."
@@ -227,10 +227,11 @@ async def bring_up(
     jail = await stack.enter_async_context(
         equipment.jails.jail(
             spec.microvm_id,
-            limits_for(machine_spec.memory_mib, machine_spec.vcpus, files=working.in_memory),
+            limits_of(machine_spec, files=working.in_memory),
             equipment.accelerator.kind,
         )
     )
+    stack.enter_context(jail.explained())
     sockets = MachineFiles(files.directory)
     with ungrouped():
         async with asyncio.TaskGroup() as tasks:
@@ -299,6 +300,7 @@ async def adopt(
         jail = await stack.enter_async_context(
             equipment.jails.adopt(spec.microvm_id, record.identity)
         )
+        stack.enter_context(jail.explained())
         machine = await stack.enter_async_context(
             adopt_machine(machine_spec, MachineFiles(files.directory), record.identity)
         )

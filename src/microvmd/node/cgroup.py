@@ -1,4 +1,4 @@
-"""Memory and process limits of one VMM, by control groups.
+"""Memory, process, processor and disk limits of one VMM, by control groups.
 
 Version 2 is used where it has the controllers; on a hybrid machine (a container, an old set-up) the
 version 1 hierarchy that has one is used for it. Groups live at the top of each hierarchy, under our
@@ -18,6 +18,13 @@ import structlog
 log = structlog.get_logger(__name__)
 
 CONTROLLERS = ("memory", "pids")
+"""Without these nothing runs: they keep a VMM from the machine's last memory and process."""
+FAIR = ("cpu", "io")
+"""These share out what never runs out; where a kernel lacks one, its default is fair too."""
+VERSION_1_NAMES = {"blkio": "io"}
+CPU_PERIOD_US = 100_000
+DEFAULT_WEIGHT = 100
+SHARES_OF_DEFAULT = 1024
 NO_LIMIT = 1 << 60
 """Version 1 writes the absence of a limit as the largest number of pages."""
 MOUNTS = Path("/proc/self/mounts")
@@ -29,8 +36,14 @@ class CgroupUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """``cpus`` bounds processor time, in processors; ``weight`` is its share, and that of the disk,
+    where others want it too (100 is the kernel's default); ``file_bytes`` bounds each file."""
+
     memory_bytes: int
     pids: int
+    cpus: float | None = None
+    weight: int = DEFAULT_WEIGHT
+    file_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +56,27 @@ class Hierarchy:
 
 
 def find_hierarchies(mounts: Path = MOUNTS) -> tuple[Hierarchy, ...]:
-    """The hierarchies that together have all CONTROLLERS. Raises CgroupUnavailable."""
+    """The hierarchies that together have all CONTROLLERS, and what of FAIR there is.
+
+    Raises CgroupUnavailable.
+    """
     found: list[Hierarchy] = []
-    missing = set(CONTROLLERS)
+    missing = {*CONTROLLERS, *FAIR}
     lines = [line.split() for line in mounts.read_text().splitlines()]
     for _, where, kind, options, *_ in sorted(lines, key=lambda line: line[2] != "cgroup2"):
         root = Path(where)
         if kind == "cgroup2":
             offered = set((root / "cgroup.controllers").read_text().split())
         elif kind == "cgroup":
-            offered = set(options.split(","))
+            offered = {VERSION_1_NAMES.get(name, name) for name in options.split(",")}
         else:
             continue
         if offered & missing:
             used = tuple(sorted(offered & missing))
             found.append(Hierarchy(root, 2 if kind == "cgroup2" else 1, used))
             missing -= offered
-    if missing:
-        raise CgroupUnavailable(f"no cgroup hierarchy offers {', '.join(sorted(missing))}")
+    if lacking := missing.intersection(CONTROLLERS):
+        raise CgroupUnavailable(f"no cgroup hierarchy offers {', '.join(sorted(lacking))}")
     return tuple(found)
 
 
@@ -80,6 +96,10 @@ class Cgroup:
                 _delegate(hierarchy, directory)
             for name, value in _settings(hierarchy, limits):
                 (directory / name).write_text(value)
+            for name, value in _together(hierarchy):
+                _offer(directory.parent / name, value)
+            for name, value in _fair(hierarchy, limits):
+                _offer(directory / name, value)
 
     @property
     def procs_files(self) -> tuple[Path, ...]:
@@ -211,15 +231,68 @@ def _settings(hierarchy: Hierarchy, limits: Limits) -> list[tuple[str, str]]:
     return settings
 
 
+def _together(hierarchy: Hierarchy) -> list[tuple[str, str]]:
+    """All VMMs against the rest of the machine: as much as a busy process on each processor.
+
+    Without it they would weigh as one process together, and starve where the host is busy.
+    """
+    if "cpu" not in hierarchy.controllers:
+        return []
+    cpus = os.cpu_count() or 1
+    if hierarchy.version == 2:
+        return [("cpu.weight", str(min(10_000, DEFAULT_WEIGHT * cpus)))]
+    return [("cpu.shares", str(SHARES_OF_DEFAULT * cpus))]
+
+
+def _fair(hierarchy: Hierarchy, limits: Limits) -> list[tuple[str, str]]:
+    """Files that a kernel may lack: it has them only with the scheduler that they are for."""
+    settings: list[tuple[str, str]] = []
+    two = hierarchy.version == 2
+    if "cpu" in hierarchy.controllers:
+        if two:
+            settings.append(("cpu.weight", str(limits.weight)))
+        else:
+            shares = max(2, limits.weight * SHARES_OF_DEFAULT // DEFAULT_WEIGHT)
+            settings.append(("cpu.shares", str(shares)))
+        if limits.cpus is not None:
+            quota = int(limits.cpus * CPU_PERIOD_US)
+            if two:
+                settings.append(("cpu.max", f"{quota} {CPU_PERIOD_US}"))
+            else:
+                settings.append(("cpu.cfs_period_us", str(CPU_PERIOD_US)))
+                settings.append(("cpu.cfs_quota_us", str(quota)))
+    if "io" in hierarchy.controllers:
+        # BFQ ends at 1000, as version 1 did, which began at 10.
+        weight = str(min(1000, max(10, limits.weight)))
+        if two:
+            settings += [("io.weight", f"default {limits.weight}"), ("io.bfq.weight", weight)]
+        else:
+            settings += [("blkio.weight", weight), ("blkio.bfq.weight", weight)]
+    return settings
+
+
+def _offer(path: Path, value: str) -> None:
+    if path.exists():
+        try:
+            path.write_text(value)
+        except OSError as error:
+            log.warning("cgroup.refused", path=os.fspath(path), value=value, error=str(error))
+
+
 def _delegate(hierarchy: Hierarchy, directory: Path) -> None:
     """Version 2 offers a controller in a group only if all groups above pass it on."""
-    wanted = " ".join(f"+{controller}" for controller in hierarchy.controllers)
     above = [parent for parent in directory.parents if parent.is_relative_to(hierarchy.root)]
     for parent in reversed(above):
-        try:
-            (parent / "cgroup.subtree_control").write_text(wanted)
-        except OSError as error:
-            raise CgroupUnavailable(f"{parent} does not pass on {wanted}: {error}") from error
+        for controllers in (CONTROLLERS, FAIR):
+            passed = [f"+{name}" for name in hierarchy.controllers if name in controllers]
+            try:
+                if passed:
+                    (parent / "cgroup.subtree_control").write_text(" ".join(passed))
+            except OSError as error:
+                said = f"{parent} does not pass on {' '.join(passed)}: {error}"
+                if controllers is CONTROLLERS:
+                    raise CgroupUnavailable(said) from error
+                log.warning("cgroup.not_passed_on", error=said)
 
 
 def _counter(text: str, name: str) -> int:

@@ -2,9 +2,9 @@
 
 A jail is a user id nobody else has, new namespaces (mounts, processes, network without interfaces,
 IPC, host name), a root with QEMU and this VM's memory file (for a boot the kernel and initramfs
-too), memory and process limits, no capabilities, and a list of system calls that it may make.
-`microvmd-jailer` builds it; QEMU adds a filter of its own. Everything else that the VMM uses, it
-inherits as open files.
+too), limits of memory, processes, processors, disks and files, no capabilities, and a list of
+system calls that it may make. `microvmd-jailer` builds it; QEMU adds a filter of its own.
+Everything else that the VMM uses, it inherits as open files.
 
 There is no user namespace. The VMM's user id is nobody's on the host either, and it has no
 capability in any namespace to begin with; in a user namespace of its own it would be born with all
@@ -20,9 +20,10 @@ from pathlib import Path
 
 import structlog
 
+from microvmd.model.size import cpu_weight
 from microvmd.node import jail_root
 from microvmd.node.cgroup import Cgroup, Hierarchy, Limits, find_hierarchies, names
-from microvmd.vmm.machine import AcceleratorKind, Bind, VmmCommand
+from microvmd.vmm.machine import AcceleratorKind, Bind, MachineSpec, VmmCommand
 from microvmd.vmm.process import (
     Exit,
     Process,
@@ -45,8 +46,22 @@ OVERHEAD_BYTES = 512 << 20
 """Memory of a VMM beside its guest's: itself, translated code under TCG (256 MiB), page cache."""
 PIDS_BASE = 64
 """Threads of a VMM beside its vCPUs; block I/O makes up to 64."""
+VMM_CPUS = 0.5
+"""Processors that a VMM may use beside its vCPUs, for I/O and for itself."""
 OPEN_FILES = 256
 ENFORCE = "enforce"
+FILE_SPARE = 1 << 30
+"""What an overlay or a snapshot may be larger than what it holds: tables, headers."""
+OOM_SCORE_ADJ = 500
+"""When the whole machine is out of memory, a VMM goes before anything of the host."""
+OUT_OF_MEMORY = "The MicroVM was ended because it ran out of memory."
+
+
+class OutOfMemory(Exception):
+    """The kernel killed the VMM for its memory; whatever failed, failed for that."""
+
+    def __init__(self) -> None:
+        super().__init__(OUT_OF_MEMORY)
 
 
 class JailFailed(Exception):
@@ -71,9 +86,26 @@ class JailSettings:
     """`enforce`, `log` or `off` (`jailer/src/seccomp.rs`)."""
 
 
-def limits_for(memory_mib: int, vcpus: int, *, files: int = 0) -> Limits:
+def limits_for(
+    memory_mib: int, vcpus: int, *, files: int = 0, file_bytes: int | None = None
+) -> Limits:
     """Limits of the VMM of a guest with this memory; `files` of its own take so many bytes more."""
-    return Limits(memory_bytes=(memory_mib << 20) + OVERHEAD_BYTES + files, pids=PIDS_BASE + vcpus)
+    return Limits(
+        memory_bytes=(memory_mib << 20) + OVERHEAD_BYTES + files,
+        pids=PIDS_BASE + vcpus,
+        cpus=vcpus + VMM_CPUS,
+        weight=cpu_weight(memory_mib),
+        file_bytes=file_bytes,
+    )
+
+
+def limits_of(spec: MachineSpec, *, files: int = 0) -> Limits:
+    """Limits of the VMM of this machine, whose drives exist already."""
+    disks = [(drive.backing or drive.path) for drive in spec.drives if not drive.read_only]
+    largest = max([spec.memory_mib << 20, *(disk.stat().st_size for disk in disks)])
+    # A qcow2 file needs some 1/8000 more than what is written into it, and never gives it back.
+    bound = largest + largest // 64 + FILE_SPARE
+    return limits_for(spec.memory_mib, spec.vcpus, files=files, file_bytes=bound)
 
 
 class Jails:
@@ -102,7 +134,9 @@ class Jails:
             group = Cgroup(self._tree, self._settings.group, name)
             group.create(limits)
             try:
-                yield Jail(self._settings, self._root, name, uid, group, accelerator)
+                jail = Jail(self._settings, self._root, name, uid, group, accelerator)
+                jail.file_bytes = limits.file_bytes
+                yield jail
             finally:
                 group.remove()
 
@@ -168,6 +202,17 @@ class Jail:
         self._root = root
         self._group = group
         self._accelerator = accelerator
+        self.file_bytes: int | None = None
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Whatever fails in here because the VMM ran out of memory, fails as OutOfMemory."""
+        try:
+            yield
+        except Exception as error:
+            if self.out_of_memory():
+                raise OutOfMemory from error
+            raise
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed the VMM because of its memory limit."""
@@ -191,6 +236,7 @@ class Jail:
                 # Also when we were cancelled: from here on the stack ends a VMM that was started.
                 pid = _reported(reader)
                 if pid is not None:
+                    _first_to_go(pid)
                     process = await stack.enter_async_context(owned(Process.child(pid)))
             if pid is None:
                 raise JailFailed(f"the jailer was {ended} and reported no VMM")
@@ -215,6 +261,8 @@ class Jail:
         argv += ["--uid", user, "--gid", user, "--report-fd", str(writer)]
         argv += ["--rlimit", "core", "0", "--rlimit", "nofile", str(OPEN_FILES)]
         argv += ["--rlimit", "memlock", "0"]
+        if self.file_bytes is not None:
+            argv += ["--rlimit", "fsize", str(self.file_bytes)]
         for procs in self._group.procs_files:
             argv += ["--cgroup", os.fspath(procs)]
         for bind in command.binds:
@@ -230,6 +278,12 @@ class Jail:
         if self._settings.seccomp != ENFORCE:
             argv += ["--seccomp", self._settings.seccomp]
         return [*argv, "--", *command.argv]
+
+
+def _first_to_go(pid: int) -> None:
+    # It may have ended, but not been reaped: then nobody else has its pid.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
 
 
 def _reported(reader: int) -> int | None:

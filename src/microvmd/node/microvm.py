@@ -35,7 +35,7 @@ from microvmd.model.microvm import Phase
 from microvmd.node.bring_up import Equipment, Running, adopt, bring_up, kept
 from microvmd.node.disk import create_overlay
 from microvmd.node.guest import GuestFailed
-from microvmd.node.jail import JailFailed, JailsExhausted
+from microvmd.node.jail import JailFailed, JailsExhausted, OutOfMemory
 from microvmd.node.network import Network
 from microvmd.node.paths import MicrovmFiles, remove
 from microvmd.node.plain import NoRoom
@@ -123,7 +123,7 @@ class MicrovmTask:
         try:
             async with AsyncExitStack() as stack:
                 last = await self._live(stack)
-        except Ended as end:
+        except (Ended, OutOfMemory) as end:
             last = self._died(str(end))
         except Exception as error:
             log.exception("microvm.failed", id=self.spec.microvm_id)

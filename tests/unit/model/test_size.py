@@ -3,7 +3,7 @@
 import pytest
 
 from microvmd.model.errors import ValidationError
-from microvmd.model.size import AWS_MEMORY_MIB, AWS_SIZES, Size, Sizes
+from microvmd.model.size import AWS_MEMORY_MIB, AWS_SIZES, LARGEST_MIB, Size, Sizes, cpu_weight
 
 # Reference, section 3.1: baseline MiB -> peak MiB, peak vCPU, disk GB.
 VENDOR = {
@@ -25,6 +25,14 @@ def test_the_rule_gives_the_vendors_table() -> None:
 def test_virtual_processors_never_exceed_the_real_ones() -> None:
     assert [Size.of(2048).vcpus(n) for n in (1, 2, 4, 64)] == [1, 2, 4, 4]
     assert Size.of(128).vcpus(8) == 1
+
+
+def test_weights_are_the_vendors_baseline_processors() -> None:
+    baseline_vcpus = {512: 0.25, 1024: 0.5, 2048: 1, 4096: 2, 8192: 4}
+    for baseline, vcpus in baseline_vcpus.items():
+        assert cpu_weight(Size.of(baseline).peak_mib) == 100 * vcpus
+    assert cpu_weight(1) == 1
+    assert cpu_weight(Size.of(LARGEST_MIB).peak_mib) == 10_000
 
 
 def test_only_what_is_offered_passes() -> None:
