@@ -14,10 +14,12 @@ from microvmd.messages.node import (
     BuildStarted,
     BuildSucceeded,
     BuildVersion,
+    ChangeEgress,
     ConnectorProvisioned,
     ConnectorRevoked,
     DeleteVersion,
     Died,
+    EgressChanged,
     Inventory,
     LogTarget,
     ProvisionConnector,
@@ -31,7 +33,15 @@ from microvmd.messages.node import (
     VersionDeleted,
     VersionKey,
 )
-from microvmd.model.egress import NOTHING, Egress, Reach, grant_of
+from microvmd.model.egress import (
+    INTERNET,
+    NAMED_PORTS,
+    NOTHING,
+    Egress,
+    Protocol,
+    Reach,
+    grant_of,
+)
 from microvmd.model.image import SnapshotSizes, VersionConfig
 from microvmd.model.microvm import Phase
 from microvmd.node.agent import BuildRefused, NodeAgent
@@ -181,6 +191,39 @@ async def test_connectors_are_provisioned_and_taken_away(node_lab: NodeLab) -> N
         assert network.egress == NOTHING
         await node.terminate(spec)
         await node.reports.next(Terminated)
+
+
+async def test_what_a_microvm_reaches_is_changed_while_it_lives(node_lab: NodeLab) -> None:
+    spec = spec_of(egress=INTERNET)
+    named = Egress(
+        reaches=(Reach("nc-1:1", IPv4Network("0.0.0.0/0"), Protocol.TCP, NAMED_PORTS, ("a.test",)),)
+    )
+    async with node_lab.node() as node:
+
+        async def change(egress: Egress, generation: int = 1) -> None:
+            await node.agent.send(ChangeEgress(spec.microvm_id, generation, egress))
+
+        # Before it is up, which it then is with what was said last.
+        await node.start(spec)
+        await change(NOTHING)
+        assert await node.reports.next(EgressChanged) == EgressChanged(spec.microvm_id, 1)
+        await node.reports.next(Started)
+        (network,) = node.equipment.networks._used
+        assert network.egress == NOTHING
+
+        await change(named)
+        assert (await node.reports.next(EgressChanged)).error is None
+        assert network.egress == named
+        assert network._guard.allowed == {"a.test"}
+        await change(INTERNET, generation=2)
+        assert (await node.reports.next(EgressChanged)).generation == 2
+        assert network.egress == named
+
+        await node.terminate(spec)
+        await node.reports.next(Terminated)
+        await change(INTERNET)
+        assert (await node.reports.next(EgressChanged)).error is None
+        assert network._guard.allowed is None
 
 
 async def test_how_builds_end(node_lab: NodeLab) -> None:
