@@ -46,7 +46,10 @@ class Meter:
         earned = (now - self._seen) * self._rate
         self._credit = min(self._credit + earned, self._rate * BURST_SECONDS)
         self._seen = now
-        if self._credit < 1:
+        # Once lines were dropped, half a second of them comes back at a time, or every other line
+        # of a flood would say how many are missing.
+        wanted = max(1.0, self._rate / 2) if self._dropped else 1.0
+        if self._credit < wanted:
             self._dropped += 1
             return
         self._credit -= 1

@@ -1,0 +1,255 @@
+"""Dockerfiles of strangers against the node, in build machines: what they try, and what is left.
+
+One Dockerfile tries many things, for each machine takes its time to boot. What the acts of
+``attack.c`` can do without a defence is shown beside them, on this machine or in this test.
+"""
+
+import asyncio
+import contextlib
+import subprocess
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from microvmd.build import toolchain
+from microvmd.build.bases import BaseStore
+from microvmd.build.builder import BuildOptions, Rootfs, build_rootfs
+from microvmd.build.in_microvm import MicrovmWorkshop
+from microvmd.build.job import Job
+from tests import buildlab
+from tests.netlab import METADATA
+from tests.security.hostile import Canary, attack_program, tar_of, zip_of
+
+pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(1200)]
+
+ACCOUNT = "111111111111"
+ROLES = "/latest/meta-data/iam/security-credentials/"
+
+
+def disks() -> bytes:
+    """A tarball of device files: the first disk, whatever number virtio has for it."""
+    members = [(f"disk-{major}", tarfile.BLKTYPE, f"{major}:0") for major in range(240, 256)]
+    return tar_of(*members)
+
+
+@dataclass
+class Site:
+    """Build machines, one account's builds in them, and what nobody of it may touch."""
+
+    directory: Path
+    cache: Path
+    shop: MicrovmWorkshop
+    canary: Canary
+    lines: list[str] = field(default_factory=list)
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+    async def build(
+        self,
+        dockerfile: str,
+        shop: MicrovmWorkshop | None = None,
+        *,
+        files: Mapping[str, bytes] | None = None,
+        time_limit: float = 1000,
+    ) -> Rootfs:
+        every = {"Dockerfile": dockerfile.encode(), "attack": attack_program()}
+        return await build_rootfs(
+            zip_of(self.directory / "context.zip", every | dict(files or {})),
+            output_dir=self.directory / "out",
+            log=self.log,
+            options=BuildOptions(ACCOUNT, self.cache, shop or self.shop, time_limit=time_limit),
+        )
+
+
+@contextlib.asynccontextmanager
+async def site(directory: Path) -> AsyncIterator[Site]:
+    cache = buildlab.cache(directory)
+    await BaseStore(cache / "bases").add("tiny", buildlab.tiny_base(directory))
+    tools = await toolchain.prepare(cache, print)
+    canary = Canary.make(directory, cache, tools.root)
+    async with buildlab.workshop(directory, "sd", 215) as shop:
+        yield Site(directory, cache, shop, canary)
+
+
+def run(directory: Path, test: Callable[[Site], Awaitable[None]]) -> None:
+    """Run it, and see that it has left everything else as it was."""
+
+    async def main() -> None:
+        async with site(directory) as made:
+            await test(made)
+            made.canary.check()
+            assert not [path for path in (directory / "out").iterdir() if path.name[0] == "."]
+
+    asyncio.run(main())
+
+
+NOISE = (
+    b"\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[0m \xc2\x9b31m \xe2\x80\xaetxt.exe \xff\xfe\r"
+    b"over\x08\x08\x00 end of noise\n"
+)
+ACTS = (
+    "mknod-disk",
+    "mknod-memory",
+    "mount-tmpfs",
+    "mount-bind",
+    "mount-proc",
+    "sysrq",
+    "core-pattern",
+    "kernel-log",
+    "kernel-memory",
+    "new-namespace",
+    "namespace-of-1",
+    "file-by-handle",
+    "host-name",
+)
+# One step for most of it: each costs a build machine seconds.
+ACTS_DOCKERFILE = """# syntax=registry.example/frontend:1
+FROM tiny
+COPY attack acts.sh noise /
+ADD devices.tar /d/
+RUN --mount=type=secret,id=role,target=/role --mount=type=ssh \\
+    --mount=type=cache,id=c,target=/c --mount=type=bind,source=.,target=/context sh /acts.sh
+RUN for each in /proc/[0-9]*; do cat $each/comm; done
+"""
+ACTS_SCRIPT = f"""
+mkdir /own
+/attack kernel /own
+/attack ask {METADATA} {ROLES}
+for each in /build/extras/job.json /build/store/storage /build/archive.zip {{secret}} /machine; do
+  test -e $each && echo "sees $each"
+done
+test -e /context/../extras && echo "sees the builder"
+for each in /d/*; do (exec 3< $each) && echo "sees $each"; done
+cat /role || echo "no role"
+test -e /run/buildkit/ssh_agent.0 || echo "no agent"
+(sleep 3000 &)
+(/attack network 127.0.0.1 1 > /dev/null 2>&1 &)
+echo "left two behind"
+/attack dig /c 2500
+/attack bomb 300
+cat /noise
+/attack flood A 3000000
+/attack flood "tiny
+" 1500000
+echo
+"""
+# As root of this machine; the others fail where it is itself a guest without the file in question.
+WITHOUT_A_DEFENCE = {
+    "mknod-disk",
+    "mount-tmpfs",
+    "mount-bind",
+    "mount-proc",
+    "new-namespace",
+    "host-name",
+}
+
+
+def test_the_acts_of_a_step_work_without_a_defence(tmp_path: Path) -> None:
+    program = tmp_path / "attack"
+    program.write_bytes(attack_program())
+    program.chmod(0o755)
+    argv = ["unshare", "--mount", "--propagation", "private", f"{program}", "kernel", f"{tmp_path}"]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    worked = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" worked")}
+    assert worked >= WITHOUT_A_DEFENCE
+
+
+def test_a_step_reaches_neither_kernel_nor_node_nor_credentials(tmp_path: Path) -> None:
+    """One machine, from its own kernel's interfaces to what it prints."""
+
+    async def test(here: Site) -> None:
+        script = ACTS_SCRIPT.format(secret=here.canary.secret).encode()
+        files = {"acts.sh": script, "noise": NOISE, "devices.tar": disks()}
+        rootfs = await here.build(ACTS_DOCKERFILE, files=files)
+        text = "\n".join(here.lines)
+        for act in ACTS:
+            assert f"{act} refused" in text, act
+        assert " worked" not in text
+        # The address answers, and knows of no role.
+        assert "metadata answered HTTP/1.1 404" in text
+        assert "sees " not in text
+        for line in ("no role", "no agent", "left two behind", "dug 2500", "forked 300 of 300"):
+            assert line in here.lines, line
+        # Of the step that looks there is the shell alone: the others died with their step.
+        assert "sleep" not in here.lines
+        assert "attack" not in here.lines
+        assert any("end of noise" in line for line in here.lines)
+        assert not any("\x1b" in line or "\x07" in line or "\x9b" in line for line in here.lines)
+        assert max(map(len, here.lines)) <= 4096
+        assert sum(map(len, here.lines)) < 17 << 20
+        assert any("lines are not kept" in line for line in here.lines)
+        assert rootfs.size > 0
+
+    run(tmp_path, test)
+
+
+class Escaped(MicrovmWorkshop):
+    """A machine whose steps have left buildah's container: its whole root is theirs to write."""
+
+    def complete(self, job: Job) -> Job:
+        return replace(super().complete(job), volumes=("/:/machine",))
+
+
+def escaped(shop: MicrovmWorkshop) -> Escaped:
+    return Escaped(*(getattr(shop, name) for name in MicrovmWorkshop.__slots__))
+
+
+# In the place of the machine's umount, so that it is run last, as root, outside of any container.
+FORGER = rb"""#!/usr/bin/python3
+import json, os, sys
+for place in sorted(os.listdir("/sys/block")):
+    try:
+        with open(f"/dev/{place}", "r+b", buffering=0) as disk:
+            first = disk.read(512)
+            disk.seek(0)
+            disk.write(first)
+        print("writes", place)
+    except OSError as error:
+        print("cannot write", place)
+    try:
+        with open(f"/dev/{place}", "rb") as disk:
+            print("secret on", place, b"another-" + b"account-alone" in disk.read(64 << 20))
+    except OSError:
+        pass
+try:
+    with open("/dev/vdf", "r+b", buffering=0) as result:
+        result.seek(1 << 20)
+        print("wrote beyond the result", result.write(b"x" * 512))
+except OSError as error:
+    print("nothing beyond the result")
+superblock = bytearray(128)
+superblock[:4] = b"\xe2\xe1\xf5\xe0"
+superblock[12], superblock[36] = 12, 2
+with open("/dev/vde", "r+b") as disk:
+    disk.write(bytes(1024) + bytes(superblock))
+    os.fsync(disk.fileno())
+config = {"Entrypoint": ["/forged"], "Labels": {"x": "y" * 60000}}
+with open("/dev/vdf", "r+b") as result:
+    result.write(json.dumps({"Docker": {"config": config}}).encode().ljust(1 << 20))
+    os.fsync(result.fileno())
+"""
+
+
+def test_a_machine_that_its_steps_have_taken_forges_its_own_image_alone(tmp_path: Path) -> None:
+    async def test(here: Site) -> None:
+        rootfs = await here.build(
+            "FROM tiny\nCOPY plant /\nRUN cat /plant > /machine/usr/bin/umount\n",
+            escaped(here.shop),
+            files={"plant": FORGER},
+        )
+        # It is the stranger's image whatever it says: judged like any, and started in a MicroVM.
+        assert (rootfs.size, rootfs.config.argv) == (8192, ("/forged",))
+        writes = [line.split()[-1] for line in here.lines if line.startswith("writes ")]
+        refused = [line.split()[-1] for line in here.lines if line.startswith("cannot write ")]
+        # Scratch, its own layers, output and result; not builder, zip, extras or bases.
+        assert writes[:4] == ["vdb", "vdc", "vde", "vdf"]
+        assert {"vda", "vdd", "vdg", "vdh"} <= set(refused)
+        assert "secret on vdc False" in here.lines
+        assert not any(line.startswith("secret on ") and "True" in line for line in here.lines)
+        assert "nothing beyond the result" in here.lines
+
+    run(tmp_path, test)
