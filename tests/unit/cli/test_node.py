@@ -1,18 +1,33 @@
-"""What of the settings the node's networks get."""
+"""One node at a time; what it does is shown in tests/faults and tests/security."""
 
+import asyncio
+import fcntl
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from microvmd.cli import node
-from microvmd.cli.settings import CONFIG_VARIABLE, load
+from microvmd.cli.node import _lock, _networks
+
+pytestmark = pytest.mark.anyio
 
 
-def test_limits_of_a_network_are_those_of_the_settings(
+async def test_a_node_waits_for_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with path.open("w") as former:
+        fcntl.flock(former, fcntl.LOCK_EX)
+        async with asyncio.timeout(20), AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(_lock(stack, path))
+            done, _ = await asyncio.wait({waiting}, timeout=0.2)
+            assert not done
+            fcntl.flock(former, fcntl.LOCK_UN)
+            await waiting
+
+
+def test_the_mapping_is_read_from_the_operators_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text("[network]\nconnections = 7\nconnection_rate = 8\nbandwidth_mbit = 9\n")
-    monkeypatch.setenv(CONFIG_VARIABLE, str(config))
-    made = node._network_settings(load())
-    assert (made.connections, made.connection_rate, made.bandwidth_mbit) == (7, 8, 9)
+    file = tmp_path / "config.toml"
+    file.write_text('[network.subnets]\nsubnet-1 = ["10.1.0.0/16"]\n')
+    monkeypatch.setenv("MICROVMD_CONFIG", str(file))
+    assert list(_networks().subnets) == ["subnet-1"]
