@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from microvmd.cli import logs as own_log
+from microvmd.vmm.cores import leave_none
 from microvmd.vmm.process import spawn
 
 log = structlog.get_logger("microvmd.keeper")
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", required=True)
     options = parser.parse_args(argv)
     own_log.configure()
+    leave_none()
     asyncio.run(keep(options.fd, options.alive, options.settings))
 
 

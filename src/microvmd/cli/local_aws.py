@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from microvmd.cli.local_retention import keep_small
+from microvmd.vmm.cores import leave_none
 from microvmd.vmm.process import Process, ProcessGone, ProcessIdentity, owned, spawn
 
 SOCKET = "local-aws.sock"
@@ -161,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # A line for each request would fill the disk: CloudWatch Logs alone gets one a second of each
     # MicroVM.
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    leave_none()
     keep_small(options.log_mib << 20)
     server = make_server(
         "unix://local-aws",

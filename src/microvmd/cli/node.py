@@ -49,6 +49,7 @@ from microvmd.node.slots import NetworkError, NetworkSettings
 from microvmd.node.snapshot import Stamp
 from microvmd.vmm.accelerator import ProbeGuest, detect
 from microvmd.vmm.causes import ungrouped
+from microvmd.vmm.cores import leave_none
 from microvmd.vmm.process import ProcessFailed
 from microvmd.vmm.qemu import installed_version
 
@@ -74,6 +75,7 @@ def run_node(settings: Settings, fd: int | None = None) -> None:
     Raises Failure when it cannot start.
     """
     own_log.configure()
+    leave_none()
     if os.geteuid() != ROOT:
         raise Failure("microvmd node needs root", "start it as a systemd service of root")
     user = ServiceUser.of_settings(settings)

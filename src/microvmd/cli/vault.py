@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from microvmd.cli.settings import Settings
 from microvmd.node.aws_access import AwsAccess
-from microvmd.node.kms import Kms, KmsSettings, never_dumped
+from microvmd.node.kms import Kms, KmsSettings
 from microvmd.node.paths import NodePaths
 from microvmd.node.plain import PlainDirectory
 from microvmd.node.snapshot import Stamp
@@ -16,8 +16,7 @@ from microvmd.node.vault import Vault
 async def vault(
     settings: Settings, access: AwsAccess, paths: NodePaths, stamp: Stamp
 ) -> AsyncIterator[Vault]:
-    """The vault of a service. From here on this process leaves no core dump."""
-    never_dumped()
+    """The vault of a service, a process that leaves no core dump."""
     memory_mib = settings.encryption.memory_mib
     limit = None if memory_mib is None else memory_mib << 20
     plain = PlainDirectory(settings.run / "plain", limit)

@@ -12,8 +12,6 @@ boto3 blocks, so every call is made in a thread of our own.
 
 import asyncio
 import base64
-import ctypes
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -40,7 +38,6 @@ SESSION_SECONDS = 900
 SESSION_USED = 600.0
 CLIENTS = 32
 THREADS = 4
-PR_SET_DUMPABLE = 4
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorizedException"})
 _STALE = frozenset({"ExpiredTokenException", "UnrecognizedClientException"})
 _UNUSABLE = {
@@ -304,10 +301,3 @@ def refusal(error: ClientError, key_id: str, role: str | None) -> KeyRefused:
     if code in _UNUSABLE:
         return KeyRefused(KeyProblem.UNUSABLE, f"The KMS key {key_id} {_UNUSABLE[code]}.")
     return KeyRefused(KeyProblem.UNREACHABLE, f"KMS did not answer for the key {key_id}: {code}.")
-
-
-def never_dumped() -> None:
-    """Let the kernel write no core dump of this process, which holds plain keys at times."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"prctl PR_SET_DUMPABLE: {os.strerror(code)}")

@@ -200,3 +200,16 @@ async def test_a_database_of_a_later_version_is_left_alone(tmp_path: Path) -> No
     with pytest.raises(CommandError):
         async with Store.at(path):
             raise AssertionError("opened")
+
+
+async def test_only_root_reads_it(tmp_path: Path) -> None:
+    """Also one from before, and what SQLite makes beside it."""
+    (tmp_path / "state.db").touch(0o644)
+    async with Store.at(tmp_path / "state.db"):
+        modes = _modes(tmp_path)
+    assert len(modes) > 1
+    assert set(modes.values()) == {0o600}
+
+
+def _modes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}

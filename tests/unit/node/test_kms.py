@@ -2,8 +2,6 @@
 
 import asyncio
 import base64
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -210,13 +208,3 @@ def test_a_key_does_not_show() -> None:
 
 def test_settings_do_not_show_secrets() -> None:
     assert "hush" not in repr(KmsSettings(REGION, secret_key="hush"))
-
-
-def test_the_process_leaves_no_core_dump() -> None:
-    code = (
-        "import ctypes\n"
-        "from microvmd.node.kms import never_dumped\n"
-        "never_dumped()\n"
-        "assert ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 0\n"  # PR_GET_DUMPABLE
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
