@@ -88,8 +88,10 @@ impl Agent {
         identity::set_clock(nanos).map_err(failed)?;
         self.identity.reseed(&seed).map_err(failed)?;
         self.assume_identity(request)?;
-        // Not worth failing a resume for: without it they end by their own timers.
-        let _ = connections::cut();
+        if request.flag("endConnections") {
+            // Not worth failing a resume for: without it they end by their own timers.
+            let _ = connections::cut();
+        }
         let (hostname, machine_id, boot_id) = self.identity.read_back().map_err(failed)?;
         let sample = self.identity.sample().map_err(|error| ("failed", error.to_string()))?;
         Ok(object([

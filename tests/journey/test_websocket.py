@@ -92,3 +92,19 @@ def test_a_connection_resumes_the_server_too(echo: Microvm) -> None:
         assert socket.recv(LIMIT) == ""
         socket.send("awake")
         assert socket.recv(LIMIT) == "awake"
+
+
+def test_a_connection_outlives_the_service(echo: Microvm) -> None:
+    """It is adopted by the next one, and what was open to it stays open."""
+    with _connected(echo, subprotocols=_protocols(echo)) as socket:
+        assert socket.recv(LIMIT) == ""
+        for end in (Service.kill, Service.stop):
+            end(echo.service)
+            socket.send("alone")
+            assert socket.recv(LIMIT) == "alone"
+            echo.service.start()
+            # Asking for its memory takes the node that has adopted it.
+            assert echo.execute("1 + 1") == 2
+            assert echo.service.facts(echo.id)["vmm"]["pid"] == echo.vmm
+            socket.send("adopted")
+            assert socket.recv(LIMIT) == "adopted"

@@ -42,7 +42,7 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 |-----------|---------------------------------------------------------|-------------------------|
 | configure | unixNanos, hostname, machineId, env (list of "K=V")     | {}                      |
 | start     | argv, env, cwd, user, capabilities "default" or "all"   | {pid}                   |
-| restored  | unixNanos, seed, hostname, machineId, bootId            | the same, and sample    |
+| restored  | as configure, and seed, bootId, endConnections (bool)   | as given, and sample    |
 | hook      | name, port, timeoutMs, body (text or null)              | {status} or {error}     |
 | listening |                                                         | {ports}                 |
 | exec      | as start, and tty, rows, cols                           | {pid}; then DATA, CLOSE |
@@ -55,9 +55,10 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 | info      |                                                         | {agent, kernel, ...}    |
 
 `env` of configure goes to every process that start and exec make. `seed` is base64 of 32 to 512
-bytes and is not sent back; the other members of `restored` are read back in the guest. `sample` is
-16 random bytes that the guest draws after it was reseeded, in hexadecimal digits. `error` of a
-hook is refused, timeout or reset. `start` and `exec` resolve `user` ("uid", "uid:gid", "name",
+bytes and is not sent back; clock and ids of `restored` are read back in the guest. `sample` is 16
+random bytes that the guest draws after it was reseeded, in hexadecimal digits. `endConnections`
+ends its TCP connections with the outside: those that a restore has cut. `error` of a hook is
+refused, timeout or reset. `start` and `exec` resolve `user` ("uid", "uid:gid", "name",
 "name:group") in the image's own tables. `shell` starts bash, else sh, else a shell of the agent's
 own: as the superuser, on a terminal, with the application's environment, directory and rights.
 

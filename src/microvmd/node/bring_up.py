@@ -246,7 +246,9 @@ async def bring_up(
             before_cont()
         await machine.cont()
         with timings.step("guest.restored"):
-            guest = await _identified(stack, equipment, files, spec.microvm_id)
+            guest = await _identified(
+                stack, equipment, files, spec.microvm_id, end_connections=True
+            )
         await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     return Running(network, jail, machine, guest, working)
 
@@ -285,9 +287,12 @@ async def launched(
 
 
 async def adopt(
-    stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec, hold: Hold
+    stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec, hold: Hold, *, serving: bool
 ) -> Running:
-    """Take over the VMM that an earlier run of the node left. Raises ProcessGone."""
+    """Take over the VMM that an earlier run of the node left. Raises ProcessGone.
+
+    ``serving``: requests have been let in, and they go on.
+    """
     files = equipment.paths.microvm(spec.microvm_id)
     record = equipment.vmm_of(files)
     if record is None:
@@ -308,19 +313,26 @@ async def adopt(
             if await machine.status() is Status.PAUSED:
                 working.retire()
                 await machine.cont()
-            guest = await _identified(stack, equipment, files, spec.microvm_id)
+            guest = await _identified(
+                stack, equipment, files, spec.microvm_id, end_connections=not serving
+            )
             await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     return Running(network, jail, machine, guest, working)
 
 
 async def _identified(
-    stack: AsyncExitStack, equipment: Equipment, files: MicrovmFiles, microvm_id: str
+    stack: AsyncExitStack,
+    equipment: Equipment,
+    files: MicrovmFiles,
+    microvm_id: str,
+    *,
+    end_connections: bool,
 ) -> GuestClient:
     """The agent of a guest that is proven to be this MicroVM and no copy. Raises NotUnique."""
     given = Given.of(microvm_id)
     agent = MachineFiles(files.directory).agent
     guest, found = await stack.enter_async_context(
-        connect_restored(agent, AGENT_LIMIT, **asdict(given))
+        connect_restored(agent, AGENT_LIMIT, **asdict(given), end_connections=end_connections)
     )
     # The clock was set to the time at which we asked. Where that is long ago, as on a machine that
     # is short of CPU, ask again: the guest is awake now. All else that this does is done already.

@@ -112,12 +112,16 @@ async def connect_restored(
     hostname: str,
     machine_id: str,
     boot_id: str | None = None,
+    end_connections: bool = False,
 ) -> AsyncIterator[tuple["GuestClient", Identity]]:
     """`connect` to a clone and make it itself (`GuestClient.restored`), in one round trip.
 
+    `end_connections` ends its TCP connections with the outside: those that the restore has cut.
+
     Raises what `connect` raises, and GuestError.
     """
-    opening = ("restored", _restored(hostname, machine_id, boot_id))
+    members = _restored(hostname, machine_id, boot_id)
+    opening = ("restored", {**members, "endConnections": end_connections})
     async with _connected(socket_path, timeout, opening) as (client, result):
         yield client, _identity(result)
 

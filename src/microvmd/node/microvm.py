@@ -168,7 +168,8 @@ class MicrovmTask:
         if settled is not None:
             return settled
         try:
-            running = await adopt(stack, self.equipment, self.spec, hold)
+            serving = phase not in (Phase.PENDING, Phase.RESUMING)
+            running = await adopt(stack, self.equipment, self.spec, hold, serving=serving)
             with running.kept():
                 await self._is_up(running)
         except (SnapshotBroken, SnapshotForeign):
