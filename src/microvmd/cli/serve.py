@@ -47,8 +47,10 @@ from microvmd.cli.network_reload import reload_networks
 from microvmd.cli.node_client import NodeClient, NodeUnavailable
 from microvmd.cli.node_meter import MeterClient
 from microvmd.cli.observing import Observing
+from microvmd.cli.reach import open_way
 from microvmd.cli.role_check import role_check
 from microvmd.cli.service_user import (
+    CODE,
     ROOT,
     ServiceUser,
     acting_as,
@@ -159,6 +161,7 @@ async def _part_with_root(stack: AsyncExitStack, settings: Settings, user: Servi
     """Leave root to a node, and give it up. Nothing else runs in this process yet."""
     listener = keeper.bind(settings.run / keeper.SOCKET, user.gid)
     await stack.enter_async_context(keeper.kept(listener, _node_settings(settings)))
+    open_way(CODE, user)
     give_up_root(user, low_port=needs_low_port(settings))
     log.info("serve.user", name=user.name, uid=os.getuid())
 

@@ -165,18 +165,27 @@ def _give(path: Path, user: ServiceUser) -> None:
         os.close(fd)
 
 
+CODE = (Path(microvmd.__file__).parents[1], Path(sys.prefix))
+"""What the service goes on reading; ``reach.py`` leads there where a directory above is closed."""
+
+
 def check_reach(settings: Settings, user: ServiceUser) -> None:
     """Raise Failure where the service could not read what it needs once it has given root up."""
     made = [path for path in (settings.root, settings.run) if path.exists()]
     with acting_as(user):
-        for path in (*made, Path(microvmd.__file__).parent, Path(sys.prefix)):
+        for path in made:
             if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
                 raise Failure(
                     f"the user {user.name}, as which the service runs, cannot read {path}",
-                    "move it to where everybody may go (/opt, /srv), or let others through "
-                    "(chmod o+x on what is above it), or set service.user to root, which gives up "
-                    "that the service has fewer rights than the node",
+                    "choose a directory where everybody may go, or let others through "
+                    "(chmod o+x on what is above it)",
                 )
+    for path in CODE:
+        if not user.is_root and not path.stat().st_mode & 0o005 == 0o005:
+            raise Failure(
+                f"the user {user.name}, as which the service runs, cannot read {path}",
+                "let others read what is in it: chmod -R go+rX",
+            )
 
 
 def needs_low_port(settings: Settings) -> bool:
