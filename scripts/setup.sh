@@ -101,8 +101,9 @@ user_present() {
 }
 
 # Everything but the node runs as this user (docs/decisions/0005-privilege-split.md).
+# Another checkout, or the service itself, may have made it.
 make_user() {
-    useradd --system --user-group --no-create-home --home-dir /nonexistent \
+    user_present || useradd --system --user-group --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin "$service_user"
 }
 
