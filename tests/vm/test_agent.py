@@ -214,7 +214,7 @@ async def test_what_a_microvm_reaches_is_changed_while_it_lives(node_lab: NodeLa
         await change(named)
         assert (await node.reports.next(EgressChanged)).error is None
         assert network.egress == named
-        assert network._guard.allowed == {"a.test"}
+        assert sorted(network._guard.allowed or ()) == ["a.test"]
         await change(INTERNET, generation=2)
         assert (await node.reports.next(EgressChanged)).generation == 2
         assert network.egress == named

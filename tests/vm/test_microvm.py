@@ -228,10 +228,10 @@ async def test_a_restart_in_the_middle_of_a_resume_loses_nothing(node_lab: NodeL
         await asyncio.to_thread(poll, lambda: node.pid_of(spec), limit=LIMIT)
         async with asyncio.timeout(LIMIT):
             # Who asks before the guest was told that it is restored loses the connection.
-            hooks = ""
-            while "resume" not in hooks:
+            called = ""
+            while "resume" not in called:
                 with suppress(httpx.TransportError):
-                    hooks = await ask(node.address_of(spec), "hooks")
+                    called = await ask(node.address_of(spec), "hooks")
         # The snapshot is burnt, the hook is under way: now the node stops.
         assert not node.equipment.paths.microvm(spec.microvm_id).suspended
     async with node_lab.node() as node:

@@ -1,5 +1,6 @@
 """Usage over the life of real decisions, and its sums by MicroVM, image and tag."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ async def test_old_hours_are_forgotten(tmp_path: Path, monkeypatch: pytest.Monke
         async def stop(_: float) -> None:
             raise Swept
 
-        monkeypatch.setattr(metering_module.asyncio, "sleep", stop)
+        monkeypatch.setattr(asyncio, "sleep", stop)
         with pytest.raises(Swept):
             await forget_old_usage(opened.store, 1.0, lambda: 1e9)
         assert await _lines(opened) == []
