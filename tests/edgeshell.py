@@ -93,6 +93,8 @@ async def local_shell() -> AsyncIterator[LocalShell]:
             yield LocalShell(terminal)
         finally:
             with contextlib.suppress(ProcessLookupError):
+                # Alone first: it may not have made its own group yet.
+                process.kill()
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     finally:
