@@ -481,6 +481,8 @@ FAULTS: dict[str, Callable[[Soak, random.Random], int]] = {
 def soaking(seed: int, *, workers: int, pause: float, disk_mib: int = DISK_MIB) -> Iterator[Soak]:
     """A service of its own whose root is a small disk, with an image of a counting application."""
     with tempfile.TemporaryDirectory(prefix="mvt") as name:
+        # The service's user passes through, and reads nothing here.
+        Path(name).chmod(0o711)
         directory = Path(name) / "s"
         directory.mkdir()
         with small_disk(Path(name) / "root", disk_mib) as disk:

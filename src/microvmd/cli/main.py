@@ -28,6 +28,7 @@ from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
 from microvmd.cli.setting_names import setting_names, variable
 from microvmd.cli.settings import Settings, load
+from microvmd.vmm.cores import leave_none
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,6 +101,7 @@ def serve(
         found = load(**flags)
         from microvmd.cli.serve import serve as run_service
 
+        leave_none()
         run_service(found)
 
 
@@ -111,6 +113,7 @@ def node() -> None:
     """
     from microvmd.cli.node import run_node
 
+    leave_none()
     with reported():
         run_node(load())
 

@@ -75,7 +75,6 @@ def run_node(settings: Settings, fd: int | None = None) -> None:
     Raises Failure when it cannot start.
     """
     own_log.configure()
-    leave_none()
     if os.geteuid() != ROOT:
         raise Failure("microvmd node needs root", "start it as a systemd service of root")
     user = ServiceUser.of_settings(settings)
@@ -230,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", type=Path, required=True)
     parser.add_argument("--fd", type=int, required=True)
     options = parser.parse_args(argv)
+    leave_none()
     with reported():
         run_node(Settings(**json.loads(options.settings.read_text())), options.fd)
 

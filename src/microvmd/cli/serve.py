@@ -78,7 +78,6 @@ from microvmd.node.aws_access import Threads
 from microvmd.node.paths import LONGEST_ROOT
 from microvmd.node.roles import BotoSts
 from microvmd.vmm.causes import ungrouped
-from microvmd.vmm.cores import leave_none
 from microvmd.vmm.process import ProcessFailed
 
 log = structlog.get_logger(__name__)
@@ -97,7 +96,6 @@ GRACE_S = 2
 def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises Failure when it cannot start."""
     own_log.configure()
-    leave_none()
     if len(os.fsencode(settings.root)) > LONGEST_ROOT:
         raise Failure(
             f"the path of the root, {settings.root}, is too long for sockets below it",

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from microvmd.api.errors import SerializationError, UnparsableQuery
@@ -30,6 +30,7 @@ _RUN = "/2025-09-09/microvms"
 _MEMBERS = ("imageIdentifier", "idlePolicy", "logging", "maximumDurationInSeconds", "clientToken")
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(_MEMBERS), _JSON))
 def test_any_json_parses_or_is_refused(document: dict[str, Any]) -> None:
     with contextlib.suppress(SerializationError):
