@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import SEED_VARIABLE
 from tests.soaklab import FAULTS, soaking
 
-pytestmark = [pytest.mark.vm, pytest.mark.faults]
+pytestmark = [pytest.mark.vm, pytest.mark.faults, pytest.mark.long]
 
 CYCLES = 40
 BATCH = 20

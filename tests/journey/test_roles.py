@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.servicelab import ACCOUNT, REGION, Image, Microvm, Service
+from tests.servicelab import ACCOUNT, REGION, STATE_LIMIT, Image, Microvm, Service, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 
@@ -91,6 +91,8 @@ def test_an_adopted_microvm_has_its_role_again(service: Service, notebook: Image
     service.stop()
     service.start()
     microvm.wait("RUNNING")
+    # The node is up before the API, which answers for STS here: it asks again.
+    until(lambda: microvm.execute("credentials()")[0] == 200 or None, STATE_LIMIT, "credentials")
     assert _credentials(microvm)["AccessKeyId"] != before["AccessKeyId"]
 
 

@@ -23,7 +23,13 @@ from tests import buildlab
 from tests.netlab import METADATA
 from tests.security.hostile import Canary, attack_program, tar_of, zip_of
 
-pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.security,
+    pytest.mark.vm,
+    pytest.mark.root,
+    pytest.mark.timeout(1200),
+    pytest.mark.long,
+]
 
 ACCOUNT = "111111111111"
 ROLES = "/latest/meta-data/iam/security-credentials/"

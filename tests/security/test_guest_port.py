@@ -9,7 +9,7 @@ from tests.attacklab import attacker, ended, unharmed
 from tests.nodelab import NodeLab
 from tests.security.test_guest_bombs import OWN_GROWTH_MIB, resident_mib
 
-pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio]
+pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio, pytest.mark.long]
 
 BROKEN = "The MicroVM was ended: the guest broke the protocol: "
 
