@@ -22,7 +22,7 @@ from tests.edgelab import World, running, world
 MARK = "lambda-microvms"
 LIMIT = 20.0
 # What a window, pipes and sockets between here and the terminal may hold at the most.
-BUFFERS = 8 * 1024 * 1024
+BUFFERS = 32 * 1024 * 1024
 
 
 def protocols(w: World, *more: str, endpoint: str = "vm-a") -> list[str]:
