@@ -56,9 +56,11 @@ async def connected(
 
 
 async def says(socket: ClientConnection, text: str) -> str:
-    seen = b""
+    wanted, seen, looked = text.encode(), bytearray(), 0
     async with asyncio.timeout(LIMIT):
-        while text.encode() not in seen:
+        # Megabytes may come first: only what is new is searched.
+        while seen.find(wanted, looked) < 0:
+            looked = max(0, len(seen) - len(wanted))
             data = await socket.recv()
             assert isinstance(data, bytes)
             seen += data
