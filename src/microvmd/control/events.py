@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from microvmd.control.event_rows import EventQuery
+from microvmd.control.retention import in_batches
 from microvmd.control.store import Store
 from microvmd.model.event import Event
 
@@ -52,10 +53,5 @@ async def forget_old_events(store: Store, retention_s: float, clock: Callable[[]
 
 
 async def forget_before(store: Store, moment: float) -> int:
-    """In batches, so that other decisions come between; how many there were."""
-    count = 0
-    while True:
-        found = await store.run(lambda tx: tx.events.forget(moment, BATCH))
-        count += found
-        if found < BATCH:
-            return count
+    """Forget all that happened before; how many there were."""
+    return await in_batches(store, lambda tx, size: tx.events.forget(moment, size), BATCH)

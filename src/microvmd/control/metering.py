@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from microvmd.control.meter_rows import Used
+from microvmd.control.retention import in_batches
 from microvmd.control.store import Store, Transaction
 from microvmd.model.errors import ValidationError
 from microvmd.model.identifiers import ImageArn
@@ -81,7 +82,9 @@ def _tags(tx: Transaction, used: Sequence[Used]) -> Mapping[str, Mapping[str, st
 async def forget_old_usage(store: Store, retention_s: float, clock: Callable[[], float]) -> None:
     """Run for ever: hours older than ``retention_s`` seconds are removed."""
     while True:
-        moment = clock() - retention_s
-        while await store.run(lambda tx, moment=moment: tx.meters.forget(moment, BATCH)) == BATCH:  # type: ignore[misc]
-            pass
+        await _forget_before(store, clock() - retention_s)
         await asyncio.sleep(SWEEP_INTERVAL_S)
+
+
+async def _forget_before(store: Store, moment: float) -> None:
+    await in_batches(store, lambda tx, size: tx.meters.forget(moment, size), BATCH)
