@@ -233,7 +233,7 @@ class Line:
 
 def wrong(raw: Raw, talk: Talk, received: bytes) -> str | None:
     """What is wrong with the answers of one connection."""
-    if not _is_http(raw):
+    if not _is_http(raw) or _too_large(raw, talk):
         talk.answers = None
     try:
         replies = _replies(received, raw.method)
@@ -258,11 +258,15 @@ def wrong(raw: Raw, talk: Talk, received: bytes) -> str | None:
 
 
 def _is_http(raw: Raw) -> bool:
-    """A method that HTTP's parser knows, a target in visible ASCII, and a head that is let in."""
+    """A method that HTTP's parser knows, and a target in visible ASCII."""
     known = raw.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
-    plain = all("!" <= character <= "~" for character in raw.target)
-    size = len(raw.target) + sum(len(name) + len(value) for name, value in raw.headers)
-    return known and plain and size < HEAD_LIMIT // 2
+    return known and all("!" <= character <= "~" for character in raw.target)
+
+
+def _too_large(raw: Raw, talk: Talk) -> bool:
+    """A head above the limit; of a pipelined one all counts that came in one piece with it."""
+    pipelined = talk.answers is not None and talk.answers > 1
+    return (pipelined or len(head(raw)) > HEAD_LIMIT) and sum(map(len, talk.pieces)) > HEAD_LIMIT
 
 
 def _replies(received: bytes, method: str) -> list[Reply]:
@@ -279,10 +283,10 @@ def _replies(received: bytes, method: str) -> list[Reply]:
         headers = [
             (n.lower(), v.strip()) for n, _, v in (line.partition(b":") for line in lines[1:])
         ]
-        told = dict(headers)
-        size = int(told.get(b"content-length", b"0"))
-        if method == "HEAD" and b"x-amzn-requestid" in told:
-            # The length of a body that does not come; HTTP's own refusals have theirs.
+        size = int(dict(headers).get(b"content-length", b"0"))
+        if method == "HEAD" and (not rest or rest.startswith(b"HTTP/1.")):
+            # The length of a body that does not come. HTTP's own refusals have theirs, and so has
+            # the answer to another request behind it.
             size = 0
         found.append(Reply(status, headers, rest[:size]))
         received = rest[size:]
