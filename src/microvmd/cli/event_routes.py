@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from microvmd.api.requests import RequestContext
-from microvmd.cli.extensions import PREFIX, Authenticate, Authorize, answering
+from microvmd.cli.extensions import PREFIX, Authenticate, Authorize, answering, follows, moment_of
 from microvmd.control.event_rows import EventQuery
 from microvmd.control.events import Events
 from microvmd.model.errors import ValidationError
@@ -53,9 +53,7 @@ class _Asked:
     @classmethod
     def of(cls, request: Request, context: RequestContext) -> "_Asked":
         given = request.query_params
-        follow = given.get("follow", "false")
-        if follow not in ("true", "false"):
-            raise ValidationError("follow must be true or false")
+        follow = follows(request)
         last = request.headers.get("last-event-id") or given.get("after") or "0"
         if not (last.isascii() and last.isdigit() and len(last) <= 18):
             raise ValidationError("after must be the sequence number of an event")
@@ -63,9 +61,9 @@ class _Asked:
             context.account,
             _kind(given.get("kind")),
             given.get("resource") or None,
-            _since(given.get("since")),
+            moment_of(request, "since"),
         )
-        return cls(query, int(last), follow == "true", SSE in request.headers.get("accept", ""))
+        return cls(query, int(last), follow, SSE in request.headers.get("accept", ""))
 
 
 def _kind(given: str | None) -> Kind | None:
@@ -75,15 +73,6 @@ def _kind(given: str | None) -> Kind | None:
         return Kind(given)
     except ValueError:
         raise ValidationError(f"kind must be one of: {', '.join(Kind)}") from None
-
-
-def _since(given: str | None) -> float | None:
-    if not given:
-        return None
-    try:
-        return float(given)
-    except ValueError:
-        raise ValidationError("since must be seconds since the epoch") from None
 
 
 async def _ndjson(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:

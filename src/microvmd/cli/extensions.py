@@ -154,14 +154,27 @@ class _LogQuery:
         group = query.get("group")
         if not group:
             raise ValidationError("group is needed: name the log to read")
-        try:
-            since = float(query.get("since") or 0)
-        except ValueError:
-            raise ValidationError("since must be seconds since the epoch") from None
-        follow = query.get("follow", "false")
-        if follow not in ("true", "false"):
-            raise ValidationError("follow must be true or false")
-        return cls(group, query.get("stream") or None, since, follow == "true")
+        since = moment_of(request, "since") or 0
+        return cls(group, query.get("stream") or None, since, follows(request))
+
+
+def moment_of(request: Request, name: str) -> float | None:
+    """A query member in seconds since the epoch; None when it is not given."""
+    given = request.query_params.get(name)
+    if not given:
+        return None
+    try:
+        return float(given)
+    except ValueError:
+        raise ValidationError(f"{name} must be seconds since the epoch") from None
+
+
+def follows(request: Request) -> bool:
+    """Whether the answer is to go on as things happen."""
+    follow = request.query_params.get("follow", "false")
+    if follow not in ("true", "false"):
+        raise ValidationError("follow must be true or false")
+    return follow == "true"
 
 
 def answering(

@@ -4,7 +4,6 @@
 (``microvm``, ``image`` or ``tag:<key>``).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -12,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from microvmd.cli.extensions import PREFIX, Authenticate, Authorize, answering
+from microvmd.cli.extensions import PREFIX, Authenticate, Authorize, answering, moment_of
 from microvmd.control.metering import Line, Metering
 from microvmd.model.errors import ValidationError
 
 RIGHT = "microvmd:GetUsage"
 DEFAULT_DAYS = 30
 DAY_S = 86400.0
+LATEST_S = 1e11
 
 
 def usage_routes(
@@ -49,13 +49,9 @@ def _shown(line: Line) -> dict[str, object]:
 
 
 def _moment(request: Request, name: str, default: float) -> float:
-    given = request.query_params.get(name)
-    if not given:
+    given = moment_of(request, name)
+    if given is None:
         return default
-    try:
-        moment = float(given)
-    except ValueError:
-        moment = math.nan
-    if not 0 <= moment < 1e11:
+    if not 0 <= given < LATEST_S:
         raise ValidationError(f"{name} must be seconds since the epoch")
-    return moment
+    return given
