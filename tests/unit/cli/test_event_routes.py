@@ -1,42 +1,27 @@
 """The service's events over HTTP: filters, streams that go on, and whom they are told."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
 
-from microvmd.api.authorize import Authorizer
-from microvmd.api.requests import RequestContext
 from microvmd.cli.event_routes import event_routes
 from microvmd.control.events import Events
-from microvmd.control.subjects import Subjects
-from microvmd.model.caller import Caller, CallerKind
+from microvmd.model.caller import Caller
+from tests.unit.cli.ownroutes import WITHOUT_RIGHTS, asking
 from tests.unit.control.plane import ACCOUNT, IMAGE_ARN, Plane, plane
 
 pytestmark = pytest.mark.anyio
 
-NOBODY = Caller(f"arn:aws:iam::{ACCOUNT}:user/ann", ACCOUNT, CallerKind.USER, "ann")
 
-
-@asynccontextmanager
-async def _client(opened: Plane, caller: Caller | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    who = caller or Caller.root(ACCOUNT)
-
-    async def authenticate(_: Request) -> tuple[RequestContext, bytes]:
-        now = datetime.now(UTC)
-        return RequestContext(who.account, "us-east-1", "AKIA", "r", now, who), b""
-
-    routes = event_routes(Events(opened.store), authenticate, Authorizer(Subjects(opened.store)))
-    transport = httpx.ASGITransport(Starlette(routes=routes))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        yield client
+def _client(
+    opened: Plane, caller: Caller | None = None
+) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+    events = Events(opened.store)
+    return asking(opened, lambda known, rights: event_routes(events, known, rights), caller)
 
 
 def _events(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -82,7 +67,7 @@ async def test_what_cannot_be_asked(tmp_path: Path, name: str, value: str) -> No
 
 
 async def test_it_takes_a_right(tmp_path: Path) -> None:
-    async with plane(tmp_path) as opened, _client(opened, NOBODY) as client:
+    async with plane(tmp_path) as opened, _client(opened, WITHOUT_RIGHTS) as client:
         answer = await client.get("/microvmd/v1/events")
         assert answer.status_code == 403
         assert "microvmd:ListEvents" in answer.text

@@ -1,45 +1,33 @@
 """The service's usage over HTTP: the span that is asked for, and whom it is told."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
 
-from microvmd.api.authorize import Authorizer
-from microvmd.api.requests import RequestContext
 from microvmd.cli.usage_routes import usage_routes
 from microvmd.control.metering import Metering
-from microvmd.control.subjects import Subjects
 from microvmd.messages.node import Started
-from microvmd.model.caller import Caller, CallerKind
+from microvmd.model.caller import Caller
 from microvmd.model.metering import Prices
+from tests.unit.cli.ownroutes import WITHOUT_RIGHTS, asking
 from tests.unit.control.plane import ACCOUNT, IMAGE_ARN, Plane, plane
 
 pytestmark = pytest.mark.anyio
 
-NOBODY = Caller(f"arn:aws:iam::{ACCOUNT}:user/ann", ACCOUNT, CallerKind.USER, "ann")
 PATH = "/microvmd/v1/usage"
 
 
-@asynccontextmanager
-async def _client(opened: Plane, caller: Caller | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    who = caller or Caller.root(ACCOUNT)
-
-    async def authenticate(_: Request) -> tuple[RequestContext, bytes]:
-        now = datetime.now(UTC)
-        return RequestContext(who.account, "us-east-1", "AKIA", "r", now, who), b""
-
-    authorize = Authorizer(Subjects(opened.store))
+def _client(
+    opened: Plane, caller: Caller | None = None
+) -> AbstractAsyncContextManager[httpx.AsyncClient]:
     metering = Metering(opened.store, Prices())
-    routes = usage_routes(metering, "EUR", authenticate, authorize, opened.clock)
-    transport = httpx.ASGITransport(Starlette(routes=routes))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        yield client
+    return asking(
+        opened,
+        lambda known, rights: usage_routes(metering, "EUR", known, rights, opened.clock),
+        caller,
+    )
 
 
 async def test_what_was_used(tmp_path: Path) -> None:
@@ -68,7 +56,7 @@ async def test_what_cannot_be_asked(tmp_path: Path, query: dict[str, str]) -> No
 
 
 async def test_it_takes_a_right(tmp_path: Path) -> None:
-    async with plane(tmp_path) as opened, _client(opened, NOBODY) as client:
+    async with plane(tmp_path) as opened, _client(opened, WITHOUT_RIGHTS) as client:
         answer = await client.get(PATH)
         assert answer.status_code == 403
         assert "microvmd:GetUsage" in answer.text
