@@ -291,10 +291,6 @@ async def resolver(records: Records) -> AsyncIterator[str]:
     """A DNS server on a loopback port, UDP and TCP; yields its address as settings name it."""
     answer = upstream(records)
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(
-        lambda: _Resolver(answer), local_addr=("127.0.0.1", 0)
-    )
-    port = transport.get_extra_info("sockname")[1]
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         size = int.from_bytes(await reader.readexactly(2), "big")
@@ -303,10 +299,14 @@ async def resolver(records: Records) -> AsyncIterator[str]:
         writer.close()
         await writer.wait_closed()
 
-    server = await asyncio.start_server(converse, "127.0.0.1", port)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        transport.close()
-        server.close()
-        await server.wait_closed()
+    # TCP chooses the port: connections that ended a moment ago keep theirs from listeners, in TCP
+    # alone.
+    async with await asyncio.start_server(converse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: _Resolver(answer), local_addr=("127.0.0.1", port)
+        )
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            transport.close()

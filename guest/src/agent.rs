@@ -348,7 +348,7 @@ impl Agent {
         self.finish_shutdown();
     }
 
-    fn pump_log(&mut self, index: usize) {
+    pub(crate) fn pump_log(&mut self, index: usize) {
         let outbox = &mut self.outbox;
         let more = self.application.pump_log(index, |bytes| outbox.log(index as u32 + 1, bytes));
         if !more {

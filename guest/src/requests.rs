@@ -41,10 +41,9 @@ impl Agent {
             "signal" => self.signal(&request).map(Some),
             "start" => self.start(id, &request).map(|()| None),
             "configure" => self.configure(&request).map(Some),
-            "sync" | "quiesce" => {
-                unsafe { libc::sync() };
-                Ok(Some(object([])))
-            }
+            "sync" => self.sync(),
+            "drain" => self.drain(),
+            "quiesce" => self.drain().and_then(|_| self.sync()),
             "info" => self.info().map(Some),
             "shutdown" => self.begin_shutdown(id, &request).map(|()| None),
             other => Err(("unknown_op", format!("no operation {other:?}"))),
@@ -54,6 +53,19 @@ impl Agent {
             Ok(None) => {}
             Err((code, message)) => self.refuse(id, code, &message),
         }
+    }
+
+    fn sync(&self) -> Result<Option<Value>, Failure> {
+        unsafe { libc::sync() };
+        Ok(Some(object([])))
+    }
+
+    /// What the application has written so far goes out before the answer does.
+    fn drain(&mut self) -> Result<Option<Value>, Failure> {
+        for index in 0..2 {
+            self.pump_log(index);
+        }
+        Ok(Some(object([])))
     }
 
     fn assume_identity(&mut self, request: &Value) -> Result<(), Failure> {

@@ -174,6 +174,17 @@ async def test_an_application_lives_and_ends(agent_socket: Path) -> None:
         assert await guest.exited() == Exit(0, None)
 
 
+async def test_the_log_so_far_comes_before_the_answer_to_drain(agent_socket: Path) -> None:
+    async with booted(agent_socket) as guest:
+        await guest.start(["probe", "serve", "9000"])
+        await read_until(guest, "serving")
+    for turn in range(10):
+        async with connect(agent_socket, timeout=SHORT) as guest:
+            assert (await guest.hook("run", 9000, timeout_s=SHORT, body=f"{turn}")).status == 200
+            await guest.drain()
+        assert f"run {turn}\n".encode() in [data async for _, data in guest.logs]
+
+
 async def test_the_container_is_like_one_of_a_runtime(agent_socket: Path) -> None:
     async with booted(agent_socket) as guest:
         status = await show(guest, "/proc/self/status", "/proc/1/status")

@@ -50,7 +50,8 @@ bad_request, unknown_op, busy, not_found, no_root, start_failed or failed):
 | resize    | stream, rows, cols                                      | {}                      |
 | signal    | signal, stream (absent: the application)                | {}                      |
 | sync      |                                                         | {} after sync(2)        |
-| quiesce   |                                                         | {} after sync and logs  |
+| drain     |                                                         | {} after the log so far |
+| quiesce   |                                                         | {} after sync and drain |
 | shutdown  | graceMs, powerOff                                       | {exit, forced}          |
 | info      |                                                         | {agent, kernel, ...}    |
 

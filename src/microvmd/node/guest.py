@@ -61,6 +61,8 @@ GRACE = 5.0
 """Seconds that an answer may take beyond the time the guest itself was given."""
 SYNC_LIMIT = 120.0
 """Seconds for writing everything in the guest to its disk."""
+DRAIN_LIMIT = 1.0
+"""Seconds for handing over what the application has written."""
 MAX_OUTPUT = 64 * 1024 * 1024
 
 
@@ -226,8 +228,12 @@ class GuestClient:
     async def sync(self) -> None:
         await self.request("sync", limit=SYNC_LIMIT)
 
+    async def drain(self) -> None:
+        """The log that the application has written so far has been sent, up to a full pipe."""
+        await self.request("drain", limit=DRAIN_LIMIT)
+
     async def quiesce(self) -> None:
-        """Everything written is on the disk and every log byte has been sent."""
+        """`sync` and `drain`: a snapshot holds nothing that a clone would tell once more."""
         await self.request("quiesce", limit=SYNC_LIMIT)
 
     async def shutdown(self, *, grace: float, power_off: bool = False) -> Exit | None:

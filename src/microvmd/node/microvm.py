@@ -284,6 +284,8 @@ class MicrovmTask:
             if not answer.ok:
                 # Recorded: a failed /suspend terminates the MicroVM.
                 raise Ended(failure_reason(HookName.SUSPEND, answer))
+        with timings.step("guest.drain"):
+            await self._drain(running)
         try:
             stored = await self._store(running, timings)
         except (MachineFailed, SnapshotBroken, KeyRefused, OSError) as error:
@@ -319,6 +321,13 @@ class MicrovmTask:
             await running.machine.kill()
         await self.equipment.vault.clear(running.files.hold)
         return stored
+
+    async def _drain(self, running: Running) -> None:
+        """What stays in the guest is told after the resume; no reason to keep from suspending."""
+        try:
+            await running.guest.drain()
+        except GuestFailed as error:
+            log.warning("microvm.drain", id=self.spec.microvm_id, error=str(error))
 
     async def _hook(self, running: Running, name: HookName, body: str | None = None) -> HookAnswer:
         hooks = self.spec.hooks
