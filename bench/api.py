@@ -29,11 +29,12 @@ from rich.table import Table
 from bench.results import percentile, write
 from microvmd.cli.client import Service
 from microvmd.cli.demo import running_service
-from microvmd.cli.failure import Failure, reported
+from microvmd.cli.failure import reported
 from microvmd.cli.images import BuildOptions, build_image
 from microvmd.cli.output import console, duration
-from microvmd.cli.settings import load
 from microvmd.cli.waiting import wait_for_microvm
+from microvmd.service.failure import Failure
+from microvmd.settings.settings import load
 
 IMAGE = "bench-static"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "static"

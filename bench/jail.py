@@ -20,8 +20,8 @@ from rich.table import Table
 
 from bench.results import percentile, write
 from microvmd.cli.output import console, duration
-from microvmd.cli.settings import load
 from microvmd.node.jail import Jails, JailSettings, limits_for
+from microvmd.settings.settings import load
 from microvmd.vmm.machine import AcceleratorKind, Launcher, VmmCommand
 from microvmd.vmm.qemu import QEMU, PlainLauncher
 

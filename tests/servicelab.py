@@ -51,7 +51,7 @@ STATE_LIMIT = 60.0
 BUILD_LIMIT = 280.0
 STOP_LIMIT = 30.0
 SETTLE_LIMIT = 15.0
-KEEPER = "microvmd.cli.keeper"
+KEEPER = "microvmd.service.keeper"
 TOKEN_HEADER = "X-aws-proxy-auth"
 PORT_HEADER = "X-aws-proxy-port"
 MICROVM_HOOKS: dict[str, Any] = {
@@ -521,7 +521,9 @@ class Service:
     def node(self) -> dict[int, str]:
         """The node, and the keeper that starts it again."""
         found = self.processes().items()
-        return {pid: line for pid, line in found if "microvmd.cli.node" in line or KEEPER in line}
+        return {
+            pid: line for pid, line in found if "microvmd.service.node" in line or KEEPER in line
+        }
 
     @property
     def node_pid(self) -> int:
@@ -538,7 +540,7 @@ class Service:
 
     def local_aws(self) -> dict[int, str]:
         found = self.processes().items()
-        return {pid: line for pid, line in found if "microvmd.cli.local_aws" in line}
+        return {pid: line for pid, line in found if "microvmd.service.local_aws" in line}
 
     def networks(self) -> set[str]:
         return {path.name for path in (self.place.run / "netns").glob("*")}

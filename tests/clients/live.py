@@ -25,12 +25,6 @@ from microvmd.api.listener import listen
 from microvmd.api.local.relay import Relay
 from microvmd.api.rates import Rates
 from microvmd.api.service import create_app
-from microvmd.cli.account_routes import account_routes
-from microvmd.cli.extensions import extension_routes
-from microvmd.cli.facts import ServiceFacts
-from microvmd.cli.identity import identities
-from microvmd.cli.limit_routes import AccountLimits, limit_routes
-from microvmd.cli.local_aws import local_aws
 from microvmd.control.admission import Admission
 from microvmd.control.capacity import Capacity
 from microvmd.control.connectors import Connectors
@@ -48,6 +42,12 @@ from microvmd.model.quota import Quotas
 from microvmd.model.rate import RateLimits
 from microvmd.node.log_reading import LogReader
 from microvmd.node.logs import LogStore
+from microvmd.service.identity import identities
+from microvmd.service.local_aws import local_aws
+from microvmd.service.routes.accounts import account_routes
+from microvmd.service.routes.extensions import extension_routes
+from microvmd.service.routes.facts import ServiceFacts
+from microvmd.service.routes.limits import AccountLimits, limit_routes
 from tests.clients.served import ServedLog, Witness
 
 ACCOUNT = "123456789012"

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from microvmd.cli.keeper import SOCKET
-from microvmd.cli.service_user import ServiceUser
 from microvmd.messages.node_requests import OpenControl, Refused
 from microvmd.messages.node_wire import FROM_NODE, HEADER_SIZE, TO_NODE, Header
+from microvmd.service.keeper import SOCKET
+from microvmd.service.user import ServiceUser
 from tests.faults.conftest import DOCKERFILE
 from tests.faults.conftest import server as server
 from tests.nodemessages import SAMPLES, spoiled

@@ -1,1 +1,1 @@
-"""The command line, and the only place where settings are read and objects are wired."""
+"""The command line: one module for each group of commands, which all ask the running service."""

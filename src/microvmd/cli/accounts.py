@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from microvmd.cli import settings
 from microvmd.cli.client import Service
-from microvmd.cli.failure import Failure, reported
+from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, age, print_json, print_raw, print_table
+from microvmd.service.failure import Failure
+from microvmd.settings import settings
 
 accounts = typer.Typer(no_args_is_help=True, help="Accounts: create, list.")
 users = typer.Typer(no_args_is_help=True, help="Users of an account: create, list, delete.")

@@ -10,9 +10,10 @@ import typer
 from microvmd.build.bases import BaseStore, InvalidName, UnknownBase
 from microvmd.build.debian import DebianUnavailable
 from microvmd.build.oci import InvalidImage
-from microvmd.cli import settings
-from microvmd.cli.failure import Failure, reported
+from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table, size
+from microvmd.service.failure import Failure
+from microvmd.settings import settings
 from microvmd.vmm.process import ProcessFailed
 
 app = typer.Typer(no_args_is_help=True, help="Base images that FROM finds without a registry.")

@@ -22,12 +22,12 @@ from typing import Literal
 
 import httpx
 
-from microvmd.cli.extensions import PREFIX
-from microvmd.cli.failure import Failure
-from microvmd.cli.keeper import SOCKET
-from microvmd.cli.service_user import ADD_USER, ROOT, ServiceUser, check_reach
-from microvmd.cli.settings import HTTPS, HTTPS_UNPRIVILEGED, Settings
 from microvmd.node import kernel
+from microvmd.service.failure import Failure
+from microvmd.service.keeper import SOCKET
+from microvmd.service.routes.extensions import PREFIX
+from microvmd.service.user import ADD_USER, ROOT, ServiceUser, check_reach
+from microvmd.settings.settings import HTTPS, HTTPS_UNPRIVILEGED, Settings
 from microvmd.vmm.accelerator import ProbeGuest, detect
 from microvmd.vmm.machine import AcceleratorKind
 from microvmd.vmm.process import ProcessFailed, run

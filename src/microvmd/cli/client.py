@@ -20,10 +20,11 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from microvmd.cli.extensions import PREFIX, LogLine
-from microvmd.cli.failure import START, Failure
-from microvmd.cli.settings import Settings
+from microvmd.cli.failure import START
 from microvmd.model.connector import Ingress, managed_arn
+from microvmd.service.failure import Failure
+from microvmd.service.routes.extensions import PREFIX, LogLine
+from microvmd.settings.settings import Settings
 
 if TYPE_CHECKING:
     from types_boto3_lambda_microvms import LambdaMicroVMsClient
@@ -131,7 +132,7 @@ class Service:
                 yield LogLine(**json.loads(line))
 
     def events(self, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Events in EventBridge's envelope, as they come (``cli/event_routes.py``)."""
+        """Events in EventBridge's envelope, as they come (``service/routes/events.py``)."""
         with self._open("/events", query) as answer:
             for line in answer.iter_lines():
                 event: dict[str, Any] = json.loads(line)

@@ -19,12 +19,12 @@ import httpx
 from rich.markup import escape
 
 from microvmd.cli.client import Service, idle_policy
-from microvmd.cli.extensions import PREFIX
-from microvmd.cli.failure import Failure
 from microvmd.cli.images import BuildOptions, build_image
 from microvmd.cli.output import console, duration
-from microvmd.cli.settings import Settings
 from microvmd.cli.waiting import poll, wait_for_microvm
+from microvmd.service.failure import Failure
+from microvmd.service.routes.extensions import PREFIX
+from microvmd.settings.settings import Settings
 from microvmd.vmm.process import Process, ProcessIdentity, spawn
 
 IMAGE = "demo-hello"

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from microvmd.cli import checks, security_checks, settings
+from microvmd.cli import checks, security_checks
 from microvmd.cli.checks import Check, Finding
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, coloured, console, print_json
+from microvmd.settings import settings
 
 CHECKS: Mapping[str, Check] = {
     "privileges": checks.privileges,

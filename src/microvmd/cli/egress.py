@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from microvmd.cli import settings
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table
 from microvmd.model.connector import Egress, managed_arn
+from microvmd.service.routes.extensions import EGRESS_MEMBER
+from microvmd.settings import settings
 
-MEMBER = "egressNetworkConnectors"
 network = typer.Typer(no_args_is_help=True, help="Networks of MicroVMs, for the operator.")
 
 
@@ -32,14 +32,14 @@ def egress(
         service = Service(settings.load())
         path = f"/microvms/{service.find_microvm(microvm)}/egress"
         if connectors:
-            body = {MEMBER: [arn_of(service.region, name) for name in connectors]}
+            body = {EGRESS_MEMBER: [arn_of(service.region, name) for name in connectors]}
             found = service.ask("PUT", path, body)
         else:
             found = service.ask("GET", path)
         if as_json:
             print_json(found)
             return
-        for arn in found[MEMBER]:
+        for arn in found[EGRESS_MEMBER]:
             console.print(f"[dim]{arn}[/]", soft_wrap=True)
         print_table(("NETWORK", "PROTOCOL", "PORTS", "NAMES", "CONNECTOR"), rows(found))
 

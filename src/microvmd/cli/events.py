@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from microvmd.cli import settings
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json_line, print_line
+from microvmd.settings import settings
 
 MINUTE_S = 60
 

@@ -14,19 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from microvmd.cli.context import ContextError
-from microvmd.cli.settings import ConfigFileMissing
+from microvmd.service.failure import Failure
+from microvmd.settings.settings import ConfigFileMissing
 
 errors = Console(stderr=True)
 START = "start it: microvmd serve (or ./run serve in a checkout)"
-
-
-class Failure(Exception):
-    """Something the user can mend. ``hint`` says how."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 @contextmanager

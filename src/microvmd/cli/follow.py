@@ -16,10 +16,10 @@ import httpx
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from microvmd.cli.client import Service
-from microvmd.cli.extensions import LogLine
-from microvmd.cli.failure import Failure
 from microvmd.cli.output import console, without_metadata
 from microvmd.node.log_lines import printable
+from microvmd.service.failure import Failure
+from microvmd.service.routes.extensions import LogLine
 
 ASK_SECONDS = 0.5
 BUILD_SECONDS = 3600.0

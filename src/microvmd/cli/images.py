@@ -10,10 +10,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 from botocore.exceptions import ClientError
 
-from microvmd.cli import settings
 from microvmd.cli.client import Service
 from microvmd.cli.context import write_zip
-from microvmd.cli.failure import Failure, reported
+from microvmd.cli.failure import reported
 from microvmd.cli.follow import follow_build
 from microvmd.cli.output import (
     JsonFlag,
@@ -25,6 +24,8 @@ from microvmd.cli.output import (
     print_table,
     size,
 )
+from microvmd.service.failure import Failure
+from microvmd.settings import settings
 
 if TYPE_CHECKING:
     from types_boto3_lambda_microvms.type_defs import (

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from microvmd.cli import settings
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table
-from microvmd.cli.setting_names import setting_names
 from microvmd.model.quota import QUOTAS
 from microvmd.model.rate import RATES
 from microvmd.model.size import AWS_MEMORY_MIB, DEFAULT_MEMORY_MIB, Size
+from microvmd.settings import settings
+from microvmd.settings.names import setting_names
 
 _REFUSED = "402 `ServiceQuotaExceededException`; nothing is made"
 _TOO_MANY = "400 `NetworkConnectorLimitExceededException`; nothing is made"

@@ -26,8 +26,8 @@ from microvmd.cli import (
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
-from microvmd.cli.setting_names import setting_names, variable
-from microvmd.cli.settings import Settings, load
+from microvmd.settings.names import setting_names, variable
+from microvmd.settings.settings import Settings, load
 from microvmd.vmm.cores import leave_none
 
 app = typer.Typer(
@@ -99,7 +99,7 @@ def serve(
             "build": _section(isolation=isolation),
         }
         found = load(**flags)
-        from microvmd.cli.serve import serve as run_service
+        from microvmd.service.serve import serve as run_service
 
         leave_none()
         run_service(found)
@@ -111,7 +111,7 @@ def node() -> None:
 
     A serve that is started as root brings its own.
     """
-    from microvmd.cli.node import run_node
+    from microvmd.service.node import run_node
 
     leave_none()
     with reported():

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microvmd.cli import settings
 from microvmd.cli.client import (
     IDLE_SECONDS,
     LIVE,
@@ -17,7 +16,7 @@ from microvmd.cli.client import (
     Service,
     idle_policy,
 )
-from microvmd.cli.failure import Failure, reported
+from microvmd.cli.failure import reported
 from microvmd.cli.output import (
     JsonFlag,
     age,
@@ -29,6 +28,8 @@ from microvmd.cli.output import (
     without_metadata,
 )
 from microvmd.cli.waiting import wait_for_microvm
+from microvmd.service.failure import Failure
+from microvmd.settings import settings
 
 if TYPE_CHECKING:
     from types_boto3_lambda_microvms.type_defs import RunMicrovmRequestTypeDef

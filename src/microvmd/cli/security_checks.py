@@ -14,12 +14,12 @@ from pathlib import Path
 from cryptography import x509
 
 from microvmd.cli.checks import Check, Finding, command_output
-from microvmd.cli.settings import Settings
 from microvmd.node import jail_facts
 from microvmd.node.bring_up import VmmRecord
 from microvmd.node.nftables import host_table
 from microvmd.node.paths import NodePaths
 from microvmd.node.slots import NetworkSettings
+from microvmd.settings.settings import Settings
 
 VULNERABILITIES = Path("/sys/devices/system/cpu/vulnerabilities")
 SMT = Path("/sys/devices/system/cpu/smt/active")

@@ -13,8 +13,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from microvmd.cli.client import ENDPOINT_SECONDS, TOKEN_HEADER, Service
-from microvmd.cli.failure import START, Failure
+from microvmd.cli.failure import START
 from microvmd.cli.terminal import Escapes, LocalTerminal
+from microvmd.service.failure import Failure
 
 EXITED = 1000
 END_OF_INPUT = b"\x04"

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from microvmd.cli import settings
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_table
+from microvmd.settings import settings
 
 DAY_S = 86400
 GB = 1 << 30

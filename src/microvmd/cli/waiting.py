@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from microvmd.cli.client import Service
-from microvmd.cli.failure import Failure
 from microvmd.cli.output import without_metadata
+from microvmd.service.failure import Failure
 
 MICROVM_SECONDS = 120.0
 FIRST_PAUSE = 0.02

@@ -1,7 +1,7 @@
 """Decisions about accounts, users, policies and keys: made durable, then told to the directory.
 
-Whoever asks has been authorised (cli/account_routes.py). A secret leaves this module once, in the
-answer that made it.
+Whoever asks has been authorised (service/routes/accounts.py). A secret leaves this module once, in
+the answer that made it.
 """
 
 import secrets

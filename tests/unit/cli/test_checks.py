@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from microvmd.cli import checks
-from microvmd.cli.network_settings import NetworkSettings
-from microvmd.cli.settings import ApiSettings, EdgeSettings, Settings, VmmSettings
+from microvmd.settings.network import NetworkSettings
+from microvmd.settings.settings import ApiSettings, EdgeSettings, Settings, VmmSettings
 
 ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t0103000A\t0003\t0\t0\t0\t00000000\t0\t0\t0

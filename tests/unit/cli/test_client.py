@@ -13,8 +13,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from microvmd.cli.client import Service
-from microvmd.cli.failure import Failure
-from microvmd.cli.settings import Settings
+from microvmd.service.failure import Failure
+from microvmd.settings.settings import Settings
 
 IDS = [f"microvm-{digit * 8}-0000-0000-0000-000000000000" for digit in ("a", "b")]
 LINES = [

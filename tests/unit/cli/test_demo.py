@@ -3,7 +3,7 @@
 import pytest
 
 from microvmd.cli.demo import default_example, step
-from microvmd.cli.failure import Failure
+from microvmd.service.failure import Failure
 
 
 def test_step_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,8 @@ import typer
 from botocore.exceptions import ClientError, EndpointConnectionError, ProfileNotFound
 
 from microvmd.cli.context import ContextError
-from microvmd.cli.failure import Failure, reported
+from microvmd.cli.failure import reported
+from microvmd.service.failure import Failure
 
 MISSING = ClientError(
     {"Error": {"Code": "ResourceNotFoundException", "Message": "MicroVM not found: [x]"}},

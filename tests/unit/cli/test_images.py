@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
-from microvmd.cli import settings
 from microvmd.cli.client import Service
-from microvmd.cli.failure import Failure
 from microvmd.cli.images import environment, hooks_request, upload
+from microvmd.service.failure import Failure
+from microvmd.settings import settings
 
 
 def test_hooks_request() -> None:

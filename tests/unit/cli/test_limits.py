@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from microvmd.cli.client import Service
 from microvmd.cli.limits import limits_page
 from microvmd.cli.main import app
-from microvmd.cli.settings import LimitSettings
+from microvmd.settings.settings import LimitSettings
 
 ANSWER: dict[str, Any] = {
     "account": "123456789012",

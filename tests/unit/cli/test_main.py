@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from microvmd import __version__
 from microvmd.cli.main import app, reference_page
-from microvmd.cli.setting_names import setting_names
+from microvmd.settings.names import setting_names
 
 VERBS = [
     ["serve"],

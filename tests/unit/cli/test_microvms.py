@@ -4,7 +4,7 @@ from pathlib import Path
 
 from microvmd.cli.client import Service
 from microvmd.cli.microvms import curl_command
-from microvmd.cli.settings import Settings
+from microvmd.settings.settings import Settings
 
 
 def test_curl_command(tmp_path: Path) -> None:

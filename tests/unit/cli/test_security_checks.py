@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from microvmd.cli import security_checks
-from microvmd.cli.settings import ApiSettings, AwsSettings, Settings, VmmSettings
 from microvmd.node.bring_up import VmmRecord
 from microvmd.node.paths import NodePaths
+from microvmd.settings.settings import ApiSettings, AwsSettings, Settings, VmmSettings
 from microvmd.vmm.process import ProcessIdentity
 
 

@@ -6,9 +6,9 @@ import io
 import pytest
 
 from microvmd.cli.usage import _cells, _print_csv
-from microvmd.cli.usage_routes import _shown
 from microvmd.control.metering import Line
 from microvmd.model.metering import Usage
+from microvmd.service.routes.usage import _shown
 
 LINE = _shown(
     Line("arn:aws:lambda:r:1:microvm-image:app", 2, Usage(3600, 7200, 10, 20, 1 << 30, 0, 36), 1.5)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from microvmd.cli.failure import Failure
 from microvmd.cli.waiting import poll
+from microvmd.service.failure import Failure
 
 
 def test_first_answer_ends_it() -> None:

@@ -1,0 +1,1 @@
+"""The service's own requests below ``/microvmd/v1``, which no AWS model describes."""

@@ -1,0 +1,95 @@
+"""``GET /microvmd/v1/events``: what happened in the caller's account, in EventBridge's envelope.
+
+``?resource=`` (a MicroVM's id, an image's or a connector's name), ``kind=`` (a ``detail-type``),
+``since=`` (seconds since the epoch) and ``after=`` (a sequence number) choose. One JSON object a
+line; with ``Accept: text/event-stream`` an SSE stream, whose ids are sequence numbers, so that a
+browser goes on where it was (``Last-Event-ID``). With ``follow=true`` the answer ends with the
+client.
+"""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from microvmd.api.requests import RequestContext
+from microvmd.control.event_rows import EventQuery
+from microvmd.control.events import Events
+from microvmd.model.errors import ValidationError
+from microvmd.model.event import Event, Kind
+from microvmd.service.routes.extensions import (
+    PREFIX,
+    Authenticate,
+    Authorize,
+    answering,
+    follows,
+    moment_of,
+)
+
+RIGHT = "microvmd:ListEvents"
+SSE = "text/event-stream"
+
+
+def event_routes(events: Events, authenticate: Authenticate, authorize: Authorize) -> list[Route]:
+    """The route to mount beside the AWS operations; it takes the right `microvmd:ListEvents`."""
+
+    async def answer(request: Request) -> Response:
+        context, _ = await authenticate(request)
+        authorize.thing(context, RIGHT, "*")
+        asked = _Asked.of(request, context)
+        found = events.read(asked.query, after=asked.after, follow=asked.follow)
+        if asked.stream:
+            headers = {"cache-control": "no-store"}
+            return StreamingResponse(_sse(found), media_type=SSE, headers=headers)
+        return StreamingResponse(_ndjson(found), media_type="application/x-ndjson")
+
+    return [Route(f"{PREFIX}/events", answering(answer))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    query: EventQuery
+    after: int
+    follow: bool
+    stream: bool
+
+    @classmethod
+    def of(cls, request: Request, context: RequestContext) -> "_Asked":
+        given = request.query_params
+        follow = follows(request)
+        last = request.headers.get("last-event-id") or given.get("after") or "0"
+        if not (last.isascii() and last.isdigit() and len(last) <= 18):
+            raise ValidationError("after must be the sequence number of an event")
+        query = EventQuery(
+            context.account,
+            _kind(given.get("kind")),
+            given.get("resource") or None,
+            moment_of(request, "since"),
+        )
+        return cls(query, int(last), follow, SSE in request.headers.get("accept", ""))
+
+
+def _kind(given: str | None) -> Kind | None:
+    if not given:
+        return None
+    try:
+        return Kind(given)
+    except ValueError:
+        raise ValidationError(f"kind must be one of: {', '.join(Kind)}") from None
+
+
+async def _ndjson(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for event in events:
+            yield json.dumps(event.envelope()).encode() + b"\n"
+
+
+async def _sse(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for event in events:
+            text = json.dumps(event.envelope())
+            yield f"id: {event.sequence}\nevent: {event.change.kind}\ndata: {text}\n\n".encode()

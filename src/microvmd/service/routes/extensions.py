@@ -1,0 +1,202 @@
+"""What the commands ask the service beyond AWS: health, logs that follow, facts about one MicroVM.
+
+Served under ``/microvmd/v1`` on the API's port, signed like every AWS call (SigV4, service
+``lambda``); only health answers unsigned, so that a load balancer may ask. The AWS surface itself
+stays exact: nothing here changes an AWS answer.
+
+``GET /microvmd/v1/health``
+    ``{"status": "ok", "version": ..., "checks": {...}}``; 503 when the status is another one.
+``GET /microvmd/v1/microvms/<id>``
+    the VMM's pid, the address that the edge dials, times by step in ms; ``guest.*`` is the guest's.
+``GET /microvmd/v1/logs?group=&stream=&since=&follow=``
+    one JSON object a line: ``{"time", "stream", "message"}``, of all streams of the group if none
+    is named. ``since`` is in seconds since the epoch. With ``follow=true`` the answer ends with the
+    client. A build logs to the stream ``build/<version>/<buildId>`` of its image's group.
+"""
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from microvmd import __version__
+from microvmd.api.errors import wire_error
+from microvmd.api.requests import RequestContext
+from microvmd.model.errors import ApiError, ValidationError
+
+PREFIX = "/microvmd/v1"
+EGRESS_MEMBER = "egressNetworkConnectors"
+"""What a MicroVM may reach, by ARNs of connectors: the member of RunMicrovm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """``checks`` names each part (api, edge, node, store) and what is the matter, or ``ok``."""
+
+    checks: Mapping[str, str]
+
+    @property
+    def status(self) -> str:
+        return "ok" if set(self.checks.values()) <= {"ok"} else "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class VmmFacts:
+    """The process that emulates the machine. ``pss_bytes`` is its share of memory."""
+
+    pid: int
+    start_time: int
+    pss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MicrovmFacts:
+    """What AWS does not tell about a MicroVM.
+
+    ``timings`` holds ms by step of the last start (``started``: a run or a resume) and of the last
+    suspend (``suspended``); steps named ``guest.<step>`` were spent in the guest, all others in
+    microvmd and the VMM. They are forgotten when the service restarts.
+    """
+
+    microvm_id: str
+    state: str
+    generation: int
+    log_group: str
+    log_stream: str
+    address: str | None = None
+    vmm: VmmFacts | None = None
+    timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a log; ``time`` in seconds since the epoch."""
+
+    time: float
+    stream: str
+    message: str
+
+
+class Facts(Protocol):
+    """Where the answers come from. Errors are the API's (NotFound, ...)."""
+
+    async def health(self) -> Health: ...
+
+    async def microvm(self, account: str, microvm_id: str) -> MicrovmFacts: ...
+
+    def logs(
+        self, account: str, group: str, stream: str | None, *, since: float, follow: bool
+    ) -> AsyncGenerator[LogLine, None]: ...
+
+
+Authenticate = Callable[[Request], Awaitable[tuple[RequestContext, bytes]]]
+"""Raises an ApiError (AccessDenied, SignatureError) unless the request is signed by a known key."""
+
+
+class Authorize(Protocol):
+    """Raises AccessDenied unless the caller may do this (api/authorize.py)."""
+
+    async def microvm(self, context: RequestContext, action: str, microvm_id: str) -> None: ...
+
+    def thing(self, context: RequestContext, action: str, resource: str) -> None: ...
+
+
+def extension_routes(facts: Facts, authenticate: Authenticate, authorize: Authorize) -> list[Route]:
+    """The routes to mount beside the AWS operations. Rights are those of the nearest AWS call."""
+
+    async def health(_: Request) -> Response:
+        found = await facts.health()
+        body = {"status": found.status, "version": __version__, "checks": dict(found.checks)}
+        return JSONResponse(body, status_code=200 if found.status == "ok" else 503)
+
+    async def microvm(request: Request) -> Response:
+        context, _ = await authenticate(request)
+        microvm_id = request.path_params["microvm_id"]
+        await authorize.microvm(context, "lambda:GetMicrovm", microvm_id)
+        return JSONResponse(asdict(await facts.microvm(context.account, microvm_id)))
+
+    async def logs(request: Request) -> Response:
+        context, _ = await authenticate(request)
+        query = _LogQuery.of(request)
+        authorize.thing(context, *query.right(context))
+        lines = facts.logs(
+            context.account, query.group, query.stream, since=query.since, follow=query.follow
+        )
+        return StreamingResponse(_ndjson(lines), media_type="application/x-ndjson")
+
+    return [
+        Route(f"{PREFIX}/health", answering(health)),
+        Route(f"{PREFIX}/microvms/{{microvm_id}}", answering(microvm)),
+        Route(f"{PREFIX}/logs", answering(logs)),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _LogQuery:
+    group: str
+    stream: str | None
+    since: float
+    follow: bool
+
+    def right(self, context: RequestContext) -> tuple[str, str]:
+        """The action and resource that CloudWatch Logs has for this."""
+        group = f"arn:aws:logs:{context.region}:{context.account}:log-group:{self.group}"
+        if self.stream is None:
+            return "logs:FilterLogEvents", f"{group}:*"
+        return "logs:GetLogEvents", f"{group}:log-stream:{self.stream}"
+
+    @classmethod
+    def of(cls, request: Request) -> "_LogQuery":
+        query = request.query_params
+        group = query.get("group")
+        if not group:
+            raise ValidationError("group is needed: name the log to read")
+        since = moment_of(request, "since") or 0
+        return cls(group, query.get("stream") or None, since, follows(request))
+
+
+def moment_of(request: Request, name: str) -> float | None:
+    """A query member in seconds since the epoch; None when it is not given."""
+    given = request.query_params.get(name)
+    if not given:
+        return None
+    try:
+        return float(given)
+    except ValueError:
+        raise ValidationError(f"{name} must be seconds since the epoch") from None
+
+
+def follows(request: Request) -> bool:
+    """Whether the answer is to go on as things happen."""
+    follow = request.query_params.get("follow", "false")
+    if follow not in ("true", "false"):
+        raise ValidationError("follow must be true or false")
+    return follow == "true"
+
+
+def answering(
+    endpoint: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Turn errors into their AWS shape."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ApiError as error:
+            wire = wire_error(error)
+            headers = {"x-amzn-errortype": wire.code, **wire.headers}
+            return JSONResponse(dict(wire.body), status_code=wire.status, headers=headers)
+
+    return answer
+
+
+async def _ndjson(lines: AsyncGenerator[LogLine, None]) -> AsyncGenerator[bytes, None]:
+    # Closed here and not by the garbage collector: a follower holds a place in the log store.
+    async with contextlib.aclosing(lines):
+        async for line in lines:
+            yield json.dumps(asdict(line), ensure_ascii=False).encode() + b"\n"
