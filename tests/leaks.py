@@ -181,6 +181,16 @@ def _plain(directory: Path, whole_machine: bool) -> frozenset[str]:
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def settled_heap() -> None:
+    """What lives when a module of tests begins lives on: collections need not look at it again.
+
+    They took 0.3 s for each look at the descriptors before, two for each test.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_leaks(
     request: pytest.FixtureRequest, tmp_path: Path, residents: list[Resident]
