@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from botocore.model import StructureShape
 
 from microvmd.api.operations import CORE, Operation
+from microvmd.control.store import StoreUnavailable
 from microvmd.model.errors import (
     AccessDenied,
     ApiError,
@@ -29,6 +30,7 @@ from microvmd.model.errors import (
     NotFound,
     QuotaExceeded,
     Throttled,
+    Unwritable,
     ValidationError,
 )
 
@@ -114,8 +116,20 @@ _NAMES: Mapping[type[ApiError], tuple[str, ...]] = {
         "ServiceException",
     ),
     InternalError: ("InternalServerException", "ServiceException"),
+    Unwritable: ("InternalServerException", "ServiceException"),
     NotOffered: ("AccessDeniedException", "ServiceException"),
 }
+
+
+UNWRITABLE_RETRY_S = 5
+
+
+def unwritable(error: StoreUnavailable) -> Unwritable:
+    """What a caller is told of a store that does not work now."""
+    return Unwritable(
+        f"The request was not carried out: {error}. Repeat it when that is mended.",
+        retry_after=UNWRITABLE_RETRY_S,
+    )
 
 
 def wire_error(error: ApiError, operation: Operation | None = None) -> WireError:
@@ -132,8 +146,13 @@ def wire_error(error: ApiError, operation: Operation | None = None) -> WireError
     if isinstance(error, NotOffered) and operation is not None and operation.service == CORE:
         status = 501  # recorded decision: what microvmd does not know of lambda-core answers 501
     body = _body(error, shape, explicit_nulls=operation is None or operation.explicit_nulls)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Throttled) else {}
-    return WireError(status, code, body, headers)
+    return WireError(status, code, body, _headers(error))
+
+
+def _headers(error: ApiError) -> dict[str, str]:
+    if isinstance(error, Throttled | Unwritable):
+        return {"Retry-After": str(error.retry_after)}
+    return {}
 
 
 def _shape(error: ApiError, operation: Operation | None) -> StructureShape | None:

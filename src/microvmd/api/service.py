@@ -22,7 +22,7 @@ from starlette.websockets import WebSocketClose
 
 from microvmd.api.authenticate import Authenticator, Clock, wall_clock
 from microvmd.api.credentials import Credentials
-from microvmd.api.errors import wire_error
+from microvmd.api.errors import unwritable, wire_error
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.parse import parse_query, parse_request
 from microvmd.api.rates import Rates
@@ -33,6 +33,7 @@ from microvmd.api.signed import Signature, SignedRequest
 from microvmd.api.sigv4 import read_signature
 from microvmd.api.validate import validate
 from microvmd.control.acting import acting
+from microvmd.control.store import StoreUnavailable
 from microvmd.model.errors import AccessDenied, ApiError, InternalError
 from microvmd.model.event import Actor, ActorKind
 
@@ -193,6 +194,8 @@ class _Service:
             return await self._operate(request, signed, context, body)
         except ApiError as error:
             return _refused(error)
+        except StoreUnavailable as error:
+            return _refused(unwritable(error))
         except ClientDisconnect:
             raise
         except Exception:  # the request border: the log holds the cause, the caller gets an id
@@ -215,6 +218,8 @@ class _Service:
             return Answer(_response(serialize_response(operation, result)), operation.name)
         except ApiError as error:
             return _refused(error, operation)
+        except StoreUnavailable as error:
+            return _refused(unwritable(error), operation)
         except ClientDisconnect:
             raise
         except Exception:  # as above, with the names that this operation has for it

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
-from sqlalchemy.exc import OperationalError
+
+from microvmd.control.store import StoreUnavailable
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 2.0
@@ -18,12 +19,12 @@ log = structlog.get_logger(__name__)
 
 async def insist(work: Callable[[], Awaitable[None]], what: str) -> None:
     """Do ``work``, which must do no harm when it is done anew, until it does not fail for want of
-    disk (OperationalError of the store, OSError). Any other failure is the caller's."""
+    disk (StoreUnavailable, OSError). Any other failure is the caller's."""
     wait = FIRST_WAIT_S
     while True:
         try:
             return await work()
-        except (OperationalError, OSError) as error:
+        except (StoreUnavailable, OSError) as error:
             log.warning("insist.again", what=what, seconds=wait, error=str(error).splitlines()[0])
         await asyncio.sleep(wait)
         wait = min(2 * wait, LONGEST_WAIT_S)

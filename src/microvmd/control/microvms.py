@@ -23,7 +23,7 @@ from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
 from microvmd.control.roles import AssumableRoles
 from microvmd.control.runnable import choose_version, spec_of
-from microvmd.control.store import Store, Transaction
+from microvmd.control.store import Store, StoreUnavailable, Transaction
 from microvmd.messages.node import (
     Died,
     MicrovmSpec,
@@ -288,7 +288,7 @@ class MicroVms:
                 if resumed or policy is None or not policy.auto_resume:
                     return Routable(None)
                 resumed = True
-                with suppress(ApiError), acting(Actor(ActorKind.REQUEST)):
+                with suppress(ApiError, StoreUnavailable), acting(Actor(ActorKind.REQUEST)):
                     await self._decide(microvm.microvm_id, Event.RESUME_REQUESTED)
                 continue
             await self._changed.setdefault(microvm.microvm_id, asyncio.Event()).wait()

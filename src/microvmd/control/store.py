@@ -8,6 +8,7 @@ cut (a SUSPENDED MicroVM whose row was lost would be swept).
 import asyncio
 import contextlib
 import contextvars
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import structlog
 from alembic import command as alembic
 from alembic.config import Config
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, insert, select
 from sqlalchemy import update as update_rows
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
 
 from microvmd.control.connector_rows import ConnectorRows
 from microvmd.control.event_rows import EventRows
@@ -36,9 +39,24 @@ from microvmd.model.microvm import MicroVm, Phase
 
 T = TypeVar("T")
 
+log = structlog.get_logger(__name__)
+
+PASSING = {
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_IOERR: "its disk fails",
+    sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
+    sqlite3.SQLITE_BUSY: "another program has locked it",
+}
+"""SQLite's results that are no fault of the statement."""
+SAY_AGAIN_S = 60.0
+
 _IMAGE = TypeAdapter(Image)
 _VERSION = TypeAdapter(Version)
 _MICROVM = TypeAdapter(MicroVm)
+
+
+class StoreUnavailable(Exception):
+    """The record cannot be read or written now; nothing of the decision is kept. It may pass."""
 
 
 class Transaction:
@@ -298,6 +316,7 @@ class Store:
         self.next_event = asyncio.Event()
         self._clock = clock
         self._engine = _engine(url)
+        self._said_at = -SAY_AGAIN_S
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
     @classmethod
@@ -333,18 +352,32 @@ class Store:
         self._engine.dispose()
 
     async def run(self, decide: Callable[[Transaction], T]) -> T:
-        """Commit what ``decide`` wrote, or nothing if it raised."""
+        """Commit what ``decide`` wrote, or nothing if it raised. Raises StoreUnavailable."""
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
         return await self._in_thread(lambda: context.run(self._decided, decide, loop))
 
     def _decided(self, decide: Callable[[Transaction], T], loop: asyncio.AbstractEventLoop) -> T:
-        with self._engine.begin() as connection:
-            transaction = Transaction(connection, self._clock())
-            decided = decide(transaction)
+        try:
+            with self._engine.begin() as connection:
+                transaction = Transaction(connection, self._clock())
+                decided = decide(transaction)
+        except OperationalError as error:
+            why = _passing(error)
+            if why is None:
+                raise
+            self._say(why)
+            raise StoreUnavailable(f"the record cannot be written: {why}") from error
         if transaction.events.added:
             loop.call_soon_threadsafe(self._tell)
         return decided
+
+    def _say(self, why: str) -> None:
+        """A line in a while, however many ask meanwhile: it lands on the disk that is full."""
+        now = time.monotonic()
+        if now - self._said_at >= SAY_AGAIN_S:
+            self._said_at = now
+            log.error("store.unavailable", reason=why)
 
     def _tell(self) -> None:
         told, self.next_event = self.next_event, asyncio.Event()
@@ -361,6 +394,15 @@ class Store:
         with self._engine.begin() as connection:
             config.attributes["connection"] = connection
             alembic.upgrade(config, "head")
+
+
+def _passing(error: OperationalError) -> str | None:
+    """Why the database does not work now; None for a statement that is wrong."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is None:
+        return str(error.orig)
+    # The low byte is the result, what is above tells it more closely.
+    return PASSING.get(code & 0xFF)
 
 
 def _engine(url: str) -> Engine:

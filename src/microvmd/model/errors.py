@@ -12,6 +12,7 @@
      +- Throttled              429 ThrottlingException
      +- InsufficientCapacity   500 InsufficientCapacityException
      +- InternalError          500 InternalServerException
+         +- Unwritable       500 the same, with Retry-After
 
 ``api/`` turns them into wire errors in one place; nothing below ``api/`` knows a status code.
 """
@@ -92,3 +93,11 @@ class InternalError(ApiError):
     """Our fault; the log holds the cause under the request id."""
 
     code = "InternalServerException"
+
+
+class Unwritable(InternalError):
+    """The record cannot be written now. ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -19,6 +19,7 @@ from microvmd.model.errors import (
     NotFound,
     QuotaExceeded,
     Throttled,
+    Unwritable,
     ValidationError,
 )
 
@@ -31,6 +32,7 @@ _EVERY = [
     Throttled("x", retry_after=1),
     InsufficientCapacity("x"),
     InternalError("x"),
+    Unwritable("x", retry_after=1),
     NotOffered("x"),
 ]
 

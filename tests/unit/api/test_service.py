@@ -20,6 +20,7 @@ from microvmd.api.credentials import Identity, KeyRing
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.requests import BODY_LIMIT, RequestContext
 from microvmd.api.service import IncompleteService, create_app, dispatch_table
+from microvmd.control.store import StoreUnavailable
 from microvmd.model.errors import NotFound, ValidationError
 
 _KEY = Identity("AKIDEXAMPLE", "secret", "123456789012")
@@ -120,6 +121,21 @@ async def test_fault_of_a_handler_is_hidden() -> None:
     assert response.headers["x-amzn-errortype"] == "InternalServerException"
     assert response.headers["x-amzn-requestid"] in response.json()["message"]
     assert "secret" not in response.text
+
+
+@pytest.mark.anyio
+async def test_store_that_does_not_work_is_told_and_may_be_asked_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(name: str, request: dict[str, Any]) -> Mapping[str, Any]:
+        raise StoreUnavailable("the record cannot be written: its disk is full")
+
+    response = await _ask(_Answers(fail), _signed("GET", _RUNS))
+    assert response.status_code == 500
+    assert response.headers["x-amzn-errortype"] == "InternalServerException"
+    assert int(response.headers["retry-after"]) > 0
+    assert "its disk is full" in response.json()["message"]
+    assert "Traceback" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.anyio

@@ -2,15 +2,13 @@
 
 import asyncio
 import errno
-import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from microvmd.control import insist as module
 from microvmd.control.insist import insist
-from microvmd.control.store import Store, Transaction
+from microvmd.control.store import Store, StoreUnavailable, Transaction
 from microvmd.model.errors import NotFound
 from tests.unit.control.test_store import microvm
 
@@ -26,7 +24,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full")),
+        StoreUnavailable("the record cannot be written: its disk is full"),
     ],
 )
 async def test_want_of_disk_passes(error: Exception) -> None:
@@ -59,7 +57,7 @@ async def test_a_store_that_is_full(tmp_path: Path) -> None:
         async def work() -> None:
             try:
                 await store.run(_add_many)
-            except OperationalError:
+            except StoreUnavailable:
                 failed.set()
                 raise
 

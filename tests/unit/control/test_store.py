@@ -3,13 +3,16 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.util import CommandError
+from sqlalchemy.exc import OperationalError
 
-from microvmd.control.store import Store, Transaction
+from microvmd.control import store as store_module
+from microvmd.control.store import Store, StoreUnavailable, Transaction
 from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.image import (
@@ -213,3 +216,26 @@ async def test_only_root_reads_it(tmp_path: Path) -> None:
 
 def _modes(directory: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
+
+
+async def test_a_store_that_another_program_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept of what was decided meanwhile, and the log tells it once."""
+    said: list[str] = []
+    monkeypatch.setattr(store_module.log, "error", lambda event, **facts: said.append(event))
+    async with Store.at(tmp_path / "state.db") as store:
+        await store.run(lambda tx: tx._connection.exec_driver_sql("PRAGMA busy_timeout = 1"))
+        with closing(sqlite3.connect(tmp_path / "state.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable, match="another program has locked it"):
+                    await store.run(lambda tx: tx.add_microvm(microvm()))
+        assert await store.run(lambda tx: tx.microvms(ACCOUNT)) == []
+    assert said == ["store.unavailable"]
+
+
+async def test_a_statement_that_is_wrong_is_no_passing_trouble(tmp_path: Path) -> None:
+    async with Store.at(tmp_path / "state.db") as store:
+        with pytest.raises(OperationalError):
+            await store.run(lambda tx: tx._connection.exec_driver_sql("SELECT * FROM nothing"))

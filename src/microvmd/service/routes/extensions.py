@@ -25,8 +25,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from microvmd import __version__
-from microvmd.api.errors import wire_error
+from microvmd.api.errors import unwritable, wire_error
 from microvmd.api.requests import RequestContext
+from microvmd.control.store import StoreUnavailable
 from microvmd.model.errors import ApiError, ValidationError
 
 PREFIX = "/microvmd/v1"
@@ -187,8 +188,8 @@ def answering(
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
-        except ApiError as error:
-            wire = wire_error(error)
+        except (ApiError, StoreUnavailable) as error:
+            wire = wire_error(unwritable(error) if isinstance(error, StoreUnavailable) else error)
             headers = {"x-amzn-errortype": wire.code, **wire.headers}
             return JSONResponse(dict(wire.body), status_code=wire.status, headers=headers)
 
