@@ -8,7 +8,7 @@ readonly console=build/assets/console
 readonly console_source=scripts/console
 # Files that pages load, and the licences that go with them: PACKAGE/FILE of each, and its name.
 readonly console_files=(
-    htmx.org/dist/htmx.min.js:htmx.js
+    htmx.org/dist/htmx.min.js:htmx.min.js
     @xterm/xterm/lib/xterm.js:xterm.js
     @xterm/xterm/css/xterm.css:xterm.css
     @xterm/addon-fit/lib/addon-fit.js:xterm-fit.js

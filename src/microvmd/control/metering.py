@@ -31,7 +31,7 @@ class Metering:
 
     def __init__(self, store: Store, prices: Prices) -> None:
         self._store = store
-        self._prices = prices
+        self.prices = prices
 
     async def lines(self, account: str, since: float, until: float, by: str) -> list[Line]:
         """The dearest first. ``by`` is ``microvm``, ``image`` or ``tag:<key>``; whole hours, the
@@ -52,8 +52,7 @@ class Metering:
             count, total = sums.get(key_of(one), (0, Usage()))
             sums[key_of(one)] = (count + 1, total + one.usage)
         lines = [
-            Line(key, count, total, self._prices.cost(total))
-            for key, (count, total) in sums.items()
+            Line(key, count, total, self.prices.cost(total)) for key, (count, total) in sums.items()
         ]
         return sorted(lines, key=lambda line: (-line.cost, line.key))
 

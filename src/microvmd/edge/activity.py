@@ -16,13 +16,15 @@ _FIELD = re.compile(r"(\w+)=(\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Bytes in both directions and open streams of one endpoint.
+    """Bytes in both directions, open streams and requests of one endpoint.
 
-    `bytes_total` starts again at 0 when HAProxy does: compare it for difference, not for growth.
+    `bytes_total` and `requests` start again at 0 when HAProxy does: compare them for difference,
+    not for growth.
     """
 
     bytes_total: int
     connections: int
+    requests: int = 0
 
 
 def parse_tables(tables: Iterable[str]) -> dict[str, Activity]:
@@ -36,5 +38,7 @@ def parse_tables(tables: Iterable[str]) -> dict[str, Activity]:
         activity[fields["key"]] = Activity(
             before.bytes_total + int(fields["bytes_in_cnt"]) + int(fields["bytes_out_cnt"]),
             before.connections + int(fields["conn_cur"]),
+            # A worker of an older release, which a reload left with open streams, has none.
+            before.requests + int(fields.get("http_req_cnt", 0)),
         )
     return activity

@@ -37,6 +37,13 @@ def due(microvm: MicroVm, now: float) -> Due | None:
     return None
 
 
+def idle_at(microvm: MicroVm) -> float | None:
+    """When a RUNNING MicroVM counts as idle if no byte passes before; None = never."""
+    if microvm.idle_policy is None or microvm.phase is not Phase.RUNNING:
+        return None
+    return _idle_at(microvm)
+
+
 def next_look(microvm: MicroVm) -> float | None:
     """When something may be due, if nothing happens before; None = never."""
     if not microvm.phase.live:

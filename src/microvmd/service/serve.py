@@ -55,6 +55,7 @@ from microvmd.service.endpoints import Endpoints
 from microvmd.service.failure import Failure
 from microvmd.service.identity import identities
 from microvmd.service.keys import AccessKey, access_key
+from microvmd.service.live import Live
 from microvmd.service.local_aws import local_aws
 from microvmd.service.network_reload import reload_networks
 from microvmd.service.node_client import NodeClient, NodeUnavailable
@@ -67,6 +68,7 @@ from microvmd.service.routes.egress import egress_routes
 from microvmd.service.routes.extensions import extension_routes
 from microvmd.service.routes.facts import ServiceFacts
 from microvmd.service.routes.limits import AccountLimits, limit_routes
+from microvmd.service.routes.live import live_routes
 from microvmd.service.user import (
     CODE,
     ROOT,
@@ -209,10 +211,12 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
     await edge.routes.replace(_running(microvms))
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
     kept = settings.retention
+    live = Live(microvms.live, lambda: _traffic(edge), link.vmm)
     loops: dict[str, Callable[[], Awaitable[None]]] = {
         "node": link.supervise,
         "watch": lambda: watch(microvms, lambda: _bytes_of(edge), time.time),
         "rotate": lambda: _rotate(issuer),
+        "look at what lives": live.run,
         "forget ended": lambda: forget_ended(store, kept.terminated_hours * 3600, time.time),
         **observing.loops(),
     }
@@ -228,7 +232,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
         managed=control.managed,
         endpoint_name=edge.endpoint,
     )
-    return await _application(stack, settings, key, handlers, facts, control, link, observing)
+    return await _application(stack, settings, key, handlers, facts, control, link, observing, live)
 
 
 def _facts(
@@ -254,6 +258,7 @@ async def _application(
     control: ControlPlane,
     link: NodeClient,
     observing: Observing,
+    live: Live,
 ) -> ASGIApp:
     aws = None
     if settings.aws.local:
@@ -277,6 +282,7 @@ async def _application(
     routes = [
         *extension_routes(facts, authenticate, who.authorizer),
         *observing.routes(authenticate, who.authorizer, facts.microvms),
+        *live_routes(live, facts.microvms, authenticate, who.authorizer),
         *account_routes(who.accounts, authenticate, settings.account),
         *limit_routes(account_limits, authenticate, who.authorizer, settings.account),
         *egress_routes(

@@ -1,7 +1,7 @@
 """``GET /microvmd/v1/usage``: what the caller's account used, in AWS's dimensions, and its cost.
 
 ``?since=`` and ``until=`` (seconds since the epoch; the last 30 days if not given) and ``by=``
-(``microvm``, ``image`` or ``tag:<key>``).
+(``microvm``, ``image`` or ``tag:<key>``). The prices that it was reckoned with are in the answer.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,8 @@ def usage_routes(
         since = _moment(request, "since", until - DEFAULT_DAYS * DAY_S)
         by = request.query_params.get("by") or "image"
         lines = await metering.lines(context.account, since, until, by)
-        shown = {"since": since, "until": until, "by": by, "currency": currency}
+        shown: dict[str, object] = {"since": since, "until": until, "by": by, "currency": currency}
+        shown["prices"] = asdict(metering.prices)
         return JSONResponse({**shown, "lines": [_shown(line) for line in lines]})
 
     return [Route(f"{PREFIX}/usage", answering(answer))]

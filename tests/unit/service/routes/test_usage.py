@@ -42,6 +42,7 @@ async def test_what_was_used(tmp_path: Path) -> None:
         )
         (line,) = found["lines"]
         assert (line["key"], line["running_s"]) == (made.microvm_id, 60)
+        assert line["cost"] == pytest.approx(line["vcpu_s"] * found["prices"]["vcpu_s"], rel=1)
         assert line["cost"] > 0
 
 
