@@ -231,6 +231,7 @@ def run_microvm(raw: Recorder) -> None:
     raw("run-token-of-other", CHOSEN, "POST", RUNS, again)
     raw("run-members-missing", RECORDED, "POST", RUNS, {})
     raw("run-image-by-name", RECORDED, "POST", RUNS, {"imageIdentifier": "whole"})
+    raw("run-half-an-arn", CHOSEN, "POST", RUNS, {"imageIdentifier": "arn:aws:lambda:us-east-1"})
     raw("run-unknown-image", RECORDED, "POST", RUNS, {"imageIdentifier": arn("ghost")})
     raw("run-payload-too-long", RECORDED, "POST", RUNS, image | {"runHookPayload": "x" * 4097})
     for name, connectors in (

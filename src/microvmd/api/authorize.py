@@ -16,7 +16,7 @@ from microvmd.control.subjects import Subject
 from microvmd.model.caller import Caller, tags_context
 from microvmd.model.connector import Egress, Ingress, managed_arn
 from microvmd.model.errors import AccessDenied
-from microvmd.model.identifiers import is_connector_arn
+from microvmd.model.identifiers import is_connector_arn, is_slash_form
 from microvmd.model.pattern import Context
 from microvmd.model.policy import Asked
 
@@ -56,9 +56,13 @@ class Authorizer:
     async def __call__(
         self, context: RequestContext, operation: Operation, request: Request
     ) -> None:
+        action = f"lambda:{operation.name}"
+        identifier = request.get("imageIdentifier") or ""
+        if is_slash_form(identifier):
+            # Recorded: such an ARN is no image's, so no policy allows it, not even the root's.
+            raise _caller(context).without_policy(action, identifier)
         if _caller(context).unrestricted:
             return
-        action = f"lambda:{operation.name}"
         self._require(context, action, await self._target(context, operation.name, request))
         for role in (request[name] for name in _ROLES if request.get(name)):
             self._require(context, "iam:PassRole", _Target(role))

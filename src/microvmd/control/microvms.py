@@ -142,7 +142,7 @@ class MicroVms:
         )
 
     async def _run(self, account: str, request: Mapping[str, Any], proven: bool) -> MicroVm:
-        arn = ImageArn.parse(request["imageIdentifier"])
+        arn = ImageArn.parse_run(request["imageIdentifier"])
         ingress = resolve_ingress(request.get("ingressNetworkConnectors"), self._region)
         egress = resolve_egress(request.get("egressNetworkConnectors"), self._region)
         await self._roles.check_execution(account, request.get("executionRoleArn"))

@@ -8,6 +8,8 @@ from microvmd.model.errors import AccessDenied
 from microvmd.model.pattern import Context
 from microvmd.model.policy import Asked, Policy, Verdict, allow_everything, evaluate
 
+_NO_POLICY = "because no identity-based policy allows the {} action"
+
 
 class CallerKind(StrEnum):
     """As ``aws:PrincipalType`` names them."""
@@ -53,10 +55,17 @@ class Caller:
         complete = Asked(asked.action, asked.resource, {**self._context(), **asked.context})
         reason = self._refusal(complete)
         if reason is not None:
-            raise AccessDenied(
-                f"User: {self.arn} is not authorized to perform: {asked.action} on resource: "
-                f"{shown or asked.resource or '*'} {reason}"
-            )
+            raise self._refused(asked.action, shown or asked.resource or "*", reason)
+
+    def without_policy(self, action: str, resource: str) -> AccessDenied:
+        """The refusal of what no policy can allow."""
+        return self._refused(action, resource, _NO_POLICY.format(action))
+
+    def _refused(self, action: str, resource: str, reason: str) -> AccessDenied:
+        return AccessDenied(
+            f"User: {self.arn} is not authorized to perform: {action} on resource: "
+            f"{resource} {reason}"
+        )
 
     def _refusal(self, asked: Asked) -> str | None:
         own = Verdict.ALLOWED if self.kind is CallerKind.ROOT else evaluate(self.policies, asked)
@@ -66,7 +75,7 @@ class Caller:
         if Verdict.DENIED in limits:
             return "with an explicit deny in a session policy"
         if own is not Verdict.ALLOWED:
-            return f"because no identity-based policy allows the {asked.action} action"
+            return _NO_POLICY.format(asked.action)
         if Verdict.NOT_ALLOWED in limits:
             return f"because no session policy allows the {asked.action} action"
         return None

@@ -84,6 +84,16 @@ async def test_every_operation_needs_a_right(tmp_path: Path, operations: Operati
             assert await refusal(api, operation, user(others), **request) == text
 
 
+async def test_an_image_in_the_slash_form_is_nobodys(
+    tmp_path: Path, operations: Operations
+) -> None:
+    slash = IMAGE_ARN.replace("image:", "image/")
+    async with handled(tmp_path) as api:
+        for caller in (user(("*", "*")), Caller.root(ACCOUNT)):
+            text = await refusal(api, operations["GetMicrovmImage"], caller, imageIdentifier=slash)
+            assert text == told("lambda:GetMicrovmImage", slash).replace(EVE, caller.arn)
+
+
 async def test_a_microvm_stands_for_its_image(tmp_path: Path, operations: Operations) -> None:
     get = operations["GetMicrovm"]
     async with handled(tmp_path) as api:

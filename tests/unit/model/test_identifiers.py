@@ -36,10 +36,36 @@ def test_bare_name_and_slash_form_are_refused_as_recorded() -> None:
         ImageArn.parse("arn:aws:lambda:us-east-2:123456789012:microvm-image/my-app")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("my-app", "Malformed ARN - doesn't start with 'arn:'"),
+        ("arn", "Malformed ARN - doesn't start with 'arn:'"),
+        ("arn:aws", "Malformed ARN - no AWS partition specified"),
+        ("arn:aws:lambda", "Malformed ARN - no service specified"),
+        ("arn:aws:lambda:us-east-2", "Malformed ARN - no AWS region partition specified"),
+        ("arn:aws:lambda:us-east-2:123456789012", "Malformed ARN - no AWS account specified"),
+        ("arn:aws:lambda:us-east-2:123456789012:", "Malformed ARN - no resource specified"),
+        ("arn:aws:s3:::bucket", "Invalid ARN format: arn:aws:s3:::bucket"),
+    ],
+)
+def test_a_run_tells_in_other_words_what_is_no_arn(text: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ImageArn.parse_run(text)
+    assert caught.value.message == message
+
+
+def test_a_run_takes_the_arn_that_all_take() -> None:
+    assert ImageArn.parse_run(ARN) == ImageArn.parse(ARN)
+    with pytest.raises(AccessDenied):
+        ImageArn.parse_run(ARN.replace("image:", "image/"))
+
+
 @given(st.text(max_size=80) | st.just(ARN + "\n") | st.just(ARN + ":x"))
 def test_hostile_arns_raise_api_errors_only(text: str) -> None:
-    with pytest.raises(ApiError):
-        ImageArn.parse(text)
+    for parse in (ImageArn.parse, ImageArn.parse_run):
+        with pytest.raises(ApiError):
+            parse(text)
 
 
 def test_versions_order_as_numbers() -> None:
