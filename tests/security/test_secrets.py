@@ -241,6 +241,21 @@ def test_no_log_has_a_secret(vault: Vault) -> None:
     } == {}
 
 
+def test_no_record_of_calls_has_a_secret(vault: Vault) -> None:
+    """Attack: read the audit log, which auditors and log collectors get. Defence: what the models
+    mark as sensitive, and answers that make keys, are told without it."""
+    directory = vault.service.root / "audit"
+    text = b"".join(path.read_bytes() for path in sorted(directory.iterdir()))
+    told = [json.loads(line) for line in text.splitlines()]
+    names = {one["eventName"] for one in told}
+    assert names >= {"RunMicrovm", "CreateMicrovmImage", "CreateMicrovmAuthToken", "AssumeRole"}
+    assert names >= {"CreateAccessKey", "RotateAccessKey", "CreateAccount", "PutUserPolicy"}
+    assert any(one["userIdentity"]["type"] == "Unknown" for one in told)
+    assert vault.found_in(text) == []
+    canary = vault.secrets["run hook payload"].encode()
+    assert vault.found_in(text + canary) == ["run hook payload"]
+
+
 def test_no_process_shows_a_secret(vault: Vault) -> None:
     """Attack: `ps` by anybody on the machine, `/proc/*/environ` by whoever runs as the same user.
     Defence: secrets reach HAProxy, the VMM, builds and local AWS by files, sockets and memory."""

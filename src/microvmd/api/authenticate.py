@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from microvmd.api.credentials import Credentials
 from microvmd.api.errors import SignatureError
+from microvmd.api.proven import Proven, keep
 from microvmd.api.requests import RequestContext, read_body, signed_request
 from microvmd.api.signed import Signature, SignedRequest
 from microvmd.api.sigv4 import read_signature, verify
@@ -56,7 +57,13 @@ class Authenticator:
             caller=await self._credentials.caller(identity, now),
             source_ip=None if request.client is None else request.client.host,
         )
+        keep(request.scope, Proven(context, body))
         return context, body
+
+    async def account_of(self, claim: Signature) -> str | None:
+        """The account of a claimed key, proven or not; None when nobody has it."""
+        identity = await self._credentials.find(claim.access_key)
+        return None if identity is None else identity.account
 
     def _check_scope(self, claim: Signature) -> None:
         if claim.service != SIGNING_NAME:

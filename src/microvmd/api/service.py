@@ -7,7 +7,7 @@ signature's scope: ``lambda`` is ours, the others go to the relay where there is
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -20,11 +20,13 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from microvmd.api.audit import Audit, Call, of_foreign, unaudited
 from microvmd.api.authenticate import Authenticator, Clock, wall_clock
 from microvmd.api.credentials import Credentials
-from microvmd.api.errors import unwritable, wire_error
+from microvmd.api.errors import UnknownOperation, unwritable, wire_error
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.parse import parse_query, parse_request
+from microvmd.api.proven import proven
 from microvmd.api.rates import Rates
 from microvmd.api.requests import RequestContext, gone_away, signed_request
 from microvmd.api.routes import Router
@@ -69,6 +71,7 @@ class Answer:
     response: Response
     operation: str
     error: str | None = None
+    message: str | None = None
 
 
 def _unobserved(_operation: str, _status: int, _seconds: float) -> None:
@@ -86,6 +89,7 @@ def create_app(
     authorize: Authorize | None = None,
     rates: Rates | None = None,
     observe: Observe = _unobserved,
+    audit: Audit = unaudited,
 ) -> Starlette:
     """Build the application; IncompleteService when an operation of the model has no handler.
 
@@ -94,13 +98,16 @@ def create_app(
     everything is let in.
     ``routes`` (our own pages, such as ``/microvmd/v1``) are looked at before the AWS surface.
     ``observe`` is told the operation, the status and the seconds of each answer.
+    ``audit`` is told each call, refused ones too, before it is answered; it must not wait.
     ``rates`` holds back who calls too often; None lets everybody call.
     """
     operations = load_operations()
     authenticator = Authenticator(credentials, region, clock)
     table = dispatch_table(operations, handlers)
     authorize = authorize or _unrestricted_only
-    service = _Service(operations, table, authenticator, aws_relay, authorize, rates, observe)
+    service = _Service(
+        operations, table, authenticator, aws_relay, authorize, rates, observe, audit
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -148,6 +155,7 @@ class _Service:
         authorize: Authorize,
         rates: Rates | None,
         observe: Observe,
+        audit: Audit,
     ) -> None:
         self._router = Router(operations)
         self._table = table
@@ -156,21 +164,25 @@ class _Service:
         self._authorize = authorize
         self._rates = rates
         self._observe = observe
+        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await WebSocketClose()(scope, receive, send)
             return
-        request_id = str(uuid.uuid4())
+        request, request_id = Request(scope, receive), str(uuid.uuid4())
+        call = Call(request_id, "", _address(request), request.headers.get("user-agent"))
         started = time.monotonic()
         try:
-            answer = await self._answer(Request(scope, receive), request_id)
+            answer = await self._answer(request, call)
         except ClientDisconnect:
             _log.info("client went away", request_id=request_id)
             return
         answer.response.headers.setdefault("x-amzn-requestid", request_id)
         seconds = time.monotonic() - started
         self._observe(answer.operation, answer.response.status_code, seconds)
+        call.error, call.message = answer.error, answer.message
+        self._audit(call)
         _log.info(
             "answered",
             operation=answer.operation,
@@ -181,18 +193,22 @@ class _Service:
         )
         await answer.response(scope, receive, send)
 
-    async def _answer(self, request: Request, request_id: str) -> Answer:
+    async def _answer(self, request: Request, call: Call) -> Answer:
+        request_id = call.request_id
         try:
             signed = signed_request(request.scope)
-            claim = read_signature(signed)
+            claim = call.claim = read_signature(signed)
+            call.region = claim.region
             if self._relay is not None and claim.service in self._relay.services:
-                response = await self._relay.answer(request, signed, claim, request_id)
-                return Answer(response, claim.service)
+                return await self._relayed(self._relay, request, signed, call, claim)
             # Recorded: a query that does not parse is told before the signature is looked at.
             parse_query(signed.query)
             context, body = await self._authenticator.check(request, signed, claim, request_id)
-            return await self._operate(request, signed, context, body)
+            call.context = context
+            return await self._operate(request, signed, context, body, call)
         except ApiError as error:
+            if call.context is None:
+                await self._name(call, request)
             return _refused(error)
         except StoreUnavailable as error:
             return _refused(unwritable(error))
@@ -202,20 +218,50 @@ class _Service:
             _log.exception("internal error", request_id=request_id)
             return _failed(request_id)
 
+    async def _relayed(
+        self,
+        relay: AwsRelay,
+        request: Request,
+        signed: SignedRequest,
+        call: Call,
+        claim: Signature,
+    ) -> Answer:
+        response = await relay.answer(request, signed, claim, call.request_id)
+        of_foreign(call, claim, proven(request.scope))
+        error = str(response.status_code) if response.status_code >= 400 else None
+        return Answer(response, claim.service, error)
+
+    async def _name(self, call: Call, request: Request) -> None:
+        """What a caller who is not proven wanted, as far as that can be told."""
+        if call.claim is not None:
+            call.account = await self._authenticator.account_of(call.claim)
+        with suppress(UnknownOperation):
+            signed = signed_request(request.scope)
+            call.asks(self._router.match(signed.method, signed.path).operation)
+
     async def _operate(
-        self, asked: Request, signed: SignedRequest, context: RequestContext, body: bytes
+        self,
+        asked: Request,
+        signed: SignedRequest,
+        context: RequestContext,
+        body: bytes,
+        call: Call,
     ) -> Answer:
         match = self._router.match(signed.method, signed.path)
         operation = match.operation
+        call.asks(operation)
         try:
             request = parse_request(match, signed.query, dict(signed.headers), body)
+            call.with_input(operation, request)
             validate(operation.input, request)
             await self._authorize(context, operation, request)
             if self._rates is not None:
                 await self._rates.admit(context.account, operation.name, partial(gone_away, asked))
             with acting(_actor(context)):
                 result = await self._table[operation.name](context, request)
-            return Answer(_response(serialize_response(operation, result)), operation.name)
+            response = _response(serialize_response(operation, result))
+            call.with_output(operation, result)
+            return Answer(response, operation.name)
         except ApiError as error:
             return _refused(error, operation)
         except StoreUnavailable as error:
@@ -227,6 +273,10 @@ class _Service:
                 "internal error", operation=operation.name, request_id=context.request_id
             )
             return _failed(context.request_id, operation)
+
+
+def _address(request: Request) -> str | None:
+    return None if request.client is None else request.client.host
 
 
 def _actor(context: RequestContext) -> Actor:
@@ -245,7 +295,7 @@ async def _unrestricted_only(
 def _refused(error: ApiError, operation: Operation | None = None) -> Answer:
     wire = wire_error(error, operation)
     name = "-" if operation is None else operation.name
-    return Answer(_response(serialize_error(wire)), name, error=wire.code)
+    return Answer(_response(serialize_error(wire)), name, wire.code, error.message)
 
 
 def _failed(request_id: str, operation: Operation | None = None) -> Answer:

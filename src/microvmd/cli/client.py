@@ -131,12 +131,12 @@ class Service:
             for line in answer.iter_lines():
                 yield LogLine(**json.loads(line))
 
-    def events(self, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Events in EventBridge's envelope, as they come (``service/routes/events.py``)."""
-        with self._open("/events", query) as answer:
+    def stream(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """One JSON object after another, as they come: ``/events`` and ``/audit``."""
+        with self._open(path, query) as answer:
             for line in answer.iter_lines():
-                event: dict[str, Any] = json.loads(line)
-                yield event
+                one: dict[str, Any] = json.loads(line)
+                yield one
 
     def ask(
         self,

@@ -35,7 +35,7 @@ def events(
         if minutes is not None:
             query["since"] = repr(time.time() - minutes * MINUTE_S)
         try:
-            for event in service.events(query):
+            for event in service.stream("/events", query):
                 if as_json:
                     print_json_line(event)
                 else:

@@ -14,6 +14,7 @@ import typer
 from microvmd import __version__
 from microvmd.cli import (
     accounts,
+    audit,
     bases,
     doctor,
     egress,
@@ -52,6 +53,7 @@ for command in (
     microvms.logs,
     egress.egress,
     events.events,
+    audit.audit,
     limits.limits,
     usage.usage,
     doctor.doctor,

@@ -27,7 +27,7 @@ SWAPS = Path("/proc/swaps")
 KSM = Path("/sys/kernel/mm/ksm/run")
 SYSCTL = Path("/proc/sys")
 SOON = timedelta(days=7)
-SECRET_DIRECTORIES = ("keys", "images", "microvms", "tmp")
+SECRET_DIRECTORIES = ("audit", "keys", "images", "microvms", "tmp")
 SECRET_FILES = ("state.db", "known-files.json", "ca/ca.key", "ca/edge.pem")
 
 

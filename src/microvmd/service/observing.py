@@ -1,7 +1,8 @@
-"""What the service tells of itself: events, metrics, usage. ``serve`` wires it with three lines."""
+"""What the service tells of itself: events, metrics, usage, calls. ``serve`` wires it."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 from starlette.routing import Route
 
@@ -10,8 +11,10 @@ from microvmd.control.metering import Metering, forget_old_usage
 from microvmd.control.microvms import MicroVms
 from microvmd.control.store import Store
 from microvmd.control.webhooks import deliver
+from microvmd.service.audit_log import MIB, AuditLimits, AuditLog, audit_log
 from microvmd.service.keys import metrics_token
 from microvmd.service.metrics import Metrics, Sources, Traffic, metrics_route
+from microvmd.service.routes.audit import audit_routes
 from microvmd.service.routes.events import event_routes
 from microvmd.service.routes.extensions import Authenticate, Authorize
 from microvmd.service.routes.usage import usage_routes
@@ -47,8 +50,18 @@ class Observing:
             "forget usage": lambda: forget_old_usage(store, kept.usage_days * DAY_S, clock),
         }
 
+    def audit(self) -> AbstractAsyncContextManager[AuditLog]:
+        """The record of calls, while it is open."""
+        kept = self._settings.audit
+        limits = AuditLimits(kept.reads, kept.days, kept.mib * MIB)
+        return audit_log(self._settings.root / "audit", limits)
+
     def routes(
-        self, authenticate: Authenticate, authorize: Authorize, microvms: MicroVms
+        self,
+        authenticate: Authenticate,
+        authorize: Authorize,
+        microvms: MicroVms,
+        audit: AuditLog,
     ) -> list[Route]:
         """To mount beside the AWS operations."""
         prices = self._settings.prices
@@ -56,6 +69,7 @@ class Observing:
         token = metrics_token(self._settings.root / "keys")
         return [
             *event_routes(self._events, authenticate, authorize),
+            *audit_routes(audit, authenticate, authorize, self._settings.account),
             *usage_routes(metering, prices.currency, authenticate, authorize, time.time),
             metrics_route(self.metrics, Sources(microvms.live, self._traffic), token),
         ]

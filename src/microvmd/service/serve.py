@@ -64,6 +64,7 @@ from microvmd.service.observing import Observing
 from microvmd.service.reach import open_way
 from microvmd.service.role_check import role_check
 from microvmd.service.routes.accounts import account_routes
+from microvmd.service.routes.audited import audited
 from microvmd.service.routes.egress import egress_routes
 from microvmd.service.routes.extensions import extension_routes
 from microvmd.service.routes.facts import ServiceFacts
@@ -279,9 +280,10 @@ async def _application(
     limits = settings.limits.rates
     rates = Rates(limits)
     account_limits = AccountLimits(facts.store, control.admission, limits, rates)
+    audit = await stack.enter_async_context(observing.audit())
     routes = [
         *extension_routes(facts, authenticate, who.authorizer),
-        *observing.routes(authenticate, who.authorizer, facts.microvms),
+        *observing.routes(authenticate, who.authorizer, facts.microvms, audit),
         *live_routes(live, facts.microvms, authenticate, who.authorizer),
         *account_routes(who.accounts, authenticate, settings.account),
         *limit_routes(account_limits, authenticate, who.authorizer, settings.account),
@@ -298,10 +300,11 @@ async def _application(
         who.ring,
         relay,
         region=settings.region,
-        routes=routes,
+        routes=audited(routes, audit, settings.region),
         authorize=who.authorizer,
         rates=rates,
         observe=observing.metrics.answered,
+        audit=audit,
     )
 
 

@@ -126,7 +126,8 @@ def prepare(settings: Settings, user: ServiceUser) -> None:
     for path in (settings.run / "edge", settings.run / "aws"):
         path.mkdir(mode=0o755, exist_ok=True)
         _give(path, user)
-    for name in ("keys", "ca", "lock", "local-aws.log", "state.db", "state.db-wal", "state.db-shm"):
+    record = ("state.db", "state.db-wal", "state.db-shm")
+    for name in ("audit", "keys", "ca", "lock", "local-aws.log", *record):
         _give(settings.root / name, user)
     check_reach(settings, user)
 

@@ -1,4 +1,4 @@
-"""``[events]``, ``[metrics]`` and ``[prices]``: what the service tells of itself, and whom.
+"""``[events]``, ``[metrics]``, ``[audit]``, ``[prices]``: what the service tells of itself.
 
 ::
 
@@ -73,6 +73,20 @@ class MetricsSettings(Section):
 
     microvms: int = Field(
         default=200, ge=0, description="how many MicroVMs, the newest, have metrics of their own"
+    )
+
+
+class AuditSettings(Section):
+    """The record of calls (``microvmd audit``)."""
+
+    reads: bool = Field(
+        default=True, description="record calls that change nothing too (Get, List)"
+    )
+    days: float = Field(default=90.0, gt=0, description="how long calls are kept")
+    mib: int = Field(
+        default=1024,
+        ge=16,
+        description="disk space that they may take; the oldest go first (a call takes about 1 KiB)",
     )
 
 

@@ -24,7 +24,7 @@ from microvmd.model.rate import LONGEST_WAIT_S, OTHERS, RATES, RateLimits
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
 from microvmd.settings.build import BuildSettings
 from microvmd.settings.network import NetworkSettings
-from microvmd.settings.observe import EventSettings, MetricsSettings, PriceSettings
+from microvmd.settings.observe import AuditSettings, EventSettings, MetricsSettings, PriceSettings
 from microvmd.settings.section import AbsolutePath, Section
 
 CONFIG_VARIABLE = "MICROVMD_CONFIG"
@@ -382,6 +382,7 @@ class Settings(BaseSettings):
     network: NetworkSettings = NetworkSettings()
     events: EventSettings = EventSettings()
     metrics: MetricsSettings = MetricsSettings()
+    audit: AuditSettings = AuditSettings()
     prices: PriceSettings = PriceSettings()
     retention: RetentionSettings = RetentionSettings()
     aws: AwsSettings = AwsSettings()

@@ -16,6 +16,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microvmd.api.audit import Call
 from microvmd.api.credentials import Identity, KeyRing
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.requests import BODY_LIMIT, RequestContext
@@ -247,3 +248,33 @@ def test_malformed_requests_never_crash(
 
 def _refuse_all(name: str, request: dict[str, Any]) -> Mapping[str, Any]:
     raise ValidationError(json.dumps(request, default=str))
+
+
+@pytest.mark.anyio
+async def test_every_call_is_audited() -> None:
+    calls: list[Call] = []
+    app = create_app([_Answers(_refuse)], KeyRing([_KEY]), audit=calls.append)
+    transport = httpx.ASGITransport(app=app)
+    unknown = Identity("AKIDOTHER", "secret", "1")
+    wrong = Identity("AKIDEXAMPLE", "wrong", "1")
+    async with httpx.AsyncClient(transport=transport) as client:
+        answer = await client.send(_signed("GET", f"{_RUNS}/microvm-1"))
+        for request in (
+            _signed("GET", _RUNS, key=wrong),
+            _signed("GET", "/nowhere", key=unknown),
+            httpx.Request("GET", f"http://h{_RUNS}"),
+            _signed("GET", "/nowhere"),
+            _signed("POST", _RUNS, b"{"),
+        ):
+            await client.send(request)
+    told = [(call.name, call.account, call.context is not None, call.error) for call in calls]
+    assert calls[0].request_id == answer.headers["x-amzn-requestid"]
+    assert calls[0].parameters == {"microvmIdentifier": "microvm-1"}
+    assert told == [
+        ("GetMicrovm", None, True, "ResourceNotFoundException"),
+        ("ListMicrovms", "123456789012", False, "InvalidSignatureException"),
+        ("UnknownOperation", None, False, "UnrecognizedClientException"),
+        ("ListMicrovms", None, False, "MissingAuthenticationTokenException"),
+        ("UnknownOperation", None, True, "UnknownOperationException"),
+        ("RunMicrovm", None, True, "SerializationException"),
+    ]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,10 +35,12 @@ async def _operator(_: Request) -> tuple[RequestContext, bytes]:
 
 async def test_every_route_answers(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
-    async with plane(tmp_path) as opened:
+    async with plane(tmp_path) as opened, AsyncExitStack() as stack:
         await opened.built()
         observing = Observing(Settings(root=tmp_path), opened.store, _traffic)
-        routes = observing.routes(_operator, Authorizer(Subjects(opened.store)), opened.microvms)
+        rights = Authorizer(Subjects(opened.store))
+        audit = await stack.enter_async_context(observing.audit())
+        routes = observing.routes(_operator, rights, opened.microvms, audit)
         transport = httpx.ASGITransport(Starlette(routes=routes))
         token = (tmp_path / "keys" / "metrics.token").read_text()
         headers = {"authorization": f"Bearer {token}"}
@@ -45,7 +48,7 @@ async def test_every_route_answers(tmp_path: Path) -> None:
             for route in routes:
                 answer = await client.get(route.path, headers=headers)
                 assert answer.status_code == 200, route.path
-        assert len(routes) == 3
+        assert len(routes) == 4
 
 
 async def test_its_work_ends(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from microvmd.api.local.answers import caller_identity, foreign_error, session_o
 from microvmd.api.local.headers import OURS, local_headers
 from microvmd.api.local.iam import LocalIam
 from microvmd.api.local.rights import ForeignRights
-from microvmd.api.requests import bounded, read_body
+from microvmd.api.proven import Proven, keep
+from microvmd.api.requests import RequestContext, bounded, read_body
 from microvmd.api.signed import Signature, SignedRequest, check_body
 from microvmd.api.sigv4 import verify
 from microvmd.model.errors import AccessDenied
@@ -132,6 +133,11 @@ class Relay:
         caller = await self._credentials.caller(identity, now)
         foreign = ForeignRequest(claim.service, claim.region, identity.account, signed, path, body)
         address = None if request.client is None else request.client.host
+        key = identity.access_key
+        context = RequestContext(
+            identity.account, claim.region, key, request_id, now, caller, address
+        )
+        keep(request.scope, Proven(context, action=_action(foreign)))
         await self._rights.check(caller, foreign, surroundings(now, claim.region, address))
         if claim.service == "sts" and foreign.action == "GetCallerIdentity":
             return caller_identity(caller, claim.access_key, request_id)
@@ -243,6 +249,14 @@ async def _checked(chunks: AsyncIterator[bytes], claim: Signature) -> AsyncItera
         held = chunk
     check_body(claim, digest.hexdigest())
     yield held
+
+
+def _action(foreign: ForeignRequest) -> str:
+    """For the audit log; empty where it cannot be told."""
+    try:
+        return foreign.action
+    except AccessDenied:
+        return ""
 
 
 def _target(path: str, query: str) -> bytes:

@@ -174,10 +174,15 @@ def moment_of(request: Request, name: str) -> float | None:
 
 def follows(request: Request) -> bool:
     """Whether the answer is to go on as things happen."""
-    follow = request.query_params.get("follow", "false")
-    if follow not in ("true", "false"):
-        raise ValidationError("follow must be true or false")
-    return follow == "true"
+    return flag_of(request, "follow")
+
+
+def flag_of(request: Request, name: str) -> bool:
+    """A query member that is true or false; false when it is not given."""
+    given = request.query_params.get(name, "false")
+    if given not in ("true", "false"):
+        raise ValidationError(f"{name} must be true or false")
+    return given == "true"
 
 
 def answering(

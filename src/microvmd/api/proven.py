@@ -1,0 +1,30 @@
+"""Whose request this is, kept beside it: for what is told of a call after it was answered."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.types import Scope
+
+from microvmd.api.requests import RequestContext
+
+_KEY = "microvmd.proven"
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A caller whose signature was verified. ``body`` is what was signed, as far as it was read;
+    ``action`` the operation of another AWS service, where it can be told."""
+
+    context: RequestContext
+    body: bytes = b""
+    action: str = ""
+
+
+def keep(scope: Scope, proven: Proven) -> None:
+    """Say who makes the request of this scope."""
+    scope[_KEY] = proven
+
+
+def proven(scope: Scope) -> Proven | None:
+    """Who makes it; None for who has not proven to be anybody."""
+    return cast("Proven | None", scope.get(_KEY))

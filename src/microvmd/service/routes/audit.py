@@ -1,0 +1,102 @@
+"""``GET /microvmd/v1/audit``: who called what, in CloudTrail's record shape.
+
+``?name=`` (an operation), ``user=`` (a name, an ARN or an access key), ``since=`` (seconds since
+the epoch), ``failed=true``, ``error=`` (a code), ``writes=true`` (only what changes something) and
+``after=`` (a place) choose. One JSON object a line; with ``Accept: text/event-stream`` an SSE
+stream, whose ids are places. With ``follow=true`` the answer ends with the client. An account sees
+its own calls; the operator sees all of them, or with ``account=`` one account's.
+"""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from microvmd.api.requests import RequestContext
+from microvmd.model.errors import ValidationError
+from microvmd.service.audit_log import AuditLog, AuditQuery, Place
+from microvmd.service.routes.extensions import (
+    PREFIX,
+    Authenticate,
+    Authorize,
+    answering,
+    flag_of,
+    follows,
+    moment_of,
+)
+
+RIGHT = "cloudtrail:LookupEvents"
+SSE = "text/event-stream"
+_Lines = AsyncGenerator[tuple[Place, dict[str, Any]], None]
+
+
+def audit_routes(
+    audit: AuditLog, authenticate: Authenticate, authorize: Authorize, operator: str
+) -> list[Route]:
+    """The route to mount beside the AWS operations. ``operator`` is the default account."""
+
+    async def answer(request: Request) -> Response:
+        context, _ = await authenticate(request)
+        authorize.thing(context, RIGHT, "*")
+        asked = _Asked.of(request, context, operator)
+        found = audit.read(asked.query, after=asked.after, follow=asked.follow)
+        if SSE in request.headers.get("accept", ""):
+            headers = {"cache-control": "no-store"}
+            return StreamingResponse(_sse(found), media_type=SSE, headers=headers)
+        return StreamingResponse(_ndjson(found), media_type="application/x-ndjson")
+
+    return [Route(f"{PREFIX}/audit", answering(answer))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    query: AuditQuery
+    after: Place | None
+    follow: bool
+
+    @classmethod
+    def of(cls, request: Request, context: RequestContext, operator: str) -> "_Asked":
+        given = request.query_params
+        query = AuditQuery(
+            account=_account(given.get("account") or None, context, operator),
+            name=given.get("name") or None,
+            user=given.get("user") or None,
+            since=moment_of(request, "since"),
+            failed=flag_of(request, "failed"),
+            error=given.get("error") or None,
+            writes=flag_of(request, "writes"),
+        )
+        return cls(query, _after(request), follows(request))
+
+
+def _account(given: str | None, context: RequestContext, operator: str) -> str | None:
+    if context.caller is not None and context.caller.is_root_of(operator):
+        return given
+    return context.account
+
+
+def _after(request: Request) -> Place | None:
+    text = request.headers.get("last-event-id") or request.query_params.get("after")
+    if not text:
+        return None
+    place = Place.parse(text)
+    if place is None:
+        raise ValidationError("after must be a place: the id of an event of this stream")
+    return place
+
+
+async def _ndjson(lines: _Lines) -> AsyncGenerator[bytes, None]:
+    async with aclosing(lines):
+        async for _, one in lines:
+            yield json.dumps(one).encode() + b"\n"
+
+
+async def _sse(lines: _Lines) -> AsyncGenerator[bytes, None]:
+    async with aclosing(lines):
+        async for place, one in lines:
+            yield f"id: {place}\nevent: call\ndata: {json.dumps(one)}\n\n".encode()
