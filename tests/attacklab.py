@@ -72,7 +72,7 @@ def unbound(program: Path, *words: object, **environment: str) -> str:
     done = subprocess.run(
         argv, capture_output=True, text=True, timeout=60, check=True, env=environment
     )
-    return done.stdout.strip()
+    return done.stdout.removesuffix("\n")
 
 
 @dataclass(frozen=True)

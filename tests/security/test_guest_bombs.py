@@ -23,7 +23,7 @@ from tests.attacklab import (
 )
 from tests.nodelab import LIMIT, NodeLab
 
-pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio]
 
 MIB = 1 << 20
 LIMITS = limits_for(GUEST_MIB, 1)

@@ -9,12 +9,12 @@ from tests.attacklab import attacker, ended, unharmed
 from tests.nodelab import NodeLab
 from tests.security.test_guest_bombs import OWN_GROWTH_MIB, resident_mib
 
-pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio]
 
 BROKEN = "The MicroVM was ended: the guest broke the protocol: "
 
 
-@pytest.mark.parametrize("how", ["noise", "huge"])
+@pytest.mark.parametrize("how", ["noise", "huge", "small"])
 async def test_garbage_ends_the_microvm_that_speaks_it(how: str, attack_lab: NodeLab) -> None:
     """Its report is the proof that the garbage reached the node. `small` are log frames without a
     byte in them, which are no offence but a flood."""

@@ -55,6 +55,7 @@
 static const char *hooks = "well";
 static const char *card = "eth0";
 static char answer[ANSWER];
+static int asker = -1; /* the connection that is answered now */
 
 static const char *why(void) { return strerror(errno); }
 
@@ -311,9 +312,12 @@ static void say(int port, const char *how)
             memcpy(bytes + at, strcmp(how, "hello") ? small : greeting, 12);
     if (!strcmp(how, "huge"))
         memcpy(bytes + 8, "\xff\xff\xff\x7f", 4);
-    for (;;) {
-        if (write(port, bytes, slow ? 1 : size) < 0)
+    /* A port takes 32 KiB of one write: what is left of a frame comes with the next. */
+    for (size_t at = 0;;) {
+        ssize_t wrote = write(port, bytes + at, slow ? 1 : size - at);
+        if (wrote < 0)
             return;
+        at = (at + wrote) % size;
         if (slow)
             usleep(100000);
     }
@@ -337,6 +341,9 @@ static const char *seize(const char *how)
     if (port < 0)
         return why();
     if (fork() == 0) {
+        /* Whoever asked has the answer and hangs up before a MicroVM can be ended for this. */
+        while (asker >= 0 && read(asker, answer, ANSWER) > 0)
+            ;
         say(port, how);
         _exit(0);
     }
@@ -539,6 +546,7 @@ static void serve(int connection, int is_hook)
     *strchr(++path, ' ') = 0;
     for (char *word = strtok(path, "/"); word && count < 8; word = strtok(0, "/"))
         words[count++] = word;
+    asker = connection;
     reply(connection, attack(count, words));
 }
 
