@@ -90,6 +90,15 @@ def test_kill_of_node_and_service(service: Service, counter: Image) -> None:
     assert _count(microvm) == 4
 
 
+def test_a_start_that_a_crash_cuts_off_begins_anew(service: Service, counter: Image) -> None:
+    microvm = service.run(counter, wait=False)
+    service.kill()
+    service.start()
+    microvm.wait("RUNNING")
+    assert _count(microvm) == 1
+    service.check_strays()
+
+
 def test_a_service_that_is_killed_takes_its_node_along(service: Service, counter: Image) -> None:
     microvm = service.run(counter)
     vmm = microvm.vmm

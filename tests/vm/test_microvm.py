@@ -29,6 +29,7 @@ from microvmd.messages.node import (
 )
 from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.model.microvm import Phase
+from microvmd.node.microvm import STARTS
 from tests.nodelab import (
     ALL_HOOKS,
     LIMIT,
@@ -241,6 +242,48 @@ async def test_a_restart_in_the_middle_of_a_resume_loses_nothing(node_lab: NodeL
         assert failed.reason.startswith("Resume lifecycle hook timed out.")
         assert node.equipment.paths.microvm(spec.microvm_id).suspended
         await gone(node, again)
+
+
+async def test_a_restart_in_the_middle_of_a_start(node_lab: NodeLab) -> None:
+    """The start begins anew: there is one VMM, and nothing of the first is left."""
+    spec = spec_of(with_hooks(HookName.RUN))
+    async with node_lab.node() as node:
+        first = await started(node, spec)
+        before = node.equipment.vmm_of(node.equipment.paths.microvm(spec.microvm_id))
+        assert before is not None
+        assert await ask(first, "count") == "1"
+    # As after a node that was killed before it could tell that the MicroVM runs.
+    async with node_lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await node.agent.send(AdoptMicrovm(spec, Phase.PENDING))
+        address = (await node.reports.next(Started)).edge_address
+        assert node.pid_of(spec) is not None
+        assert not before.identity.alive()
+        assert await ask(address, "count") == "1", "it is a new clone of the image"
+        called = (await ask(address, "hooks")).splitlines()
+        assert [line.split()[0] for line in called].count("run") == 1
+        await gone(node, spec)
+
+
+async def test_a_start_that_no_node_was_told_of(node_lab: NodeLab) -> None:
+    spec = spec_of()
+    async with node_lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await node.agent.send(AdoptMicrovm(spec, Phase.PENDING))
+        assert await ask((await node.reports.next(Started)).edge_address, "count") == "1"
+        await gone(node, spec)
+
+
+async def test_a_start_that_is_interrupted_each_time_is_given_up(node_lab: NodeLab) -> None:
+    spec = spec_of()
+    async with node_lab.node() as node:
+        files = node.equipment.paths.microvm(spec.microvm_id)
+        files.directory.mkdir()
+        files.attempts.write_text(str(STARTS))
+        await node.agent.send(AdoptMicrovm(spec, Phase.PENDING))
+        died = await node.reports.next(Died)
+        assert died.reason == "The MicroVM was lost: 5 starts were interrupted by a restart."
+        await nothing_left(node, spec)
 
 
 @pytest.mark.parametrize("stored", [True, False])

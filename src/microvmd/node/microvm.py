@@ -71,6 +71,10 @@ FAILURES = (
 )
 
 
+STARTS = 5
+"""How often one MicroVM is started; its start may be what makes the node end each time."""
+
+
 class Ended(Exception):
     """The MicroVM cannot go on; the text is its stateReason."""
 
@@ -149,6 +153,8 @@ class MicrovmTask:
                 begun: Running | Report = await self._start(stack, hold)
             case ResumeMicrovm():
                 begun = await self._resume_or_not(stack, hold)
+            case AdoptMicrovm(phase=Phase.PENDING):
+                begun = await self._start_again(stack, hold)
             case AdoptMicrovm(phase=phase):
                 with kept(hold):
                     begun = await self._adopt(stack, hold, phase)
@@ -168,8 +174,9 @@ class MicrovmTask:
         if settled is not None:
             return settled
         try:
-            serving = phase not in (Phase.PENDING, Phase.RESUMING)
-            running = await adopt(stack, self.equipment, self.spec, hold, serving=serving)
+            running = await adopt(
+                stack, self.equipment, self.spec, hold, serving=phase is not Phase.RESUMING
+            )
             with running.kept():
                 await self._is_up(running)
         except (SnapshotBroken, SnapshotForeign):
@@ -184,10 +191,25 @@ class MicrovmTask:
             await self.report(self._adopted(phase, running))
         return running
 
-    async def _start(self, stack: AsyncExitStack, hold: Hold) -> Running:
+    async def _start_again(self, stack: AsyncExitStack, hold: Hold) -> Running:
+        """A start that a restart cut off. Nobody was let in yet: what it made is thrown away, also
+        a VMM in which /run was called, for nobody knows with what answer."""
+        attempt = self.files.attempt + 1
+        if attempt > STARTS:
+            await self.equipment.end_vmm(self.files, self.spec.microvm_id)
+            raise Ended(f"The MicroVM was lost: {STARTS} starts were interrupted by a restart.")
+        log.info("microvm.start_again", id=self.spec.microvm_id, attempt=attempt)
+        await self.equipment.end_vmm(self.files, self.spec.microvm_id)
+        await asyncio.to_thread(remove, self.files.directory)
+        await self.equipment.vault.clear(hold)
+        return await self._start(stack, hold, attempt)
+
+    async def _start(self, stack: AsyncExitStack, hold: Hold, attempt: int = 1) -> Running:
         timings = Timings()
         with timings.step("files"):
             self.files.directory.mkdir(mode=0o700)
+            if attempt > 1:
+                self.files.attempts.write_text(str(attempt))
             working = await self.equipment.vault.started(hold, self.spec)
         image = working.image.files
         with timings.step("disk"):
@@ -349,9 +371,8 @@ class MicrovmTask:
     async def _settled(self, phase: Phase) -> Report | None:
         """What an interrupted change left, where there is no VMM to adopt."""
         intact = self.files.suspended
-        if phase is Phase.PENDING or (intact and phase in (Phase.RESUMING, Phase.SUSPENDING)):
-            # A VMM that never ran, or not to the end of /run, or whose snapshot counts already:
-            # that one must not run on beside it.
+        if intact and phase in (Phase.RESUMING, Phase.SUSPENDING):
+            # A VMM that never ran, or whose snapshot counts already: it must not run on beside it.
             await self.equipment.end_vmm(self.files, self.spec.microvm_id)
         if self.equipment.vmm_of(self.files) is not None:
             return None

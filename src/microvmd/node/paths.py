@@ -36,6 +36,18 @@ class MicrovmFiles:
         """Which VMM, network and jail belong to this MicroVM, for the next run of the node."""
         return self.directory / "vmm.json"
 
+    @property
+    def attempts(self) -> Path:
+        """How often its start has begun, where that is more than once."""
+        return self.directory / "attempts"
+
+    @property
+    def attempt(self) -> int:
+        """The start that was begun last; 0 when none was."""
+        if not self.directory.exists():
+            return 0
+        return int(self.attempts.read_text() or 1) if self.attempts.exists() else 1
+
 
 @dataclass(frozen=True, slots=True)
 class NodePaths:

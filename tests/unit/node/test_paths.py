@@ -41,6 +41,15 @@ def test_a_suspend_snapshot_counts_from_its_manifest_on(paths: NodePaths) -> Non
     assert files.suspended
 
 
+def test_starts_of_a_microvm_are_counted(paths: NodePaths) -> None:
+    files = paths.microvm(new_microvm_id())
+    assert files.attempt == 0
+    files.directory.mkdir()
+    assert files.attempt == 1
+    files.attempts.write_text("3")
+    assert files.attempt == 3
+
+
 def test_a_sweep_removes_what_no_record_owns(paths: NodePaths) -> None:
     for version in (KEPT, GONE):
         directory = paths.image(version).directory
