@@ -103,10 +103,11 @@ async def workshop(
     subnet = ipaddress.IPv4Network(f"10.{second}.0.0/24")
     run = directory / "run"
     run.mkdir()
-    async with NetworkPool(NetworkSettings(run, prefix, subnet, ready=0)) as networks:
-        yield MicrovmWorkshop(
-            kernel=guest, accelerator=accelerator, networks=networks, jails=jails, host_cpus=2
-        )
+    with contextlib.closing(jails):
+        async with NetworkPool(NetworkSettings(run, prefix, subnet, ready=0)) as networks:
+            yield MicrovmWorkshop(
+                kernel=guest, accelerator=accelerator, networks=networks, jails=jails, host_cpus=2
+            )
 
 
 def static_program(directory: Path) -> bytes:

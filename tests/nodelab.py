@@ -11,7 +11,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -177,13 +177,15 @@ class NodeLab:
             )
         )
         stamp = Stamp.of(self.accelerator, await installed_version())
-        async with (
-            NetworkPool(self.network_settings) as networks,
-            LogStore(paths.logs) as logs,
-            open_roles(self.aws) as roles,
-            open_deliveries(paths.delivery, logs, roles, self.aws) as deliveries,
-            Kms(self.kms) as kms,
-        ):
+        async with AsyncExitStack() as stack:
+            stack.enter_context(closing(jails))
+            networks = await stack.enter_async_context(NetworkPool(self.network_settings))
+            logs = await stack.enter_async_context(LogStore(paths.logs))
+            roles = await stack.enter_async_context(open_roles(self.aws))
+            deliveries = await stack.enter_async_context(
+                open_deliveries(paths.delivery, logs, roles, self.aws)
+            )
+            kms = await stack.enter_async_context(Kms(self.kms))
             vault = Vault(paths, stamp, PlainDirectory(self.plain), kms)
             yield Equipment(
                 paths=paths,

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import signal
 import ssl
 import stat
@@ -33,8 +32,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 
 from microvmd.cli.waiting import poll
-from microvmd.node.cgroup import find_hierarchies, names
 from tests.edgelab import free_port
+from tests.holdings import KEEPER, UIDS, Holdings, Place
 
 CHECKOUT = Path(__file__).parents[1]
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -45,13 +44,11 @@ BUCKET = "artifacts"
 POOL = 2
 MAPPED_SUBNET = "subnet-mapped"
 """Of network connectors: leads to the private address of `netlab.internet`."""
-UIDS = 1000
 START_LIMIT = 90.0
 STATE_LIMIT = 60.0
 BUILD_LIMIT = 280.0
 STOP_LIMIT = 30.0
 SETTLE_LIMIT = 15.0
-KEEPER = "microvmd.service.keeper"
 TOKEN_HEADER = "X-aws-proxy-auth"
 PORT_HEADER = "X-aws-proxy-port"
 MICROVM_HOOKS: dict[str, Any] = {
@@ -82,35 +79,6 @@ def until(ask: Callable[[], Found | None], limit: float, what: str) -> Found:
     found = poll(ask, limit=limit)
     assert found is not None, f"not within {limit:.0f} s: {what}"
     return found
-
-
-@dataclass(frozen=True)
-class Place:
-    """What no two services on one machine may share; a directory in /run claims it."""
-
-    run: Path
-    number: int
-
-    @classmethod
-    def claim(cls) -> "Place":
-        for number in range(16):
-            run = Path("/run") / f"mvt{chr(ord('a') + number)}"
-            with contextlib.suppress(FileExistsError):
-                run.mkdir(mode=0o755)
-                return cls(run, number)
-        raise AssertionError("all /run/mvt? are taken: earlier test runs were killed, look there")
-
-    @property
-    def prefix(self) -> str:
-        return self.run.name
-
-    @property
-    def subnet(self) -> str:
-        return f"10.{236 + self.number}.0.0/18"
-
-    @property
-    def first_uid(self) -> int:
-        return 3_000_000 + self.number * UIDS
 
 
 @dataclass
@@ -199,21 +167,15 @@ class Microvm:
 
 
 @dataclass
-class Service:
+class Service(Holdings):
     """One service. Use `service`, which also ends it and looks for what it left."""
 
-    directory: Path
-    place: Place
     api_port: int = field(default_factory=free_port)
     edge_port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
     extra: dict[str, str] = field(default_factory=dict)
     """Settings beside those of every service, as MICROVMD_* without the prefix."""
     _images: dict[str, Image] = field(default_factory=dict)
-
-    @property
-    def root(self) -> Path:
-        return self.directory / "root"
 
     @property
     def log(self) -> Path:
@@ -466,64 +428,10 @@ class Service:
 
     # -- what the kernel knows ---------------------------------------------------------------
 
-    def vmms(self) -> dict[str, int]:
-        """Pid of each VMM by the name of its cgroup: a MicroVM's id, or a build's."""
-        found = {}
-        for name in self.cgroups():
-            for hierarchy in find_hierarchies():
-                procs = hierarchy.root / self.group / name / "cgroup.procs"
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    for pid in procs.read_text().split():
-                        found[name] = int(pid)
-        return found
-
-    @property
-    def group(self) -> str:
-        return f"microvmd-{self.place.prefix}"
-
-    def cgroups(self) -> set[str]:
-        return names(find_hierarchies(), self.group)
-
-    def processes(self) -> dict[int, str]:
-        """Command line of everything that the service started, now or in an earlier run.
-
-        VMMs run as users of our range; everything else inherits the environment, or is a child of
-        what did (the commands of a build get a clean one).
-        """
-        found: dict[int, str] = {}
-        children: dict[int, list[int]] = {}
-        lines: dict[int, str] = {}
-        mark = f"MICROVMD_ROOT={self.root}".encode()
-        uids = range(self.place.first_uid, self.place.first_uid + UIDS)
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            with contextlib.suppress(OSError):
-                pid, status = int(entry.name), entry / "stat"
-                parent = int(status.read_text(errors="replace").rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(pid)
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                lines[pid] = line.decode(errors="replace").strip()
-                ours = status.stat().st_uid in uids
-                if ours or mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found[pid] = lines[pid]
-        new = list(found)
-        while new:
-            new = [pid for parent in new for pid in children.get(parent, ()) if pid not in found]
-            found |= {pid: lines.get(pid, "?") for pid in new}
-        return found
-
     def lasting(self) -> set[int]:
         """Processes that are there as long as the service is: its own, HAProxy, the local AWS."""
         own = set() if self.process is None else {self.process.pid}
         return own | self.node().keys() | self.haproxy().keys() | self.local_aws().keys()
-
-    def node(self) -> dict[int, str]:
-        """The node, and the keeper that starts it again."""
-        found = self.processes().items()
-        return {
-            pid: line for pid, line in found if "microvmd.service.node" in line or KEEPER in line
-        }
 
     @property
     def node_pid(self) -> int:
@@ -534,47 +442,9 @@ class Service:
             "a node runs",
         )
 
-    def haproxy(self) -> dict[int, str]:
-        """Master and workers."""
-        return {pid: line for pid, line in self.processes().items() if line.startswith("haproxy")}
-
-    def local_aws(self) -> dict[int, str]:
-        found = self.processes().items()
-        return {pid: line for pid, line in found if "microvmd.service.local_aws" in line}
-
-    def networks(self) -> set[str]:
-        return {path.name for path in (self.place.run / "netns").glob("*")}
-
     def strays(self) -> list[str]:
         """What is there beyond the records, while the service runs and nothing is being changed."""
-        states = self.states()
-        alive = {name for name, state in states.items() if state != "TERMINATED"}
-        running = {name for name in alive if states[name] == "RUNNING"}
-        vmms = self.vmms()
-        found = [f"cgroup {name}" for name in self.cgroups() - running]
-        expected = self.lasting() | set(vmms.values())
-        found += [
-            f"process {pid}: {line[:300]}"
-            for pid, line in self.processes().items()
-            if pid not in expected
-        ]
-        found += [f"no VMM of {name}" for name in running - vmms.keys()]
-        if len(self.networks()) != POOL + len(running):
-            found.append(f"{len(self.networks())} networks, not {POOL} + {len(running)}")
-        found += [f"half-written {path}" for path in (self.root / "tmp").glob("*")]
-        files = {path.name for path in (self.root / "microvms").glob("*")}
-        found += [f"files of {name}" for name in files ^ alive]
-        owned = {self.plain / "microvms" / name for name in running}
-        places = (*self.plain.glob("microvms/*"), *self.plain.glob("builds/*"))
-        found += [f"plain files {path}" for path in places if path not in owned]
-        if self.plain.exists() and not running:
-            found.append(f"plain directory {self.plain}")
-        return found
-
-    @property
-    def plain(self) -> Path:
-        """Where plain files of encrypted snapshots are, while a VMM uses them."""
-        return self.place.run / "plain"
+        return self.beyond(self.states(), self.lasting(), POOL)
 
     def check_strays(self) -> None:
         """Fail when something of an ended MicroVM or build stays."""
@@ -600,9 +470,10 @@ class Service:
     def close(self) -> None:
         """End the service and what outlives it on purpose; raise when something else is left."""
         left: list[str] = []
+        stopped = self.process is not None
 
         def ask() -> bool | None:
-            left[:] = self._left()
+            left[:] = self.left(stopped=stopped)
             return None if left else True
 
         try:
@@ -618,26 +489,6 @@ class Service:
             self._by_force()
         assert not left, f"left behind by serve: {left}\n{self.said()}"
 
-    def _left(self) -> list[str]:
-        found = [f"process {pid}: {line[:300]}" for pid, line in self.processes().items()]
-        found += [f"cgroup {name}" for name in self.cgroups()]
-        found += [f"network {name}" for name in self.networks()]
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        places = (f"{self.place.run}/", f"{self.directory}/")
-        found += [line for line in mounts if line.split()[4].startswith(places)]
-        shown = json.loads(_output("ip", "-json", "link"))
-        prefix = self.place.prefix
-        found += [f"interface {link['ifname']}" for link in shown if self.owns(link["ifname"])]
-        tables = _output("nft", "list", "tables").splitlines()
-        found += [table for table in tables if table.endswith(f"_{prefix}")]
-        routes = _output("ip", "route", "show", "type", "unreachable")
-        found += [line for line in routes.splitlines() if self.place.subnet in line]
-        return found
-
-    def owns(self, interface: str) -> bool:
-        number = interface.removeprefix(self.place.prefix)
-        return number != interface and number.isdigit()
-
     def _by_force(self) -> None:
         """What the service should have cleared itself: other tests must not suffer from it."""
         if self.process is not None:
@@ -648,30 +499,7 @@ class Service:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         poll(lambda: None if self.processes() else True, limit=SETTLE_LIMIT)
-        for path in (self.place.run / "netns").glob("*"):
-            subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)
-        subprocess.run(["umount", "--lazy", str(self.plain)], check=False, capture_output=True)
-        for hierarchy in find_hierarchies():
-            group = hierarchy.root / self.group
-            for path in (*group.glob("*/"), group):
-                with contextlib.suppress(OSError):
-                    path.rmdir()
-        prefix = self.place.prefix
-        subprocess.run(
-            ["nft", "delete", "table", "inet", f"microvmd_{prefix}"],
-            check=False,
-            capture_output=True,
-        )
-        subprocess.run(
-            ["ip", "route", "flush", "type", "unreachable", "exact", self.place.subnet],
-            check=False,
-            capture_output=True,
-        )
-        shutil.rmtree(self.place.run, ignore_errors=True)
-
-
-def _output(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        self.remove_by_force()
 
 
 @contextlib.contextmanager

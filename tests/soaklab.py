@@ -28,7 +28,8 @@ import botocore.exceptions
 import httpx
 
 from microvmd.cli.waiting import poll
-from tests.servicelab import AUTO_RESUME, TOKEN_HEADER, Image, Place, Service
+from tests.holdings import Place
+from tests.servicelab import AUTO_RESUME, TOKEN_HEADER, Image, Service
 from tests.smalldisk import SmallDisk, small_disk
 from tests.soakfaults import FAULTS
 

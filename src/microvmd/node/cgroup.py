@@ -6,6 +6,7 @@ own name, not in the group of the service: a stop of the service must not end th
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -180,6 +181,18 @@ def names(hierarchies: tuple[Hierarchy, ...], parent: str) -> set[str]:
         with contextlib.suppress(FileNotFoundError):
             found |= {entry.name for entry in (hierarchy.root / parent).iterdir() if entry.is_dir()}
     return found
+
+
+def remove_empty(hierarchies: tuple[Hierarchy, ...], parent: str) -> None:
+    """Remove `parent` itself where no group is left in it."""
+    for hierarchy in hierarchies:
+        try:
+            (hierarchy.root / parent).rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise
 
 
 def headroom(hierarchies: tuple[Hierarchy, ...], parent: str) -> tuple[int | None, int | None]:

@@ -22,7 +22,14 @@ import structlog
 
 from microvmd.model.size import cpu_weight
 from microvmd.node import jail_root
-from microvmd.node.cgroup import Cgroup, Hierarchy, Limits, find_hierarchies, names
+from microvmd.node.cgroup import (
+    Cgroup,
+    Hierarchy,
+    Limits,
+    find_hierarchies,
+    names,
+    remove_empty,
+)
 from microvmd.vmm.machine import AcceleratorKind, Bind, MachineSpec, VmmCommand
 from microvmd.vmm.process import (
     Exit,
@@ -109,7 +116,7 @@ def limits_of(spec: MachineSpec, *, files: int = 0) -> Limits:
 
 
 class Jails:
-    """All jails of this node. Make it with `Jails.open`."""
+    """All jails of this node. Make it with `Jails.open`, `close` it at the end."""
 
     def __init__(self, settings: JailSettings, root: Path, tree: tuple[Hierarchy, ...]) -> None:
         self._settings = settings
@@ -123,6 +130,10 @@ class Jails:
     async def open(cls, settings: JailSettings) -> "Jails":
         root = await jail_root.prepare(settings.cache, settings.qemu)
         return cls(settings, root, await asyncio.to_thread(find_hierarchies))
+
+    def close(self) -> None:
+        """Remove our group of groups, unless VMMs go on in it."""
+        remove_empty(self._tree, self._settings.group)
 
     @contextlib.asynccontextmanager
     async def jail(

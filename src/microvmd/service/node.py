@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import structlog
@@ -189,13 +189,15 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         )
     )
     stamp = Stamp.of(accelerator, await installed_version())
-    async with (
-        NetworkPool(_network_settings(settings)) as networks,
-        LogStore(paths.logs) as logs,
-        open_roles(access) as roles,
-        open_deliveries(paths.delivery, logs, roles, access) as deliveries,
-        vault(settings, access, paths, stamp) as plain,
-    ):
+    async with AsyncExitStack() as stack:
+        stack.enter_context(closing(jails))
+        networks = await stack.enter_async_context(NetworkPool(_network_settings(settings)))
+        logs = await stack.enter_async_context(LogStore(paths.logs))
+        roles = await stack.enter_async_context(open_roles(access))
+        deliveries = await stack.enter_async_context(
+            open_deliveries(paths.delivery, logs, roles, access)
+        )
+        plain = await stack.enter_async_context(vault(settings, access, paths, stamp))
         yield Equipment(
             paths=paths,
             kernel=guest,

@@ -12,6 +12,7 @@ from microvmd.node.cgroup import (
     Limits,
     find_hierarchies,
     names,
+    remove_empty,
 )
 
 LIMITS = Limits(memory_bytes=1 << 30, pids=70)
@@ -149,3 +150,13 @@ def test_counts_oom_kills(tmp_path: Path, version: int, file: str) -> None:
     directory.mkdir(parents=True)
     (directory / file).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     assert group.oom_kills() == 3
+
+
+def test_removes_the_group_of_all_groups_when_the_last_is_gone(tmp_path: Path) -> None:
+    one, two = (Hierarchy(tmp_path / name, 2, ("memory",)) for name in ("one", "two"))
+    (tmp_path / "one/ours/vm").mkdir(parents=True)
+    remove_empty((one, two), "ours")
+    assert (tmp_path / "one/ours/vm").exists()
+    (tmp_path / "one/ours/vm").rmdir()
+    remove_empty((one, two), "ours")
+    assert list((tmp_path / "one").iterdir()) == []
