@@ -47,7 +47,9 @@ def test_websocket_with_the_token_in_a_subprotocol() -> None:
                 seen = str(await socket.recv())
                 assert "authentication" not in seen
                 assert "chat" in seen
-            for bad in (["lambda-microvms", PORT], [*ours[:2], "lambda-microvms.port.99999"]):
+            without_token, without_marker = [ours[0], PORT], ours[1:]
+            bad_port = [*ours[:2], "lambda-microvms.port.99999"]
+            for bad in (without_token, without_marker, bad_port):
                 with pytest.raises(websockets.exceptions.InvalidStatus):
                     await w.websocket("vm-a", bad).__aenter__()
 

@@ -25,24 +25,31 @@ local function in_scope(port, ports)
 end
 
 -- Takes our subprotocols out of the offer; headers win over them. The application sees the rest.
+-- Recorded: without the marker (the bare name) they mean nothing.
 core.register_action("subprotocols", { "http-req" }, function(txn)
   local offered = txn.http:req_get_headers()["sec-websocket-protocol"]
   local kept, line = {}, 0
+  local marked, token, port
   while offered[line] do
     for name in offered[line]:gmatch("[^,%s]+") do
-      local token = name:match("^lambda%-microvms%.authentication%.(.+)$")
-      local port = name:match("^lambda%-microvms%.port%.(.*)$")
-      if token then
-        if txn:get_var("txn.token") == nil then txn:set_var("txn.token", token) end
-      elseif port then
-        if txn:get_var("txn.port") == nil then txn:set_var("txn.port", port) end
+      local given_token = name:match("^lambda%-microvms%.authentication%.(.+)$")
+      local given_port = name:match("^lambda%-microvms%.port%.(.*)$")
+      if given_token then
+        token = token or given_token
+      elseif given_port then
+        port = port or given_port
       elseif name == "lambda-microvms" then
-        txn:set_var("txn.answer_subprotocol", "1")
+        marked = true
       else
         kept[#kept + 1] = name
       end
     end
     line = line + 1
+  end
+  if marked then
+    txn:set_var("txn.answer_subprotocol", "1")
+    if token and txn:get_var("txn.token") == nil then txn:set_var("txn.token", token) end
+    if port and txn:get_var("txn.port") == nil then txn:set_var("txn.port", port) end
   end
   if #kept > 0 then
     txn.http:req_set_header("sec-websocket-protocol", table.concat(kept, ", "))
@@ -64,8 +71,11 @@ core.register_action("choose_port", { "http-req" }, function(txn)
   end
 end)
 
+-- HAProxy's own word for 502 in Lua is another one than in its configuration.
+local reasons = { [403] = "Forbidden", [502] = "Bad Gateway", [504] = "Gateway Time-out" }
+
 local function refuse(txn, status, body)
-  local reply = txn:reply({ status = status })
+  local reply = txn:reply({ status = status, reason = reasons[status] })
   if body ~= "" then
     reply:add_header("content-type", "text/plain")
     reply:add_header("cache-control", "private, no-store")
