@@ -15,16 +15,22 @@ HEAD_LIMIT = 64 << 10
 """Bytes of request line and headers that may arrive in pieces."""
 HEAD_SECONDS = 30.0
 """From the first byte of a request, or from the connection, to the end of the headers."""
+SOCKET_PATHS = b"/console/"
+"""Where a WebSocket may be opened; elsewhere its request is answered as any other."""
+SOCKET_MESSAGE = 256 << 10
+"""Bytes of one message of a WebSocket."""
 LINGER_SECONDS = 5.0
 """How long a client may go on sending a body that has been answered already."""
 
 
 def configure(app: ASGIApp, **options: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's own
-    """uvicorn for the API: no WebSockets, no second log, and these limits."""
+    """uvicorn for the API: WebSockets for pages only, no second log, and these limits."""
     return uvicorn.Config(
         app,
         http=Connection,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=SOCKET_MESSAGE,
+        ws_per_message_deflate=False,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -72,6 +78,9 @@ class Corked(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._inner.is_closing()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._inner.set_protocol(protocol)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as asyncio's
         return self._inner.get_extra_info(name, default)
@@ -136,6 +145,9 @@ class Connection(HttpToolsProtocol):
             cycle.keep_alive = False
         else:
             super().send_400_response(msg)
+
+    def _should_upgrade(self) -> bool:
+        return self.url.startswith(SOCKET_PATHS) and super()._should_upgrade()
 
     def _unsupported_upgrade_warning(self) -> None:
         """A request that asks for another protocol is answered in this one, as HTTP allows."""

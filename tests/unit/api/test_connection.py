@@ -10,9 +10,12 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from microvmd.api import connection
-from microvmd.api.connection import HEAD_LIMIT, Corked, configure
+from microvmd.api.connection import HEAD_LIMIT, SOCKET_MESSAGE, Corked, configure
 from microvmd.api.listener import listen
 
 pytestmark = pytest.mark.anyio
@@ -31,6 +34,12 @@ class Echo:
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
             await send({"type": "lifespan.shutdown.complete"})
+            return
+        if scope["type"] == "websocket":
+            socket = WebSocket(scope, receive, send)
+            await socket.accept()
+            await socket.send_text(await socket.receive_text())
+            await socket.close()
             return
         request = Request(scope, receive)
         body = b"early" if scope["path"] == "/early" else await request.body()
@@ -125,6 +134,33 @@ async def test_an_upgrade_is_not_made() -> None:
     async with serving(Echo()) as port:
         answer = await sent(port, upgrade.replace(b"Upgrade\r\n", b"Upgrade, close\r\n"))
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_pages_may_open_a_websocket() -> None:
+    async with (
+        serving(Echo()) as port,
+        connect(f"ws://127.0.0.1:{port}/console/echo", proxy=None) as socket,
+    ):
+        await socket.send("hello")
+        assert await socket.recv() == "hello"
+        await socket.wait_closed()
+        assert socket.close_code == 1000
+
+
+async def test_a_message_that_is_too_large_ends_a_websocket() -> None:
+    async with (
+        serving(Echo()) as port,
+        connect(f"ws://127.0.0.1:{port}/console/echo", proxy=None) as socket,
+    ):
+        await socket.send("x" * (SOCKET_MESSAGE + 1))
+        with pytest.raises(ConnectionClosedError):
+            await socket.recv()
+
+
+async def test_elsewhere_a_websocket_is_a_request() -> None:
+    async with serving(Echo()) as port:
+        with pytest.raises(InvalidStatus):
+            await connect(f"ws://127.0.0.1:{port}/echo", proxy=None)
 
 
 class Wire(asyncio.Transport):

@@ -72,6 +72,12 @@ class MicrovmFacts:
     address: str | None = None
     vmm: VmmFacts | None = None
     timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    memory_mib: int = 0
+    """Its baseline."""
+    image_bytes: int = 0
+    """Of the image snapshot that a run reads."""
+    stored_bytes: int = 0
+    """Of its own last suspend snapshot, which a resume reads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,9 @@ class ServiceFacts:
             address=microvm.edge_address,
             vmm=await self._vmm(microvm_id),
             timings=_plain(self.microvms.timings(microvm_id)),
+            memory_mib=microvm.memory_mib,
+            image_bytes=microvm.image_bytes,
+            stored_bytes=microvm.stored_bytes,
         )
 
     async def _vmm(self, microvm_id: str) -> VmmFacts | None:
