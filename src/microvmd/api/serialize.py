@@ -48,10 +48,15 @@ def serialize_response(operation: Operation, result: Mapping[str, Any]) -> WireR
     lambda-microvms, as recorded; for lambda-core they are left out, as recorded too."""
     if operation.status == 204:
         return WireResponse(204, b"")
-    document: dict[str, Any] = {}
-    if operation.output is not None:
-        document = _structure(operation.output, result, nulls=operation.explicit_nulls)
+    document = response_document(operation, result)
     return WireResponse(operation.status, _dump(document), {"content-type": _JSON})
+
+
+def response_document(operation: Operation, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The same before it becomes JSON; empty where the operation has no output."""
+    if operation.output is None:
+        return {}
+    return _structure(operation.output, result, nulls=operation.explicit_nulls)
 
 
 def serialize_error(error: WireError) -> WireResponse:

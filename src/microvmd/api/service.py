@@ -6,11 +6,11 @@ signature's scope: ``lambda`` is ours, the others go to the relay where there is
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from starlette.applications import Starlette
@@ -24,6 +24,15 @@ from microvmd.api.audit import Audit, Call, of_foreign, unaudited
 from microvmd.api.authenticate import Authenticator, Clock, wall_clock
 from microvmd.api.credentials import Credentials
 from microvmd.api.errors import UnknownOperation, unwritable, wire_error
+from microvmd.api.invoke import (
+    Authorize,
+    Invoke,
+    Observe,
+    dispatch_table,
+    hidden,
+    unobserved,
+    unrestricted_only,
+)
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.parse import parse_query, parse_request
 from microvmd.api.proven import proven
@@ -33,15 +42,11 @@ from microvmd.api.routes import Router
 from microvmd.api.serialize import WireResponse, serialize_error, serialize_response
 from microvmd.api.signed import Signature, SignedRequest
 from microvmd.api.sigv4 import read_signature
-from microvmd.api.validate import validate
-from microvmd.control.acting import acting
 from microvmd.control.store import StoreUnavailable
-from microvmd.model.errors import AccessDenied, ApiError, InternalError
-from microvmd.model.event import Actor, ActorKind
+from microvmd.model.errors import ApiError
 
-Handler = Callable[[RequestContext, dict[str, Any]], Awaitable[Mapping[str, Any]]]
-Authorize = Callable[[RequestContext, Operation, Mapping[str, Any]], Awaitable[None]]
-Observe = Callable[[str, int, float], None]
+Pages = Callable[[Invoke], Sequence[BaseRoute]]
+"""Makes routes that call operations themselves."""
 
 _log = structlog.get_logger("microvmd.api")
 
@@ -60,10 +65,6 @@ class AwsRelay(Protocol):
     ) -> Response: ...
 
 
-class IncompleteService(Exception):
-    """An operation of the model has no handler, or two."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one request came to, for the log."""
@@ -72,10 +73,6 @@ class Answer:
     operation: str
     error: str | None = None
     message: str | None = None
-
-
-def _unobserved(_operation: str, _status: int, _seconds: float) -> None:
-    """Of a server that nobody measures."""
 
 
 def create_app(
@@ -88,8 +85,9 @@ def create_app(
     clock: Clock = wall_clock,
     authorize: Authorize | None = None,
     rates: Rates | None = None,
-    observe: Observe = _unobserved,
+    observe: Observe = unobserved,
     audit: Audit = unaudited,
+    pages: Pages | None = None,
 ) -> Starlette:
     """Build the application; IncompleteService when an operation of the model has no handler.
 
@@ -100,14 +98,21 @@ def create_app(
     ``observe`` is told the operation, the status and the seconds of each answer.
     ``audit`` is told each call, refused ones too, before it is answered; it must not wait.
     ``rates`` holds back who calls too often; None lets everybody call.
+    ``pages`` are more routes, made with the way to call operations.
     """
     operations = load_operations()
     authenticator = Authenticator(credentials, region, clock)
-    table = dispatch_table(operations, handlers)
-    authorize = authorize or _unrestricted_only
-    service = _Service(
-        operations, table, authenticator, aws_relay, authorize, rates, observe, audit
+    invoke = Invoke(
+        {operation.name: operation for operation in operations},
+        dispatch_table(operations, handlers),
+        authorize or unrestricted_only,
+        rates,
+        observe,
+        audit,
     )
+    service = _Service(operations, invoke, authenticator, aws_relay)
+    if pages is not None:
+        routes = [*routes, *pages(invoke)]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -126,45 +131,20 @@ def create_app(
     return app
 
 
-def dispatch_table(
-    operations: Iterable[Operation], handlers: Sequence[object]
-) -> dict[str, Handler]:
-    """Find the one handler of every operation; IncompleteService names those without."""
-    table: dict[str, Handler] = {}
-    wrong: list[str] = []
-    for operation in operations:
-        found = [m for group in handlers if (m := getattr(group, operation.handler_name, None))]
-        if len(found) == 1:
-            table[operation.name] = found[0]
-        else:
-            wrong.append(f"{operation.name} has {len(found)} handlers")
-    if wrong:
-        raise IncompleteService("; ".join(wrong))
-    return table
-
-
 class _Service:
     """The AWS surface as an ASGI application."""
 
     def __init__(
         self,
         operations: Sequence[Operation],
-        table: Mapping[str, Handler],
+        invoke: Invoke,
         authenticator: Authenticator,
         relay: AwsRelay | None,
-        authorize: Authorize,
-        rates: Rates | None,
-        observe: Observe,
-        audit: Audit,
     ) -> None:
         self._router = Router(operations)
-        self._table = table
+        self._invoke = invoke
         self._authenticator = authenticator
         self._relay = relay
-        self._authorize = authorize
-        self._rates = rates
-        self._observe = observe
-        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -180,9 +160,9 @@ class _Service:
             return
         answer.response.headers.setdefault("x-amzn-requestid", request_id)
         seconds = time.monotonic() - started
-        self._observe(answer.operation, answer.response.status_code, seconds)
+        self._invoke.observe(answer.operation, answer.response.status_code, seconds)
         call.error, call.message = answer.error, answer.message
-        self._audit(call)
+        self._invoke.audit(call)
         _log.info(
             "answered",
             operation=answer.operation,
@@ -253,12 +233,7 @@ class _Service:
         try:
             request = parse_request(match, signed.query, dict(signed.headers), body)
             call.with_input(operation, request)
-            validate(operation.input, request)
-            await self._authorize(context, operation, request)
-            if self._rates is not None:
-                await self._rates.admit(context.account, operation.name, partial(gone_away, asked))
-            with acting(_actor(context)):
-                result = await self._table[operation.name](context, request)
+            result = await self._invoke(context, operation, request, partial(gone_away, asked))
             response = _response(serialize_response(operation, result))
             call.with_output(operation, result)
             return Answer(response, operation.name)
@@ -279,19 +254,6 @@ def _address(request: Request) -> str | None:
     return None if request.client is None else request.client.host
 
 
-def _actor(context: RequestContext) -> Actor:
-    caller = None if context.caller is None else context.caller.arn
-    return Actor(ActorKind.CALLER, caller, context.request_id, context.source_ip)
-
-
-async def _unrestricted_only(
-    context: RequestContext, operation: Operation, request: object
-) -> None:
-    """Of a server that cannot judge: whoever may do everything needs no judgement."""
-    if context.caller is None or not context.caller.unrestricted:
-        raise AccessDenied("This server lets callers in that may do everything, and no others.")
-
-
 def _refused(error: ApiError, operation: Operation | None = None) -> Answer:
     wire = wire_error(error, operation)
     name = "-" if operation is None else operation.name
@@ -299,11 +261,7 @@ def _refused(error: ApiError, operation: Operation | None = None) -> Answer:
 
 
 def _failed(request_id: str, operation: Operation | None = None) -> Answer:
-    hidden = InternalError(
-        "An internal error occurred. The log of microvmd names it under the request id "
-        f"{request_id}."
-    )
-    return _refused(hidden, operation)
+    return _refused(hidden(request_id), operation)
 
 
 def _response(wire: WireResponse) -> Response:

@@ -16,6 +16,7 @@ from microvmd.cli import (
     accounts,
     audit,
     bases,
+    console,
     doctor,
     egress,
     events,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(images.app, name="images")
 app.add_typer(bases.app, name="base")
+app.add_typer(console.app, name="console")
 app.add_typer(accounts.accounts, name="accounts")
 app.add_typer(accounts.users, name="users")
 app.add_typer(accounts.policies, name="policies")

@@ -50,6 +50,7 @@ from microvmd.node.roles import BotoSts
 from microvmd.service import keeper, profile
 from microvmd.service import logs as own_log
 from microvmd.service.aws import aws_access
+from microvmd.service.console import console_pages
 from microvmd.service.control_plane import ControlPlane, control_plane
 from microvmd.service.endpoints import Endpoints
 from microvmd.service.failure import Failure
@@ -281,7 +282,7 @@ async def _application(
     rates = Rates(limits)
     account_limits = AccountLimits(facts.store, control.admission, limits, rates)
     audit = await stack.enter_async_context(observing.audit())
-    routes = [
+    own = [
         *extension_routes(facts, authenticate, who.authorizer),
         *observing.routes(authenticate, who.authorizer, facts.microvms, audit),
         *live_routes(live, facts.microvms, authenticate, who.authorizer),
@@ -295,16 +296,18 @@ async def _application(
             lambda: reload_networks(control, link.reload_networks),
         ),
     ]
+    routes = audited(own, audit, settings.region)
     return create_app(
         handlers,
         who.ring,
         relay,
         region=settings.region,
-        routes=audited(routes, audit, settings.region),
+        routes=routes,
         authorize=who.authorizer,
         rates=rates,
         observe=observing.metrics.answered,
         audit=audit,
+        pages=console_pages(settings, who.ring, authenticate, routes, audit),
     )
 
 

@@ -23,6 +23,7 @@ from microvmd.model.quota import QUOTAS, Quotas
 from microvmd.model.rate import LONGEST_WAIT_S, OTHERS, RATES, RateLimits
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
 from microvmd.settings.build import BuildSettings
+from microvmd.settings.console import ConsoleSettings
 from microvmd.settings.network import NetworkSettings
 from microvmd.settings.observe import AuditSettings, EventSettings, MetricsSettings, PriceSettings
 from microvmd.settings.section import AbsolutePath, Section
@@ -380,6 +381,7 @@ class Settings(BaseSettings):
     build: BuildSettings = Field(default_factory=BuildSettings)
     image: ImageSettings = Field(default_factory=ImageSettings)
     network: NetworkSettings = NetworkSettings()
+    console: ConsoleSettings = ConsoleSettings()
     events: EventSettings = EventSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from microvmd.api.handlers import control_handlers
+from microvmd.api.invoke import dispatch_table
 from microvmd.api.operations import load_operations
 from microvmd.api.requests import RequestContext
 from microvmd.api.serialize import serialize_response
-from microvmd.api.service import dispatch_table
 from microvmd.control.tokens import TokenIssuer
 from microvmd.messages.node import Started
 from tests.unit.control.plane import ACCOUNT, IMAGE_ARN, REGION, Plane, plane

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from microvmd.api.audit import Call
 from microvmd.api.credentials import Identity, KeyRing
+from microvmd.api.invoke import IncompleteService, dispatch_table
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.requests import BODY_LIMIT, RequestContext
-from microvmd.api.service import IncompleteService, create_app, dispatch_table
+from microvmd.api.service import create_app
 from microvmd.control.store import StoreUnavailable
 from microvmd.model.errors import NotFound, ValidationError
 

@@ -1,0 +1,63 @@
+// What every page has: copy buttons, ages that go on, dialogs, and a word when the service is gone.
+
+const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
+
+function ago(seconds) {
+  for (const [length, unit] of UNITS) {
+    if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`;
+  }
+  return `${Math.max(0, Math.floor(seconds))} s`;
+}
+
+function moment(text) {
+  const number = Number(text);
+  return Number.isNaN(number) ? Date.parse(text) / 1000 : number;
+}
+
+function refreshAges(root = document) {
+  for (const time of root.querySelectorAll("time[data-then]")) {
+    const text = ago(Date.now() / 1000 - moment(time.dataset.then));
+    if (time.textContent !== text) time.textContent = text;
+  }
+}
+
+async function copy(button) {
+  await navigator.clipboard.writeText(button.dataset.copy);
+  button.classList.add("done");
+  setTimeout(() => button.classList.remove("done"), 1200);
+}
+
+function open(dialog) {
+  if (dialog instanceof HTMLDialogElement && !dialog.open) dialog.showModal();
+}
+
+document.addEventListener("click", (event) => {
+  const target = event.target.closest("[data-copy], [data-opens], [data-closes]");
+  if (target === null) {
+    // A click beside a menu closes it.
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      if (!menu.contains(event.target)) menu.open = false;
+    }
+  } else if (target.dataset.copy !== undefined) copy(target);
+  else if (target.dataset.opens !== undefined) open(document.getElementById(target.dataset.opens));
+  else target.closest("dialog").close();
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const menu of document.querySelectorAll("details.menu[open]")) menu.open = false;
+});
+
+// A form that must not be sent by mistake says what to type: <input data-must-be="name">.
+document.addEventListener("input", (event) => {
+  const wanted = event.target.dataset?.mustBe;
+  if (wanted === undefined) return;
+  const button = event.target.form.querySelector("button.danger");
+  button.disabled = event.target.value !== wanted;
+});
+
+const lost = document.getElementById("lost");
+document.addEventListener("htmx:sendError", () => { lost.hidden = false; });
+document.addEventListener("htmx:afterOnLoad", () => { lost.hidden = true; });
+document.addEventListener("htmx:afterSwap", (event) => refreshAges(event.detail.target));
+setInterval(refreshAges, 5000);

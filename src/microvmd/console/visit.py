@@ -1,0 +1,194 @@
+"""One request of somebody who looks at a page: who asks, what the page can do for them."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+from jinja2 import Environment
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from microvmd.api.credentials import Credentials, Identity
+from microvmd.api.requests import RequestContext, read_body
+from microvmd.console.inner import AGENT, Inner
+from microvmd.console.logins import Attempts, Links
+from microvmd.console.page import Section
+from microvmd.console.sessions import Session, Sessions, Visitor
+from microvmd.model.caller import Caller
+from microvmd.model.errors import ValidationError
+
+COOKIE = "__Host-microvmd-session"
+"""Of this host alone: no page of an endpoint below a domain of ours can set it. Browsers take
+``Secure`` on plain HTTP from 127.0.0.1 and localhost."""
+THEME_COOKIE = "microvmd-theme"
+THEMES = ("auto", "light", "dark")
+FORM_LIMIT = 256 << 10
+FORM_FIELDS = 1000
+
+Invoke = Callable[[RequestContext, str, Mapping[str, Any], str], Awaitable[dict[str, Any]]]
+"""An operation of the API by name, for a user agent (``api/invoke.py``). Raises ApiError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Everything the pages stand on; made once."""
+
+    invoke: Invoke
+    inner: Inner
+    credentials: Credentials
+    sessions: Sessions
+    links: Links
+    attempts: Attempts
+    templates: Environment
+    region: str
+    operator: str
+    """The account whose root may end every session."""
+    navigation: tuple[tuple[Section, str], ...] = ()
+    clock: Callable[[], float] = time.time
+
+    async def login(
+        self, identity: Identity, source: str | None, agent: str
+    ) -> tuple[str, Session]:
+        """A session as this key."""
+        caller = await self.credentials.caller(identity, self.now())
+        visitor = Visitor(identity.access_key, identity.account, caller.arn, source, agent)
+        return self.sessions.begin(visitor)
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock(), UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Who is logged in."""
+
+    session: Session
+    identity: Identity
+    context: RequestContext
+
+
+class Visit:
+    """What a page's handler is given. ``section`` is the page's own in the navigation."""
+
+    def __init__(
+        self,
+        console: Console,
+        request: Request,
+        section: Section | None = None,
+        known: Known | None = None,
+    ) -> None:
+        self.console = console
+        self.request = request
+        self.section = section
+        self._known = known
+        self._form: dict[str, list[str]] | None = None
+
+    @property
+    def known(self) -> Known:
+        """Who asks. Pages that are open to all must not ask."""
+        assert self._known is not None, "this page is open: nobody is logged in"
+        return self._known
+
+    @property
+    def caller(self) -> Caller:
+        caller = self.known.context.caller
+        assert caller is not None
+        return caller
+
+    @property
+    def is_operator(self) -> bool:
+        return self.caller.is_root_of(self.console.operator)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether htmx asks, for a part of a page."""
+        return self.request.headers.get("hx-request") == "true"
+
+    def path(self, name: str) -> str:
+        return str(self.request.path_params[name])
+
+    def query(self, name: str, default: str = "") -> str:
+        return self.request.query_params.get(name, default)
+
+    async def ask(self, operation: str, **members: Any) -> dict[str, Any]:  # noqa: ANN401 - by shape
+        """An operation of the API with the rights of who is logged in. Raises ApiError."""
+        return await self.console.invoke(self.known.context, operation, members, AGENT)
+
+    async def service(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - JSON of one of the service's own routes
+        """One of the service's own routes, by its path below ``/microvmd/v1``. Raises Refused."""
+        return await self.console.inner.ask(self.known.context, method, path, query, body)
+
+    def lines(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[dict[str, Any], None]:
+        """Such a route that answers line by line. Close what you do not read to its end."""
+        return self.console.inner.lines(self.known.context, path, query)
+
+    async def form(self) -> dict[str, list[str]]:
+        """Fields of an urlencoded form, with all their values; read once."""
+        if self._form is None:
+            body = await read_body(self.request, FORM_LIMIT)
+            try:
+                pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FORM_FIELDS)
+            except ValueError as error:
+                raise ValidationError(f"The form cannot be read: {error}.") from error
+            self._form = {}
+            for name, value in pairs:
+                self._form.setdefault(name, []).append(value.replace("\r\n", "\n"))
+        return self._form
+
+    async def field(self, name: str, default: str = "") -> str:
+        """The last value of a field of the form."""
+        return (await self.form()).get(name, [default])[-1]
+
+    def notify(self, text: str, tone: str = "good") -> None:
+        """Told on the next page."""
+        self.known.session.notify(text, tone)
+
+    def render(self, template: str, status: int = 200, **values: object) -> HTMLResponse:
+        """A page, or a part of one."""
+        theme = self.request.cookies.get(THEME_COOKIE, THEMES[0])
+        known = self._known
+        filled = self.console.templates.get_template(template).render(
+            section=self.section,
+            navigation=self.console.navigation,
+            theme=theme if theme in THEMES else THEMES[0],
+            here=self.request.url.path,
+            session=None if known is None else known.session,
+            caller=None if known is None else self.caller,
+            notices=[] if known is None or self.is_part else known.session.taken_notices(),
+            csrf="" if known is None else known.session.csrf,
+            now=self.console.clock(),
+            region=self.console.region,
+            **values,
+        )
+        return HTMLResponse(filled, status_code=status)
+
+    def go(self, path: str) -> Response:
+        """To another page of the console, by its path below ``/console``."""
+        if self.is_part:
+            return Response(status_code=204, headers={"hx-redirect": f"/console{path}"})
+        return RedirectResponse(f"/console{path}", status_code=303)
+
+
+def new_context(
+    identity: Identity, caller: Caller, region: str, now: datetime, source: str | None
+) -> RequestContext:
+    """As of a signed request, with an id of its own."""
+    return RequestContext(
+        account=identity.account,
+        region=region,
+        access_key=identity.access_key,
+        request_id=str(uuid.uuid4()),
+        now=now,
+        caller=caller,
+        source_ip=source,
+    )

@@ -1,0 +1,174 @@
+"""The console over a real control plane, store and key ring; node and edge are in memory."""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from starlette.applications import Starlette
+
+from microvmd.api.authenticate import Authenticator
+from microvmd.api.credentials import Identity
+from microvmd.api.handlers import control_handlers
+from microvmd.api.service import create_app
+from microvmd.console.page import Page
+from microvmd.control.tokens import TokenIssuer
+from microvmd.messages.node_requests import LogLine, Vmm
+from microvmd.service.console import console_pages
+from microvmd.service.identity import Identities, identities
+from microvmd.service.routes.extensions import extension_routes
+from microvmd.service.routes.facts import ServiceFacts
+from microvmd.settings.console import ConsoleSettings
+from microvmd.settings.settings import Settings
+from tests.unit.control.plane import ACCOUNT, REGION, Plane, plane
+
+ORIGIN = "https://console.test"
+OPERATOR = Identity("AKIAOPERATOR", "the-secret-of-the-operator", ACCOUNT)
+SAME = {"sec-fetch-site": "same-origin", "origin": ORIGIN}
+"""What a browser says of requests that a page of the console makes."""
+_TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
+
+
+@dataclass
+class ConsoleLab:
+    """The application, and what stands behind it."""
+
+    app: Starlette
+    plane: Plane
+    who: Identities
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    def browser(self, source: str = "192.0.2.1") -> "Browser":
+        """One that is not logged in yet."""
+        transport = httpx.ASGITransport(self.app, client=(source, 1))
+        client = httpx.AsyncClient(transport=transport, base_url=ORIGIN)
+        self.clients.append(client)
+        return Browser(client)
+
+    async def logged_in(self, key: Identity = OPERATOR) -> "Browser":
+        browser = self.browser()
+        answer = await browser.log_in(key.access_key, key.secret_key)
+        assert answer.status_code == 303, answer.text
+        return browser
+
+    async def signed(self, method: str, path: str, key: Identity = OPERATOR) -> httpx.Response:
+        """A request to one of the service's own routes, as the commands send it."""
+        request = AWSRequest(method, f"{ORIGIN}/microvmd/v1{path}", data=b"")
+        credentials = Credentials(key.access_key, key.secret_key)
+        SigV4Auth(credentials, "lambda", REGION).add_auth(request)
+        client = self.browser().client
+        return await client.request(method, str(request.url), headers=dict(request.headers.items()))
+
+    async def link(self, key: Identity = OPERATOR) -> str:
+        """The path of a link that logs in once, below ``/console``."""
+        answer = await self.signed("POST", "/console/links", key)
+        return f"/login/{answer.json()['token']}"
+
+    async def user(self, name: str, policy: str | None = None) -> Identity:
+        """A user of the operator's account with a key, and this policy if any."""
+        await self.who.accounts.create_user(ACCOUNT, name)
+        if policy is not None:
+            await self.who.accounts.put_policy(ACCOUNT, name, "own", policy)
+        made = await self.who.accounts.create_key(ACCOUNT, name)
+        return Identity(made.key.access_key, made.secret, ACCOUNT, user=name)
+
+
+@dataclass
+class Browser:
+    """Sends what a browser would send; follows no redirect by itself."""
+
+    client: httpx.AsyncClient
+    csrf: str = ""
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self.client.get(f"/console{path}", headers=headers)
+
+    async def post(
+        self, path: str, fields: dict[str, str] | None = None, **headers: str
+    ) -> httpx.Response:
+        """A form of one of the console's own pages."""
+        sent = {"csrf": self.csrf, **(fields or {})}
+        return await self.client.post(f"/console{path}", data=sent, headers={**SAME, **headers})
+
+    async def log_in(self, access_key: str, secret: str) -> httpx.Response:
+        fields = {"access_key": access_key, "secret_key": secret}
+        answer = await self.post("/login", fields)
+        if answer.status_code == 303:
+            found = _TOKEN.search((await self.get("/sessions")).text)
+            assert found is not None
+            self.csrf = found[1]
+        return answer
+
+
+@asynccontextmanager
+async def console_lab(
+    directory: Path,
+    *,
+    assets: Path | None = None,
+    console: ConsoleSettings | None = None,
+    more: Sequence[Page] = (),
+) -> AsyncIterator[ConsoleLab]:
+    """Everything in ``directory``; ``assets`` holds a folder of vendored files, if any; ``more``
+    are pages of the test."""
+    settings = Settings(
+        root=directory,
+        assets=assets or directory / "assets",
+        account=ACCOUNT,
+        region=REGION,
+        console=console or ConsoleSettings(),
+    )
+    async with (
+        plane(directory) as found,
+        identities(found.store, directory / "keys", OPERATOR) as who,
+    ):
+        handlers = control_handlers(
+            found.images,
+            found.microvms,
+            TokenIssuer(directory / "keys"),
+            connectors=found.connectors,
+            managed=found.managed,
+            endpoint_name=lambda endpoint_id: f"{endpoint_id}.test",
+        )
+        authenticate = Authenticator(who.ring, REGION)
+        facts = ServiceFacts(
+            account=ACCOUNT,
+            store=found.store,
+            microvms=found.microvms,
+            log_lines=_no_lines,
+            vmm_of=_no_vmm,
+            ask_edge=_nothing,
+        )
+        routes = extension_routes(facts, authenticate, who.authorizer)
+        app = create_app(
+            handlers,
+            who.ring,
+            routes=routes,
+            authorize=who.authorizer,
+            pages=console_pages(settings, who.ring, authenticate, routes, more=more),
+        )
+        lab = ConsoleLab(app, found, who)
+        try:
+            yield lab
+        finally:
+            for client in lab.clients:
+                await client.aclose()
+
+
+async def _no_lines(
+    group: str, stream: str | None, *, follow: bool
+) -> AsyncGenerator[LogLine, None]:
+    return
+    yield
+
+
+async def _no_vmm(_microvm_id: str) -> Vmm | None:
+    return None
+
+
+async def _nothing() -> None:
+    return None

@@ -1,0 +1,69 @@
+"""Operations by name: the document of a client, counted like a client's call."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from microvmd.api.errors import UnknownOperation
+from microvmd.api.invoke import Invoke, unrestricted_only
+from microvmd.api.operations import Operation
+from microvmd.api.requests import RequestContext
+from microvmd.model.caller import Caller
+from microvmd.model.errors import AccessDenied, InternalError, NotFound, ValidationError
+
+pytestmark = pytest.mark.anyio
+ROOT = RequestContext("1", "us-east-1", "A", "the-id", datetime.now(UTC), Caller.root("1"))
+NOBODY = RequestContext("1", "us-east-1", "A", "the-id", datetime.now(UTC))
+
+
+class _Played:
+    """One handler, and what was counted."""
+
+    def __init__(self, operations: dict[str, Operation]) -> None:
+        self.counted: list[tuple[str, int]] = []
+        self.asked: list[dict[str, Any]] = []
+        self.fault: Exception | None = None
+        names = ("ListMicrovms", "GetMicrovm")
+        self.invoke = Invoke(
+            operations,
+            dict.fromkeys(names, self._handle),
+            unrestricted_only,
+            observe=lambda name, status, _: self.counted.append((name, status)),
+        )
+
+    async def _handle(self, context: RequestContext, request: dict[str, Any]) -> Mapping[str, Any]:
+        if self.fault is not None:
+            raise self.fault
+        self.asked.append(request)
+        return {"items": []}
+
+
+@pytest.fixture
+def played(operations: dict[str, Operation]) -> _Played:
+    return _Played(operations)
+
+
+async def test_a_call_is_a_clients_call(played: _Played) -> None:
+    found = await played.invoke.named(ROOT, "ListMicrovms", {"maxResults": 5, "nextToken": None})
+    assert found == {"items": [], "nextToken": None}
+    assert played.asked == [{"maxResults": 5}]
+    with pytest.raises(ValidationError):
+        await played.invoke.named(ROOT, "ListMicrovms", {"maxResults": 0})
+    with pytest.raises(AccessDenied):
+        await played.invoke.named(NOBODY, "ListMicrovms", {})
+    played.fault = NotFound("none")
+    with pytest.raises(NotFound):
+        await played.invoke.named(ROOT, "ListMicrovms", {})
+    assert played.counted == [("ListMicrovms", status) for status in (200, 400, 403, 404)]
+    with pytest.raises(UnknownOperation):
+        await played.invoke.named(ROOT, "Nothing", {})
+
+
+async def test_faults_are_hidden(played: _Played) -> None:
+    played.fault = RuntimeError("secret")
+    with pytest.raises(InternalError, match="the-id") as caught:
+        await played.invoke.named(ROOT, "ListMicrovms", {})
+    assert "secret" not in caught.value.message
+    assert played.counted == [("ListMicrovms", 500)]
