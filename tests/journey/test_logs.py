@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,11 @@ def test_output_of_a_microvm_with_a_role(service: Service, notebook: Image) -> N
 
 
 def test_the_log_of_a_build(service: Service, notebook: Image) -> None:
-    build = service.build(notebook)["buildId"]
-    found = _arrived(service, _group(notebook), f"build/{notebook.version}/{build}", "done")
-    assert found == service.log_lines(_group(notebook), f"build/{notebook.version}/{build}")
+    build = service.build(notebook)
+    number, day = build["buildId"], build["createdAt"].astimezone(UTC).strftime("%Y/%m/%d")
+    stream = f"{day}[{notebook.version}]microvm-{number}"
+    found = _arrived(service, _group(notebook), stream, "done")
+    assert found == service.log_lines(_group(notebook), f"build/{notebook.version}/{number}")
 
 
 @pytest.mark.parametrize("options", [{}, {**DISABLED, "executionRoleArn": ROLE}])

@@ -21,9 +21,8 @@ def build_log(version: Version) -> LogTarget:
 
 def run_log(microvm: MicroVm, version: Version) -> LogTarget:
     """Where the node keeps a MicroVM's output: ``YYYY/MM/DD[<version>]<microvmId>`` (recorded)."""
-    day = time.strftime("%Y/%m/%d", time.gmtime(microvm.started_at))
     group = own_group(version.account, _group(version))
-    return LogTarget(group, f"{day}[{version.number}]{microvm.microvm_id}")
+    return LogTarget(group, _stream(version, microvm.started_at, microvm.microvm_id))
 
 
 def own_group(account: str, group: str) -> str:
@@ -32,9 +31,13 @@ def own_group(account: str, group: str) -> str:
 
 
 def build_delivery(version: Version) -> LogDelivery | None:
-    """Where CloudWatch Logs gets the log of a build, or None where it gets nothing."""
-    config = version.config
-    stream = build_log(version).stream
+    """Where CloudWatch Logs gets the log of a build, or None where it gets nothing.
+
+    Recorded: a build is a MicroVM too and its stream is named like one's. Here its id is the
+    build's, so that who knows the build finds the stream.
+    """
+    config, build = version.config, version.build
+    stream = _stream(version, build.created_at, f"microvm-{build.build_id}")
     return _delivery(_group(version), stream, config.logging, config.build_role_arn)
 
 
@@ -42,6 +45,11 @@ def run_delivery(microvm: MicroVm, version: Version) -> LogDelivery | None:
     """Where CloudWatch Logs gets a MicroVM's output, or None where it gets nothing."""
     stream = run_log(microvm, version).stream
     return _delivery(_group(version), stream, microvm.logging, microvm.execution_role_arn)
+
+
+def _stream(version: Version, began_at: float, microvm_id: str) -> str:
+    day = time.strftime("%Y/%m/%d", time.gmtime(began_at))
+    return f"{day}[{version.number}]{microvm_id}"
 
 
 def _group(version: Version) -> str:

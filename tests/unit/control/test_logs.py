@@ -15,6 +15,7 @@ GROUP = "/aws/lambda-microvms/app"
 OWN_GROUP = f"{ACCOUNT}:{GROUP}"
 RUN_STREAM = "2001/09/09[2.0]microvm-1"
 BUILD_STREAM = "build/2.0/b-1"
+DELIVERED_BUILD = "2001/09/09[2.0]microvm-b-1"
 BUILD_ROLE = f"arn:aws:iam::{ACCOUNT}:role/build"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/app"
 OWN = Logging(group="mine", stream="one")
@@ -23,7 +24,7 @@ OFF = Logging(disabled=True)
 
 def version(logging: Logging | None = None) -> Version:
     config = VersionConfig("base", BUILD_ROLE, "s3://b/k", logging=logging)
-    build = Build("b-1", "X86_64", "INTEL", "x", 0.0)
+    build = Build("b-1", "X86_64", "INTEL", "x", 1_000_000_000.0)
     return Version(ACCOUNT, "app", ImageVersion(2), config, build, 0.0, 0.0)
 
 
@@ -73,7 +74,7 @@ def test_a_run_does_not_inherit_the_logging_of_its_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logging", "names"), [(None, (GROUP, BUILD_STREAM)), (OWN, ("mine", "one")), (OFF, None)]
+    ("logging", "names"), [(None, (GROUP, DELIVERED_BUILD)), (OWN, ("mine", "one")), (OFF, None)]
 )
 def test_delivery_of_a_build(logging: Logging | None, names: tuple[str, str] | None) -> None:
     expected = None if names is None else LogDelivery(*names, BUILD_ROLE)
