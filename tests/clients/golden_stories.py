@@ -412,6 +412,8 @@ def connectors(raw: Recorder) -> None:
 def no_operation(raw: Recorder) -> None:
     """What is no operation, or none of ours."""
     raw("unknown-path", CHOSEN, "GET", "/2025-09-09/microvm-imagines")
+    slash = arn("ghost").replace("image:", "image/")
+    raw("raw-slash-in-arn", RECORDED, "GET", f"{IMAGES}/{slash}")
     raw("list-runtimes", CHOSEN, "GET", "/2026-10-01/runtimes")
 
 

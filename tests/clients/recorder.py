@@ -42,7 +42,8 @@ class Recorder:
             body = b"" if document is None else json.dumps(document).encode()
         answer = send(self.api, method, path, body, AGENT, signed=signed)
         self.texts[name] = exchange_text(self.names, note, method, path, body, answer)
-        return json.loads(answer.content) if answer.content else None
+        is_json = answer.headers.get("content-type") == "application/json"
+        return json.loads(answer.content) if answer.content and is_json else None
 
     def quietly(self, method: str, path: str, document: Any = None) -> Any:
         """A request that arranges something and is not kept."""

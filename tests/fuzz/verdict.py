@@ -24,7 +24,6 @@ AT_THE_DOOR = {
     "RequestEntityTooLargeException": 413,
     "RequestTimeoutException": 408,
     "SerializationException": 400,
-    "UnknownOperationException": 404,
     "UnrecognizedClientException": 403,
     "ValidationException": 400,
 }
@@ -71,6 +70,8 @@ def _refusal(operation: Operation | None, reply: Reply) -> str | None:
     code = reply.header("x-amzn-errortype")
     if code is None:
         return "no x-amzn-errortype"
+    if code == "UnknownOperationException":
+        return None if reply.status == 404 and operation is None else f"{code} for an operation"
     try:
         document = json.loads(reply.body)
     except ValueError as error:

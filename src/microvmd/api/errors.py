@@ -82,9 +82,13 @@ class WireError:
 
     status: int
     code: str
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] | str
+    """Members of a JSON document, or a page of HTML."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
+
+NO_OPERATION = "<UnknownOperationException/>\n"
+"""Recorded: 404 and HTML, from whatever stands before the operations; these words are Coral's."""
 
 _STATUS = {
     ValidationError: 400,
@@ -140,6 +144,8 @@ def wire_error(error: ApiError, operation: Operation | None = None) -> WireError
         return WireError(400, error.code, {"Message": error.message})
     if isinstance(error, UnparsableQuery):
         return WireError(400, error.code, {"message": None})
+    if isinstance(error, UnknownOperation):
+        return WireError(404, error.code, NO_OPERATION)
     shape = _shape(error, operation)
     code = error.code if shape is None else shape.name
     status = _status(error, shape)

@@ -61,8 +61,12 @@ def response_document(operation: Operation, result: Mapping[str, Any]) -> dict[s
 
 def serialize_error(error: WireError) -> WireResponse:
     """Write an error: its name goes into a header, its members into the body."""
-    headers = {"content-type": _JSON, "x-amzn-errortype": error.code, **error.headers}
-    return WireResponse(error.status, _dump(error.body), headers)
+    if isinstance(error.body, str):
+        content_type, body = "text/html", error.body.encode()
+    else:
+        content_type, body = _JSON, _dump(error.body)
+    headers = {"content-type": content_type, "x-amzn-errortype": error.code, **error.headers}
+    return WireResponse(error.status, body, headers)
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:

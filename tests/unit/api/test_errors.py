@@ -10,6 +10,7 @@ from microvmd.api.errors import (
     wire_error,
 )
 from microvmd.api.operations import Operation
+from microvmd.api.serialize import serialize_error
 from microvmd.model.errors import (
     AccessDenied,
     ApiError,
@@ -40,7 +41,6 @@ _EVERY = [
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (UnknownOperation("x"), 404),
         (BodyTooLarge("x"), 413),
         (BodyTimeout("x"), 408),
         (NotFound("x"), 404),
@@ -53,12 +53,19 @@ def test_without_an_operation(error: ApiError, status: int) -> None:
     assert (wire.status, wire.code, wire.body) == (status, error.code, {"message": "x"})
 
 
+def test_what_is_no_operation_is_told_in_html() -> None:
+    answer = serialize_error(wire_error(UnknownOperation("x")))
+    assert (answer.status, answer.headers["content-type"]) == (404, "text/html")
+    assert answer.body == b"<UnknownOperationException/>\n"
+
+
 @pytest.mark.parametrize("error", _EVERY, ids=lambda error: type(error).__name__)
 def test_with_every_operation(operations: dict[str, Operation], error: ApiError) -> None:
     """Whatever a handler raises, the client gets a status, a name and the text."""
     for operation in operations.values():
         wire = wire_error(error, operation)
         assert wire.status >= 400
+        assert isinstance(wire.body, dict)
         assert "x" in (wire.body.get("message"), wire.body.get("Message"))
         shape = operation.error(wire.code)
         if shape is not None and not isinstance(error, NotOffered):

@@ -27,6 +27,7 @@ from starlette.routing import Route
 from microvmd import __version__
 from microvmd.api.errors import unwritable, wire_error
 from microvmd.api.requests import RequestContext
+from microvmd.api.serialize import serialize_error
 from microvmd.control.store import StoreUnavailable
 from microvmd.model.errors import ApiError, ValidationError
 
@@ -201,8 +202,8 @@ def answering(
             return await endpoint(request)
         except (ApiError, StoreUnavailable) as error:
             wire = wire_error(unwritable(error) if isinstance(error, StoreUnavailable) else error)
-            headers = {"x-amzn-errortype": wire.code, **wire.headers}
-            return JSONResponse(dict(wire.body), status_code=wire.status, headers=headers)
+            found = serialize_error(wire)
+            return Response(found.body, status_code=found.status, headers=dict(found.headers))
 
     return answer
 
