@@ -23,7 +23,7 @@ from starlette.websockets import WebSocketClose
 from microvmd.api.audit import Audit, Call, of_foreign, unaudited
 from microvmd.api.authenticate import Authenticator, Clock, wall_clock
 from microvmd.api.credentials import Credentials
-from microvmd.api.errors import UnknownOperation, unwritable, wire_error
+from microvmd.api.errors import UnknownOperation, UnparsableQuery, unwritable, wire_error
 from microvmd.api.invoke import (
     Authorize,
     Invoke,
@@ -215,7 +215,7 @@ class _Service:
         """What a caller who is not proven wanted, as far as that can be told."""
         if call.claim is not None:
             call.account = await self._authenticator.account_of(call.claim)
-        with suppress(UnknownOperation):
+        with suppress(UnknownOperation, UnparsableQuery):
             signed = signed_request(request.scope)
             call.asks(self._router.match(signed.method, signed.path).operation)
 

@@ -171,6 +171,12 @@ async def test_result_that_does_not_fit_is_an_internal_error() -> None:
         (partial(_signed, "GET", _RUNS, service="ec2"), 403, "InvalidSignatureException"),
         (partial(_signed, "GET", _RUNS, region="eu-west-1"), 403, "InvalidSignatureException"),
         (partial(_signed, "GET", "/nowhere"), 404, "UnknownOperationException"),
+        (
+            partial(httpx.Request, "GET", f"http://h{_RUNS}/%zz"),
+            403,
+            "MissingAuthenticationTokenException",
+        ),
+        (partial(_signed, "GET", f"{_RUNS}/%zz"), 400, "ValidationException"),
         (partial(_signed, "POST", _RUNS, b"{"), 400, "SerializationException"),
         (partial(_signed, "POST", _RUNS, b"{}"), 400, "ValidationException"),
         (partial(_signed, "GET", f"{_RUNS}?nextToken=a=="), 400, "ValidationException"),
