@@ -2,34 +2,16 @@
 
 import ssl
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from websockets.sync.client import connect
 
-from tests.servicelab import CHECKOUT, TOKEN_HEADER, Image, Microvm, Service
+from tests.pages import built
+from tests.servicelab import TOKEN_HEADER, Microvm, Service
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 
-EXAMPLES = CHECKOUT / "examples"
-READY: dict[str, Any] = {
-    "hooks": {
-        "port": 9000,
-        "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 60},
-    }
-}
 LIMIT = 30
-
-
-def _image(service: Service, name: str, **options: Any) -> Image:
-    """As `microvmd images build` sends it: every file but the README."""
-    directory = EXAMPLES / name
-    files = {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != "README.md"
-    }
-    return service.image(name, files, **options)
 
 
 def _keeps_its_memory(microvm: Microvm, count: Callable[[Microvm], int]) -> None:
@@ -42,7 +24,7 @@ def _keeps_its_memory(microvm: Microvm, count: Callable[[Microvm], int]) -> None
 
 
 def test_one_static_binary_from_scratch(service: Service) -> None:
-    image = _image(service, "static")
+    image = built(service, "static")
     first, second = service.run(image), service.run(image)
 
     def count(microvm: Microvm) -> int:
@@ -55,13 +37,13 @@ def test_one_static_binary_from_scratch(service: Service) -> None:
 
 
 def test_busybox_with_neither_glibc_nor_bash(service: Service) -> None:
-    microvm = service.run(_image(service, "alpine-like"))
+    microvm = service.run(built(service, "alpine-like"))
     assert microvm.text() == "busybox, and nothing else\n"
     _keeps_its_memory(microvm, lambda asked: int(asked.text("/cgi-bin/count")))
 
 
 def test_a_chat_room_of_node_js(service: Service) -> None:
-    microvm = service.run(_image(service, "websocket", **READY))
+    microvm = service.run(built(service, "websocket"))
     trust = ssl.create_default_context(cafile=str(service.ca_file))
 
     def room(asked: Microvm) -> int:

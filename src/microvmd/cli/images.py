@@ -63,7 +63,10 @@ def build(
         int | None, typer.Option(help="MiB at least: 512, 1024, 2048, 4096, 8192.")
     ] = None,
     hooks: Annotated[
-        str, typer.Option(help="Hooks that the application answers, as ready,run,suspend.")
+        str,
+        typer.Option(
+            help="Hooks that the application answers, as run,suspend,ready:120 (seconds)."
+        ),
     ] = "",
     hook_port: Annotated[int, typer.Option(help="Port where it answers them.")] = HOOK_PORT,
     env: Annotated[
@@ -181,22 +184,32 @@ def create_or_update(service: Service, uri: str, options: BuildOptions) -> dict[
 
 
 def hooks_request(hooks: tuple[str, ...], port: int) -> "HooksTypeDef":
-    """The request's form of ``ready,run,...``. Raises Failure for a name that is no hook."""
-    unknown = set(hooks) - set(IMAGE_HOOKS) - set(MICROVM_HOOKS)
+    """The request's form of ``ready:120,run,...``. Raises Failure for a name that is no hook, or
+    a time that is no number."""
+    asked = {hook: seconds for hook, _, seconds in (text.partition(":") for text in hooks)}
+    unknown = set(asked) - set(IMAGE_HOOKS) - set(MICROVM_HOOKS)
     if unknown:
         raise Failure(
             f"no such hook: {', '.join(sorted(unknown))}",
             f"hooks are {', '.join(IMAGE_HOOKS + MICROVM_HOOKS)}",
         )
     request: Any = {"port": port}
-    image = {hook: "ENABLED" for hook in IMAGE_HOOKS if hook in hooks}
-    microvm = {hook: "ENABLED" for hook in MICROVM_HOOKS if hook in hooks}
-    if image:
-        request["microvmImageHooks"] = image
-    if microvm:
-        request["microvmHooks"] = microvm
+    for member, names in (("microvmImageHooks", IMAGE_HOOKS), ("microvmHooks", MICROVM_HOOKS)):
+        enabled: dict[str, str | int] = {}
+        for hook, seconds in ((name, asked[name]) for name in names if name in asked):
+            enabled[hook] = "ENABLED"
+            if seconds:
+                enabled[f"{hook}TimeoutInSeconds"] = _seconds(hook, seconds)
+        if enabled:
+            request[member] = enabled
     result: HooksTypeDef = request
     return result
+
+
+def _seconds(hook: str, text: str) -> int:
+    if not text.isdecimal():
+        raise Failure(f"not a number of seconds: {hook}:{text}", f"write {hook}:60")
+    return int(text)
 
 
 def environment(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,11 +16,12 @@ from microvmd.cli.client import (
     Service,
     idle_policy,
 )
+from microvmd.cli.egress import arn_of
 from microvmd.cli.failure import reported
 from microvmd.cli.output import (
     JsonFlag,
     age,
-    console,
+    hints,
     print_json,
     print_line,
     print_raw,
@@ -30,9 +31,6 @@ from microvmd.cli.output import (
 from microvmd.cli.waiting import wait_for_microvm
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
-
-if TYPE_CHECKING:
-    from types_boto3_lambda_microvms.type_defs import RunMicrovmRequestTypeDef
 
 Identifier = Annotated[str, typer.Argument(help="MicroVM id, or enough of its begin.")]
 Identifiers = Annotated[list[str], typer.Argument(help="MicroVM ids, or enough of their begin.")]
@@ -53,25 +51,29 @@ def run(
     payload: Annotated[str | None, typer.Option(help="Handed to the /run hook.")] = None,
     execution_role: Annotated[str | None, typer.Option(help="Role ARN of the guest.")] = None,
     shell: Annotated[bool, typer.Option(help="Allow shells in it (SHELL_INGRESS).")] = False,
+    egress: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may reach: NO_EGRESS or a connector's ARN; may be repeated."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Return when it is RUNNING.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a MicroVM of an image and print its id and endpoint."""
+    """Run a MicroVM of an image and print its id; its endpoint goes to stderr."""
     with reported():
         service = Service(settings.load())
-        request: RunMicrovmRequestTypeDef = {"imageIdentifier": service.image_arn(image)}
-        if version is not None:
-            request["imageVersion"] = version
-        if idle:
-            request["idlePolicy"] = idle_policy(idle, suspended)
-        if max_duration is not None:
-            request["maximumDurationInSeconds"] = max_duration
-        if payload is not None:
-            request["runHookPayload"] = payload
-        if execution_role is not None:
-            request["executionRoleArn"] = execution_role
+        given: Any = {
+            "imageIdentifier": service.image_arn(image),
+            "imageVersion": version,
+            "idlePolicy": idle_policy(idle, suspended) if idle else None,
+            "maximumDurationInSeconds": max_duration,
+            "runHookPayload": payload,
+            "executionRoleArn": execution_role,
+        }
+        request = {name: value for name, value in given.items() if value is not None}
         if shell:
             request["ingressNetworkConnectors"] = service.shell_connectors
+        if egress:
+            request["egressNetworkConnectors"] = [arn_of(service.region, name) for name in egress]
         answer = without_metadata(service.microvms.run_microvm(**request))
         if wait:
             answer = wait_for_microvm(service, answer["microvmId"], "RUNNING")
@@ -79,11 +81,11 @@ def run(
             print_json(answer)
             return
         print_raw(answer["microvmId"])
-        console.print(f"[dim]https://{answer['endpoint']}/[/]", soft_wrap=True)
+        hints.print(f"[dim]https://{answer['endpoint']}/[/]", soft_wrap=True)
         short = answer["microvmId"][:16]
-        console.print(f"[dim]next: microvmd curl {short} /[/]", soft_wrap=True)
+        hints.print(f"[dim]next: microvmd curl {short} /[/]", soft_wrap=True)
         if shell:
-            console.print(f"[dim]next: microvmd shell {short}[/]", soft_wrap=True)
+            hints.print(f"[dim]next: microvmd shell {short}[/]", soft_wrap=True)
 
 
 def ps(

@@ -14,6 +14,8 @@ from rich.table import Table
 from microvmd.node.log_lines import printable
 
 console = Console()
+hints = Console(stderr=True)
+"""What a person reads beside a result that a script takes: ``ID=$(microvmd run hello)``."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

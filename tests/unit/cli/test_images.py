@@ -25,6 +25,16 @@ def test_hooks_request() -> None:
     }
 
 
+def test_hooks_with_times() -> None:
+    assert hooks_request(("ready:120", "run:5", "resume"), 9000) == {
+        "port": 9000,
+        "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 120},
+        "microvmHooks": {"run": "ENABLED", "runTimeoutInSeconds": 5, "resume": "ENABLED"},
+    }
+    with pytest.raises(Failure, match="not a number of seconds: ready:soon"):
+        hooks_request(("ready:soon",), 9000)
+
+
 def test_a_name_that_is_no_hook() -> None:
     with pytest.raises(Failure, match="no such hook: start"):
         hooks_request(("ready", "start"), 9000)
