@@ -1,7 +1,7 @@
 """The console over a real control plane, store and key ring; node and edge are in memory."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,20 @@ from microvmd.api.credentials import Identity
 from microvmd.api.handlers import control_handlers
 from microvmd.api.service import create_app
 from microvmd.console.page import Page
+from microvmd.control.events import Events
+from microvmd.control.metering import Metering
 from microvmd.control.tokens import TokenIssuer
+from microvmd.edge.activity import Activity
 from microvmd.messages.node_requests import LogLine, Vmm
+from microvmd.model.metering import Prices
 from microvmd.service.console import console_pages
 from microvmd.service.identity import Identities, identities
+from microvmd.service.live import Live
+from microvmd.service.routes.events import event_routes
 from microvmd.service.routes.extensions import extension_routes
-from microvmd.service.routes.facts import ServiceFacts
+from microvmd.service.routes.facts import LogLines, ServiceFacts
+from microvmd.service.routes.live import live_routes
+from microvmd.service.routes.usage import usage_routes
 from microvmd.settings.console import ConsoleSettings
 from microvmd.settings.settings import Settings
 from tests.unit.control.plane import ACCOUNT, REGION, Plane, plane
@@ -112,9 +120,11 @@ async def console_lab(
     assets: Path | None = None,
     console: ConsoleSettings | None = None,
     more: Sequence[Page] = (),
+    lines: LogLines | None = None,
+    shells: Path | None = None,
 ) -> AsyncIterator[ConsoleLab]:
     """Everything in ``directory``; ``assets`` holds a folder of vendored files, if any; ``more``
-    are pages of the test."""
+    are pages of the test, ``lines`` are those of every log, ``shells`` is the bridge's socket."""
     settings = Settings(
         root=directory,
         assets=assets or directory / "assets",
@@ -139,17 +149,24 @@ async def console_lab(
             account=ACCOUNT,
             store=found.store,
             microvms=found.microvms,
-            log_lines=_no_lines,
+            log_lines=lines or _no_lines,
             vmm_of=_no_vmm,
             ask_edge=_nothing,
         )
-        routes = extension_routes(facts, authenticate, who.authorizer)
+        live = Live(found.microvms.live, _no_traffic, _no_vmm, found.clock)
+        events, metering = Events(found.store), Metering(found.store, Prices())
+        routes = [
+            *extension_routes(facts, authenticate, who.authorizer),
+            *live_routes(live, found.microvms, authenticate, who.authorizer),
+            *event_routes(events, authenticate, who.authorizer),
+            *usage_routes(metering, "USD", authenticate, who.authorizer, found.clock),
+        ]
         app = create_app(
             handlers,
             who.ring,
             routes=routes,
             authorize=who.authorizer,
-            pages=console_pages(settings, who.ring, authenticate, routes, more=more),
+            pages=console_pages(settings, who.ring, authenticate, routes, more=more, shells=shells),
         )
         lab = ConsoleLab(app, found, who)
         try:
@@ -164,6 +181,10 @@ async def _no_lines(
 ) -> AsyncGenerator[LogLine, None]:
     return
     yield
+
+
+async def _no_traffic() -> Mapping[str, Activity]:
+    return {}
 
 
 async def _no_vmm(_microvm_id: str) -> Vmm | None:

@@ -10,7 +10,8 @@ import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from microvmd.api.errors import wire_error
 from microvmd.api.invoke import hidden
@@ -25,9 +26,9 @@ from microvmd.console.defence import (
     same_token,
 )
 from microvmd.console.inner import Refused
-from microvmd.console.page import Page, PageRoute, Section
+from microvmd.console.page import Page, PageRoute, Section, SocketRoute
 from microvmd.console.reports import report_route
-from microvmd.console.visit import COOKIE, Console, Known, Visit, new_context
+from microvmd.console.visit import COOKIE, Console, Known, SocketVisit, Visit, new_context
 from microvmd.model.errors import AccessDenied, ApiError
 
 MOUNT = "/console"
@@ -37,7 +38,11 @@ _log = structlog.get_logger("microvmd.console")
 
 def navigation_of(pages: Sequence[Page]) -> tuple[tuple[Section, str], ...]:
     """The sections that pages claim, in their order, with the path of each."""
-    claimed = {p.section: f"{MOUNT}{p.routes[0].path}" for p in pages if p.section is not None}
+    claimed = {
+        page.section: f"{MOUNT}{page.routes[0].path}"
+        for page in pages
+        if page.section is not None and "{" not in page.routes[0].path
+    }
     return tuple((section, claimed[section]) for section in Section if section in claimed)
 
 
@@ -57,6 +62,8 @@ def console_routes(console: Console, pages: Sequence[Page], assets: Assets) -> l
         for route in page.routes:
             shown = Shown(console, page.section, route)
             routes.append(Route(route.path, shown.answer, methods=[route.method]))
+        for joined in page.sockets:
+            routes.append(WebSocketRoute(joined.path, Joined(console, joined).answer))
     below = Starlette(routes=routes)
     below.router.redirect_slashes = False
     # A mount takes what is below it; the word alone is what people type.
@@ -125,6 +132,30 @@ class Shown:
             raise AccessDenied(
                 "The page is older than your login: nothing was done. Load it again and repeat."
             )
+
+
+class Joined:
+    """One path for WebSockets: only pages of this console open them, for who is logged in."""
+
+    def __init__(self, console: Console, route: SocketRoute) -> None:
+        self._console = console
+        self._route = route
+
+    async def answer(self, socket: WebSocket) -> None:
+        """Refused with 403 before it opens, or the handler's."""
+
+        async def again(used: bool) -> Known | None:
+            return await known_of(self._console, socket, use=used)
+
+        known = await again(True) if own_origin(socket.headers) else None
+        if known is None:
+            await socket.close()
+            return
+        try:
+            await self._route.converse(SocketVisit(self._console, socket, known, again))
+        except Exception:  # the border of a connection: the log holds the cause
+            _log.exception("internal error", path=self._route.path)
+            raise
 
 
 def _to_login(request: Request) -> Response:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from microvmd.console.visit import Visit
+    from microvmd.console.visit import SocketVisit, Visit
 
 Show = Callable[["Visit"], Awaitable[Response]]
+Converse = Callable[["SocketVisit"], Awaitable[None]]
 
 
 class Section(StrEnum):
@@ -43,11 +44,22 @@ class PageRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketRoute:
+    """One path below ``/console`` for WebSockets of who is logged in; ``converse`` accepts and
+    closes them."""
+
+    path: str
+    converse: Converse
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """What a module of ``console/pages`` gives as ``PAGE``.
 
-    ``section`` is where the navigation shows it, with a link to its first route; None is nowhere.
+    ``section`` is where the navigation shows it, with a link to the first route of the page of that
+    section that is about nothing in particular; None is nowhere.
     """
 
     routes: tuple[PageRoute, ...]
     section: Section | None = None
+    sockets: tuple[SocketRoute, ...] = ()

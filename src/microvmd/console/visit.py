@@ -5,12 +5,14 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from jinja2 import Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.websockets import WebSocket
 
 from microvmd.api.credentials import Credentials, Identity
 from microvmd.api.requests import RequestContext, read_body
@@ -47,6 +49,8 @@ class Console:
     region: str
     operator: str
     """The account whose root may end every session."""
+    shells: Path | None = None
+    """The socket of the edge's shell bridge; None where there is none."""
     navigation: tuple[tuple[Section, str], ...] = ()
     clock: Callable[[], float] = time.time
 
@@ -177,6 +181,36 @@ class Visit:
         if self.is_part:
             return Response(status_code=204, headers={"hx-redirect": f"/console{path}"})
         return RedirectResponse(f"/console{path}", status_code=303)
+
+
+class SocketVisit:
+    """What the handler of a WebSocket is given. ``again`` finds who is logged in once more."""
+
+    def __init__(
+        self,
+        console: Console,
+        socket: WebSocket,
+        known: Known,
+        again: Callable[[bool], Awaitable[Known | None]],
+    ) -> None:
+        self.console = console
+        self.socket = socket
+        self.known = known
+        self.used = False
+        """Whether the reader has done something since the last look: that keeps the session."""
+        self._again = again
+
+    def path(self, name: str) -> str:
+        return str(self.socket.path_params[name])
+
+    async def ask(self, operation: str, **members: Any) -> dict[str, Any]:  # noqa: ANN401 - by shape
+        """An operation of the API with the rights of who is logged in. Raises ApiError."""
+        return await self.console.invoke(self.known.context, operation, members, AGENT)
+
+    async def still_known(self) -> bool:
+        """False once the session has ended."""
+        used, self.used = self.used, False
+        return await self._again(used) is not None
 
 
 def new_context(

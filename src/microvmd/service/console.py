@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from starlette.routing import BaseRoute, Router
 
@@ -34,11 +35,12 @@ def console_pages(
     routes: Sequence[BaseRoute],
     audit: Audit = unaudited,
     more: Sequence[Page] = (),
+    shells: Path | None = None,
 ) -> Pages | None:
     """What ``create_app`` makes pages with; None where the operator wants none.
 
     ``routes`` are the service's own, which pages may ask too; ``more`` are pages beside those of
-    the package.
+    the package; ``shells`` is the socket of the edge's shell bridge.
     """
     if not settings.console.enabled:
         return None
@@ -57,6 +59,7 @@ def console_pages(
             templates=environment(assets),
             region=settings.region,
             operator=settings.account,
+            shells=shells,
             navigation=navigation_of(found),
         )
         own = login_routes(console.sessions, console.links, authenticate, settings.account)

@@ -307,7 +307,14 @@ async def _application(
         rates=rates,
         observe=observing.metrics.answered,
         audit=audit,
-        pages=console_pages(settings, who.ring, authenticate, routes, audit),
+        pages=console_pages(
+            settings,
+            who.ring,
+            authenticate,
+            routes,
+            audit,
+            shells=_edge_settings(settings).files.shell_socket,
+        ),
     )
 
 
