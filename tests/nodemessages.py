@@ -70,6 +70,11 @@ REACHES = st.builds(
 EGRESS = st.builds(Egress, st.booleans(), st.lists(REACHES, max_size=3).map(tuple))
 LOG = st.builds(node.LogTarget, OWN_GROUP, PRINTED)
 DELIVERY = st.builds(node.LogDelivery, _made(r"[a-zA-Z0-9_\-/.#]{1,30}"), PRINTED, ROLE)
+CAUSES = st.none() | st.builds(
+    node.Cause,
+    st.none() | _made(UUID),
+    st.none() | _made(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]"),
+)
 SPECS = st.builds(
     node.MicrovmSpec,
     microvm_id=MICROVM_ID,
@@ -84,6 +89,7 @@ SPECS = st.builds(
     execution_role_arn=st.none() | ROLE,
     kms_key=st.none() | KMS,
     delivery=st.none() | DELIVERY,
+    cause=CAUSES,
 )
 CONFIGS = st.builds(
     VersionConfig,
@@ -103,6 +109,7 @@ CONFIGS = st.builds(
     kms_key=st.none() | KMS,
 )
 TIMINGS = st.dictionaries(_made("[a-z_.]{1,20}"), st.floats(0, 1e9), max_size=3)
+BEGUN = {"offsets": TIMINGS, "begun": st.floats(0, 1e11), "cause": CAUSES}
 ADDRESS = st.ip_addresses(v=4).map(str)
 MICROVM = {"microvm_id": MICROVM_ID, "generation": COUNT}
 BUILD = {"version": VERSIONS, "build_id": _made(UUID)}
@@ -131,7 +138,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node.RevokeConnector: {"connector_id": CONNECTOR, "numbers": NUMBERS},
     node.ChangeEgress: {**MICROVM, "egress": EGRESS},
     node.EgressChanged: {**MICROVM, "error": ERROR},
-    node.Started: {**MICROVM, "edge_address": ADDRESS, "timings": TIMINGS},
+    node.Started: {**MICROVM, "edge_address": ADDRESS, "timings": TIMINGS, **BEGUN},
     node.Suspended: {**MICROVM, "timings": TIMINGS},
     node.SuspendFailed: {**MICROVM, "reason": TEXT, "edge_address": ADDRESS},
     node.ResumeFailed: {**MICROVM, "reason": TEXT},

@@ -503,12 +503,15 @@ class Service(Holdings):
 
 
 @contextlib.contextmanager
-def running_service() -> Iterator[Service]:
-    """A started service in a directory with a short name: UNIX sockets allow 107 bytes."""
+def running_service(extra: Mapping[str, str] | None = None) -> Iterator[Service]:
+    """A started service in a directory with a short name: UNIX sockets allow 107 bytes.
+
+    ``extra`` are settings, as TRACES_ENDPOINT names traces.endpoint.
+    """
     with tempfile.TemporaryDirectory(prefix="mvt") as directory:
         # The service's user must get through.
         Path(directory).chmod(0o711)
-        service = Service(Path(directory), Place.claim())
+        service = Service(Path(directory), Place.claim(), extra=dict(extra or {}))
         try:
             service.start()
             yield service

@@ -27,6 +27,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from tests.otlp import Collector, attributes, collector
 from tests.servicelab import (
     ACCOUNT,
     AUTO_RESUME,
@@ -64,6 +65,7 @@ class Vault:
     """Every secret that the service has made or was given, by what it is."""
 
     service: Service
+    traces: Collector
     secrets: dict[str, str] = field(default_factory=dict)
     sealed: set[str] = field(default_factory=set)
     """Of those, what lies encrypted in the store only."""
@@ -104,9 +106,13 @@ def vault(tmp_path_factory: pytest.TempPathFactory, residents: list[object]) -> 
     """A service that has made keys, sessions and tokens, and runs a MicroVM that knows secrets."""
     program = tmp_path_factory.mktemp("server") / "server"
     subprocess.run(["gcc", "-static", "-O2", "-o", str(program), str(SERVER)], check=True)
-    with cores_allowed(), running_service() as service:
+    with (
+        cores_allowed(),
+        collector() as traces,
+        running_service({"TRACES_ENDPOINT": traces.url}) as service,
+    ):
         residents.append(service)
-        made = Vault(service)
+        made = Vault(service, traces)
         keys = service.session.get_credentials()
         assert keys is not None
         made.keep("operator's key", str(keys.secret_key))
@@ -254,6 +260,23 @@ def test_no_record_of_calls_has_a_secret(vault: Vault) -> None:
     assert vault.found_in(text) == []
     canary = vault.secrets["run hook payload"].encode()
     assert vault.found_in(text + canary) == ["run hook payload"]
+
+
+def test_a_run_is_one_trace_without_secrets(vault: Vault) -> None:
+    """Attack: read what goes to a collector of traces. Defence: spans have names, times and ids."""
+    spans = vault.traces.wait_for("RunMicrovm", "decide RunMicrovm", "node starts it", "vmm")
+    run = spans["RunMicrovm"]
+    names = {one.name for one in vault.traces.of_trace(run.trace_id)}
+    assert names >= {"network", "guest.restored", "guest.run_hook", "report Started"}
+    node = spans["node starts it"]
+    assert run.start_time_unix_nano <= node.start_time_unix_nano < node.end_time_unix_nano
+    request_id = attributes(run)["aws.request_id"]
+    log = vault.service.log.read_text()
+    logged = [json.loads(line) for line in log.splitlines() if request_id in line]
+    assert vault.microvm is not None
+    assert {"answered", "microvm"} <= {line["event"] for line in logged}
+    assert vault.microvm.id in {line.get("microvm_id") for line in logged}
+    assert [found for body in vault.traces.bodies if (found := vault.found_in(body))] == []
 
 
 def test_no_process_shows_a_secret(vault: Vault) -> None:

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 from botocore.model import StructureShape
 
 from microvmd.api.operations import CORE, Operation
-from microvmd.control.store import StoreUnavailable
 from microvmd.model.errors import (
     AccessDenied,
     ApiError,
@@ -29,6 +28,7 @@ from microvmd.model.errors import (
     InvalidParameter,
     NotFound,
     QuotaExceeded,
+    StoreUnavailable,
     Throttled,
     Unwritable,
     ValidationError,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from microvmd.api.audit import Audit, Call, unaudited
 from microvmd.api.errors import UnknownOperation, unwritable, wire_error
@@ -18,9 +19,9 @@ from microvmd.api.rates import Gone, Rates
 from microvmd.api.requests import RequestContext
 from microvmd.api.serialize import response_document
 from microvmd.api.validate import validate
+from microvmd.control import tracing
 from microvmd.control.acting import acting
-from microvmd.control.store import StoreUnavailable
-from microvmd.model.errors import AccessDenied, ApiError, InternalError
+from microvmd.model.errors import AccessDenied, ApiError, InternalError, StoreUnavailable
 from microvmd.model.event import Actor, ActorKind
 
 Handler = Callable[[RequestContext, dict[str, Any]], Awaitable[Mapping[str, Any]]]
@@ -67,14 +68,24 @@ class Invoke:
     audit: Audit = unaudited
 
     async def __call__(
-        self, context: RequestContext, operation: Operation, request: dict[str, Any], gone: Gone
+        self,
+        context: RequestContext,
+        operation: Operation,
+        request: dict[str, Any],
+        gone: Gone,
+        parent: str | None = None,
     ) -> Mapping[str, Any]:
-        """The handler's result. Raises ApiError, or ClientDisconnect when ``gone`` returns."""
-        validate(operation.input, request)
-        await self.authorize(context, operation, request)
-        if self.rates is not None:
-            await self.rates.admit(context.account, operation.name, gone)
-        with acting(_actor(context)):
+        """The handler's result. Raises ApiError, or ClientDisconnect when ``gone`` returns.
+        ``parent`` is the ``traceparent`` that the client sent."""
+        with (
+            bound_contextvars(request_id=context.request_id),
+            tracing.call(operation.name, context.request_id, parent),
+            acting(_actor(context)),
+        ):
+            validate(operation.input, request)
+            await self.authorize(context, operation, request)
+            if self.rates is not None:
+                await self.rates.admit(context.account, operation.name, gone)
             return await self.table[operation.name](context, request)
 
     async def named(

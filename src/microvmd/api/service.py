@@ -42,8 +42,7 @@ from microvmd.api.routes import Router
 from microvmd.api.serialize import WireResponse, serialize_error, serialize_response
 from microvmd.api.signed import Signature, SignedRequest
 from microvmd.api.sigv4 import read_signature
-from microvmd.control.store import StoreUnavailable
-from microvmd.model.errors import ApiError
+from microvmd.model.errors import ApiError, StoreUnavailable
 
 Pages = Callable[[Invoke], Sequence[BaseRoute]]
 """Makes routes that call operations themselves."""
@@ -233,7 +232,8 @@ class _Service:
         try:
             request = parse_request(match, signed.query, dict(signed.headers), body)
             call.with_input(operation, request)
-            result = await self._invoke(context, operation, request, partial(gone_away, asked))
+            gone, parent = partial(gone_away, asked), signed.header("traceparent")
+            result = await self._invoke(context, operation, request, gone, parent)
             response = _response(serialize_response(operation, result))
             call.with_output(operation, result)
             return Answer(response, operation.name)

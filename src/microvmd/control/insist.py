@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from microvmd.control.store import StoreUnavailable
+from microvmd.model.errors import StoreUnavailable
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 2.0

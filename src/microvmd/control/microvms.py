@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
+from microvmd.control import tracing
 from microvmd.control.acting import acting
 from microvmd.control.admission import Admission
 from microvmd.control.egress import ConnectorUse
@@ -23,7 +24,7 @@ from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
 from microvmd.control.roles import AssumableRoles
 from microvmd.control.runnable import choose_version, spec_of
-from microvmd.control.store import Store, StoreUnavailable, Transaction
+from microvmd.control.store import Store, Transaction
 from microvmd.messages.node import (
     Died,
     MicrovmSpec,
@@ -40,7 +41,7 @@ from microvmd.messages.node import (
 )
 from microvmd.model.connector import allows_http, resolve_egress, resolve_ingress
 from microvmd.model.egress import EgressMap
-from microvmd.model.errors import ApiError, NotFound
+from microvmd.model.errors import ApiError, NotFound, StoreUnavailable
 from microvmd.model.event import Actor, ActorKind
 from microvmd.model.identifiers import (
     ImageArn,
@@ -118,6 +119,7 @@ class MicroVms:
         self._admission = admission or Admission()
         self._live: dict[str, MicroVm] = {}
         self._timings: dict[str, dict[str, Mapping[str, float]]] = {}
+        self._traces = tracing.Starts()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed: dict[str, asyncio.Event] = {}
         self._tasks = asyncio.TaskGroup()
@@ -181,7 +183,8 @@ class MicroVms:
             remember(tx, account, "RunMicrovm", request, microvm.microvm_id, now)
             return microvm, spec
 
-        microvm, spec = await self._store.run(decide)
+        with tracing.span("decide RunMicrovm"):
+            microvm, spec = await self._store.run(decide)
         if spec is not None:
             self._note(microvm)
             await self._node.send(StartMicrovm(spec))
@@ -261,7 +264,8 @@ class MicroVms:
         if live is not None and live.generation == report.generation:
             # Before the decision: who sees the new state finds its timings.
             self._note_timings(report)
-        await self._decide(report.microvm_id, event, told)
+        with self._traces.caused_by(report):
+            await self._decide(report.microvm_id, event, told)
 
     async def route_to(
         self, endpoint_id: str, allows: Callable[[Sequence[str]], bool] = allows_http
@@ -277,12 +281,16 @@ class MicroVms:
         if not allows(found.ingress):
             return Routable(None, allowed=False)
         resumed = False
+        held: float | None = None
         while True:
             microvm = self._live.get(found.microvm_id)
             if microvm is None or not microvm.phase.live:
                 return Routable(None)
             if microvm.phase is Phase.RUNNING:
+                if held is not None:
+                    self._traces.held(microvm.microvm_id, held, self._clock())
                 return Routable(microvm.edge_address, microvm_id=microvm.microvm_id)
+            held = held or self._clock()
             if microvm.phase is Phase.SUSPENDED:
                 policy = microvm.idle_policy
                 if resumed or policy is None or not policy.auto_resume:
@@ -374,7 +382,8 @@ class MicroVms:
             return after, after is not before, effects, spec
 
         async with self._locks[microvm_id]:
-            microvm, changed, effects, spec = await self._store.run(decide)
+            with tracing.span(f"decide {event}"):
+                microvm, changed, effects, spec = await self._store.run(decide)
             if changed:
                 self._note(microvm)
             for effect in effects:
@@ -404,7 +413,8 @@ class MicroVms:
         return None if version is None else self._spec(tx, microvm, version)
 
     def _spec(self, tx: Transaction, microvm: MicroVm, version: Version) -> MicrovmSpec:
-        return spec_of(microvm, version, self.use.opened(tx, microvm.egress, microvm.grants))
+        spec = spec_of(microvm, version, self.use.opened(tx, microvm.egress, microvm.grants))
+        return replace(spec, cause=tracing.cause())
 
     def _note_timings(self, report: MicrovmReport) -> None:
         if isinstance(report, Started | Suspended):
@@ -415,13 +425,19 @@ class MicroVms:
         if microvm.phase is Phase.TERMINATED:
             self._live.pop(microvm.microvm_id, None)
             self._timings.pop(microvm.microvm_id, None)
+            self._traces.forget(microvm.microvm_id)
         else:
             self._live[microvm.microvm_id] = microvm
         changed = self._changed.pop(microvm.microvm_id, None)
         if changed is not None:
             changed.set()
         self.any_change.set()
-        log.info("microvm", id=microvm.microvm_id, phase=microvm.phase, reason=microvm.state_reason)
+        log.info(
+            "microvm",
+            microvm_id=microvm.microvm_id,
+            phase=microvm.phase,
+            reason=microvm.state_reason,
+        )
 
 
 async def _tell(deciding: Coroutine[Any, Any, T], outcome: "asyncio.Future[T]") -> None:

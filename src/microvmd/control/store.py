@@ -32,6 +32,7 @@ from microvmd.control.identity_rows import IdentityRows
 from microvmd.control.meter_rows import MeterRows
 from microvmd.control.schema import client_tokens, images, microvms, versions
 from microvmd.control.use_rows import UseRows
+from microvmd.model.errors import StoreUnavailable
 from microvmd.model.event import image_change, microvm_change, version_change
 from microvmd.model.identifiers import ImageVersion
 from microvmd.model.image import Image, ImageState, Version, VersionState
@@ -53,10 +54,6 @@ SAY_AGAIN_S = 60.0
 _IMAGE = TypeAdapter(Image)
 _VERSION = TypeAdapter(Version)
 _MICROVM = TypeAdapter(MicroVm)
-
-
-class StoreUnavailable(Exception):
-    """The record cannot be read or written now; nothing of the decision is kept. It may pass."""
 
 
 class Transaction:

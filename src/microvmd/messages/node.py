@@ -46,6 +46,15 @@ class LogDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """What set a command in motion, for logs and traces: the ``x-amzn-requestid`` of a call, and
+    the span that waits for the outcome (a ``traceparent`` of W3C Trace Context)."""
+
+    request_id: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MicrovmSpec:
     """What a node must know to run or resume one MicroVM."""
 
@@ -63,6 +72,7 @@ class MicrovmSpec:
     kms_key: str | None = None
     """What its suspend snapshots are encrypted with: its own key, else that of its image."""
     delivery: LogDelivery | None = None
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +176,18 @@ Command = (
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Runs (or was adopted) and takes requests at ``edge_address``; ``timings`` in ms by step."""
+    """Runs (or was adopted) and takes requests at ``edge_address``; ``timings`` in ms by step.
+
+    ``offsets`` says how many ms after ``begun`` (seconds since the epoch) each step began.
+    """
 
     microvm_id: str
     generation: int
     edge_address: str
     timings: Mapping[str, float] = field(default_factory=dict)
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    begun: float = 0.0
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,11 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "execution_role_arn": _or_none(ROLE_ARN),
         "kms_key": _or_none(KMS_KEY),
         "delivery": _any,
+        "cause": _any,
+    },
+    node.Cause: {
+        "request_id": _or_none(_matches(r"[a-zA-Z0-9-]{1,64}")),
+        "traceparent": _or_none(_matches(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")),
     },
     # commands
     node.StartMicrovm: {"spec": _any},
@@ -213,7 +218,14 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     node.RevokeConnector: {"connector_id": CONNECTOR_ID, "numbers": _each(GENERATION, 10_000)},
     node.ChangeEgress: {**MICROVM, "egress": _any},
     # reports
-    node.Started: {**MICROVM, "edge_address": _address, "timings": TIMINGS},
+    node.Started: {
+        **MICROVM,
+        "edge_address": _address,
+        "timings": TIMINGS,
+        "offsets": TIMINGS,
+        "begun": lambda value: math.isfinite(value) and 0 <= value <= 1e11,
+        "cause": _any,
+    },
     node.Suspended: {**MICROVM, "timings": TIMINGS, "stored_bytes": _number(0, LARGEST_NUMBER)},
     node.SuspendFailed: {**MICROVM, "reason": REASON, "edge_address": _address},
     node.ResumeFailed: {**MICROVM, "reason": REASON},

@@ -101,3 +101,7 @@ class Unwritable(InternalError):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class StoreUnavailable(Exception):
+    """The record cannot be read or written now; nothing of the decision is kept. It may pass."""

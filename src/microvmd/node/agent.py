@@ -149,6 +149,8 @@ class NodeAgent:
 
     async def _live(self, task: MicrovmTask, before: MicrovmTask | None) -> None:
         microvm_id = task.spec.microvm_id
+        # In a task of its own: everything that is logged below says which MicroVM, and whose call.
+        structlog.contextvars.bind_contextvars(microvm_id=microvm_id, **_cause_of(task.spec))
         try:
             if before is not None:
                 # SUSPENDED is reported before the network is down; the next generation waits.
@@ -254,3 +256,8 @@ class NodeAgent:
     def _cancel(self) -> None:
         for task in self._running:
             task.cancel()
+
+
+def _cause_of(spec: MicrovmSpec) -> dict[str, str]:
+    found = None if spec.cause is None else spec.cause.request_id
+    return {} if found is None else {"request_id": found}

@@ -410,6 +410,9 @@ class MicrovmTask:
             self.spec.generation,
             running.network.edge_address,
             timings.ended(),
+            timings.offsets,
+            timings.begun,
+            self.spec.cause,
         )
 
     def _died(self, reason: str) -> Died:

@@ -14,10 +14,15 @@ class Timings:
     def __init__(self) -> None:
         self._begin = time.monotonic()
         self._steps: dict[str, float] = {}
+        self.begun = time.time()
+        """Seconds since the epoch."""
+        self.offsets: dict[str, float] = {}
+        """When each step began, in ms after that."""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         begin = time.monotonic()
+        self.offsets[name] = round((begin - self._begin) * 1000, 2)
         try:
             yield
         finally:

@@ -71,6 +71,7 @@ from microvmd.service.routes.extensions import extension_routes
 from microvmd.service.routes.facts import ServiceFacts
 from microvmd.service.routes.limits import AccountLimits, limit_routes
 from microvmd.service.routes.live import live_routes
+from microvmd.service.traces import exported
 from microvmd.service.user import (
     CODE,
     ROOT,
@@ -179,6 +180,7 @@ def _node_settings(settings: Settings) -> Path:
 
 async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -> ASGIApp:
     """Everything but the API's socket, ready to serve."""
+    await stack.enter_async_context(exported(settings.traces))
     store = await stack.enter_async_context(Store.at(settings.root / "state.db"))
     issuer = TokenIssuer(settings.root / "keys")
     endpoints, link = Endpoints(), NodeClient(settings.run / keeper.SOCKET)

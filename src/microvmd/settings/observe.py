@@ -1,4 +1,4 @@
-"""``[events]``, ``[metrics]``, ``[audit]``, ``[prices]``: what the service tells of itself.
+"""``[events]``, ``[metrics]``, ``[audit]``, ``[traces]``, ``[prices]``: what the service tells.
 
 ::
 
@@ -88,6 +88,17 @@ class AuditSettings(Section):
         ge=16,
         description="disk space that they may take; the oldest go first (a call takes about 1 KiB)",
     )
+
+
+class TraceSettings(Section):
+    """Where spans of calls and starts go."""
+
+    endpoint: HttpUrl | None = Field(
+        default=None,
+        description="where traces go over OTLP/HTTP, as http://127.0.0.1:4318/v1/traces; nowhere "
+        "if not given",
+    )
+    ratio: float = Field(default=1.0, ge=0, le=1, description="part of the calls that are traced")
 
 
 class PriceSettings(Section):

@@ -25,7 +25,13 @@ from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
 from microvmd.settings.build import BuildSettings
 from microvmd.settings.console import ConsoleSettings
 from microvmd.settings.network import NetworkSettings
-from microvmd.settings.observe import AuditSettings, EventSettings, MetricsSettings, PriceSettings
+from microvmd.settings.observe import (
+    AuditSettings,
+    EventSettings,
+    MetricsSettings,
+    PriceSettings,
+    TraceSettings,
+)
 from microvmd.settings.section import AbsolutePath, Section
 
 CONFIG_VARIABLE = "MICROVMD_CONFIG"
@@ -385,6 +391,7 @@ class Settings(BaseSettings):
     events: EventSettings = EventSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
+    traces: TraceSettings = TraceSettings()
     prices: PriceSettings = PriceSettings()
     retention: RetentionSettings = RetentionSettings()
     aws: AwsSettings = AwsSettings()

@@ -22,8 +22,7 @@ from microvmd.api.invoke import IncompleteService, dispatch_table
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.requests import BODY_LIMIT, RequestContext
 from microvmd.api.service import create_app
-from microvmd.control.store import StoreUnavailable
-from microvmd.model.errors import NotFound, ValidationError
+from microvmd.model.errors import NotFound, StoreUnavailable, ValidationError
 
 _KEY = Identity("AKIDEXAMPLE", "secret", "123456789012")
 _RUNS = "/2025-09-09/microvms"

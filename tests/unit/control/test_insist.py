@@ -8,8 +8,8 @@ import pytest
 
 from microvmd.control import insist as module
 from microvmd.control.insist import insist
-from microvmd.control.store import Store, StoreUnavailable, Transaction
-from microvmd.model.errors import NotFound
+from microvmd.control.store import Store, Transaction
+from microvmd.model.errors import NotFound, StoreUnavailable
 from tests.unit.control.test_store import microvm
 
 pytestmark = pytest.mark.anyio

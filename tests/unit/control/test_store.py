@@ -12,7 +12,8 @@ from alembic.util import CommandError
 from sqlalchemy.exc import OperationalError
 
 from microvmd.control import store as store_module
-from microvmd.control.store import Store, StoreUnavailable, Transaction
+from microvmd.control.store import Store, Transaction
+from microvmd.model.errors import StoreUnavailable
 from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.image import (

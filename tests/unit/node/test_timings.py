@@ -14,6 +14,18 @@ def test_steps_and_total() -> None:
     assert 0 <= ended["guest.restored"] <= ended["vmm"] <= ended["total"] + 0.01
 
 
+def test_when_steps_began() -> None:
+    timings = Timings()
+    with timings.step("files"):
+        pass
+    with timings.step("vmm"):
+        pass
+    ended = timings.ended()
+    assert timings.begun > 1.7e9
+    assert 0 <= timings.offsets["files"] <= timings.offsets["vmm"] <= ended["total"]
+    assert timings.offsets["files"] + ended["files"] <= timings.offsets["vmm"] + 0.02
+
+
 def fail(timings: Timings) -> None:
     with timings.step("vmm"):
         raise KeyError

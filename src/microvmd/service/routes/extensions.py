@@ -28,8 +28,7 @@ from microvmd import __version__
 from microvmd.api.errors import unwritable, wire_error
 from microvmd.api.requests import RequestContext
 from microvmd.api.serialize import serialize_error
-from microvmd.control.store import StoreUnavailable
-from microvmd.model.errors import ApiError, ValidationError
+from microvmd.model.errors import ApiError, StoreUnavailable, ValidationError
 
 PREFIX = "/microvmd/v1"
 EGRESS_MEMBER = "egressNetworkConnectors"
