@@ -258,6 +258,8 @@ def one_microvm(raw: Recorder) -> None:
     raw("list-microvms-too-many", CHOSEN, "GET", f"{RUNS}?maxResults=0")
     one = f"{RUNS}/{microvm}"
     raw("get-microvm-running", RECORDED, "GET", one)
+    by_arn = quote(f"arn:aws:lambda:{REGION}:{ACCOUNT}:microvm:{microvm}", safe="")
+    raw("get-microvm-by-arn", CHOSEN, "GET", f"{RUNS}/{by_arn}")
     raw("delete-image-with-microvms", RECORDED, "DELETE", f"{IMAGES}/{arn('whole')}")
     raw("suspend", RECORDED, "POST", f"{one}/suspend")
     raw.until(one, lambda found: found["state"] == "SUSPENDED")

@@ -273,7 +273,8 @@ def _resources(call: Call, account: str | None) -> Iterator[dict[str, str]]:
             yield {"accountId": arn.split(":")[4], "type": kind, "ARN": arn}
     microvm = asked.get("microvmId") or asked.get("microvmIdentifier")
     if isinstance(microvm, str) and account is not None:
-        arn = f"arn:aws:lambda:{call.region}:{account}:microvm:{microvm}"
+        prefix = f"arn:aws:lambda:{call.region}:{account}:microvm:"
+        arn = f"{prefix}{microvm.removeprefix(prefix)}"
         yield {"accountId": account, "type": "AWS::Lambda::Microvm", "ARN": arn}
 
 

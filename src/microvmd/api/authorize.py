@@ -85,7 +85,7 @@ class Authorizer:
         if name in _WITHOUT_RESOURCE:
             return _Target("*")
         if "microvmIdentifier" in request:
-            return await self._of_microvm(context, request["microvmIdentifier"])
+            return await self._of_microvm(context, context.microvm_id(request))
         if "imageIdentifier" in request:
             identifier = request["imageIdentifier"]
             return _target_of(await self._subjects.image(account, identifier), identifier)

@@ -32,7 +32,7 @@ class MicrovmHandlers:
         return self._detail(await self._microvms.run(context.account, request))
 
     async def get_microvm(self, context: RequestContext, request: Request) -> Mapping[str, Any]:
-        found = await self._microvms.get(context.account, request["microvmIdentifier"])
+        found = await self._microvms.get(context.account, context.microvm_id(request))
         return self._detail(found)
 
     async def list_microvms(self, context: RequestContext, request: Request) -> Mapping[str, Any]:
@@ -46,17 +46,17 @@ class MicrovmHandlers:
         return {"items": [_item(found) for found in page.items], "nextToken": page.next_token}
 
     async def suspend_microvm(self, context: RequestContext, request: Request) -> Mapping[str, Any]:
-        await self._microvms.suspend(context.account, request["microvmIdentifier"])
+        await self._microvms.suspend(context.account, context.microvm_id(request))
         return {}
 
     async def resume_microvm(self, context: RequestContext, request: Request) -> Mapping[str, Any]:
-        await self._microvms.resume(context.account, request["microvmIdentifier"])
+        await self._microvms.resume(context.account, context.microvm_id(request))
         return {}
 
     async def terminate_microvm(
         self, context: RequestContext, request: Request
     ) -> Mapping[str, Any]:
-        await self._microvms.terminate(context.account, request["microvmIdentifier"])
+        await self._microvms.terminate(context.account, context.microvm_id(request))
         return {}
 
     def _detail(self, microvm: MicroVm) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """One request as the API sees it: raw path, decoded headers, a body with limits."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -11,6 +12,7 @@ from starlette.types import Scope
 from microvmd.api.errors import BodyTimeout, BodyTooLarge
 from microvmd.api.signed import SignedRequest
 from microvmd.model.caller import Caller
+from microvmd.model.identifiers import microvm_id_in
 
 BODY_LIMIT = 1 << 20
 BODY_SECONDS = 30.0
@@ -28,6 +30,10 @@ class RequestContext:
     caller: Caller | None = None
     """What it may do; None may do nothing (authorize.py)."""
     source_ip: str | None = None
+
+    def microvm_id(self, request: Mapping[str, Any]) -> str:
+        """Of the MicroVM that a request is about, whichever way it is named."""
+        return microvm_id_in(request["microvmIdentifier"], self.account, self.region)
 
 
 def signed_request(scope: Scope) -> SignedRequest:

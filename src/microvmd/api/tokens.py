@@ -49,7 +49,7 @@ class TokenHandlers:
 
     async def _alive(self, context: RequestContext, request: Request) -> MicroVm:
         """A token for a SUSPENDED MicroVM is valid (recorded); for one that ends there is none."""
-        microvm = await self._microvms.get(context.account, request["microvmIdentifier"])
+        microvm = await self._microvms.get(context.account, context.microvm_id(request))
         if not microvm.phase.live:
             raise Conflict(
                 f"MicroVM {microvm.microvm_id} is in {microvm.state} state: no token can be "

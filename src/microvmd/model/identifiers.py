@@ -113,6 +113,11 @@ def is_microvm_id(text: str) -> bool:
     return _MICROVM_ID.fullmatch(text) is not None
 
 
+def microvm_id_in(text: str, account: str, region: str) -> str:
+    """What identifies a MicroVM is its id or its ARN (the model); a foreign ARN identifies none."""
+    return text.removeprefix(f"arn:aws:lambda:{region}:{account}:microvm:")
+
+
 def new_endpoint_id() -> str:
     """The first label of an endpoint; independent of the MicroVM id, as recorded."""
     return str(uuid.uuid4())
