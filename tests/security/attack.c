@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void say(const char *act, int result)
@@ -55,6 +56,13 @@ static int device(const char *name, mode_t kind, int major_number, int minor_num
     if (result == 0)
         unlink(name);
     return result;
+}
+
+static int same_time(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return clock_settime(CLOCK_REALTIME, &now);
 }
 
 static int same_host_name(void)
@@ -126,30 +134,43 @@ static void kernel(const char *own)
     say("namespace-of-1", of_process_one());
     say("file-by-handle", by_handle());
     say("host-name", same_host_name());
+    say("clock", same_time());
 }
 
-static int reached(const char *address, int port)
+static int begun(const char *address, int port)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
     inet_pton(AF_INET, address, &to.sin_addr);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     connect(fd, (struct sockaddr *)&to, sizeof to);
-    struct pollfd wait = {.fd = fd, .events = POLLOUT};
+    return fd;
+}
+
+static int reached(int fd)
+{
+    struct pollfd now = {.fd = fd, .events = POLLOUT};
     int failed = 1;
     socklen_t size = sizeof failed;
-    if (poll(&wait, 1, 2000) == 1)
+    if (poll(&now, 1, 0) == 1)
         getsockopt(fd, SOL_SOCKET, SO_ERROR, &failed, &size);
     close(fd);
     return !failed;
 }
 
-/* Rounds without end, one line for each target in each round. */
+/* One line for each target in each round, until one reaches the last of them. */
 static void network(char **targets, int count)
 {
-    for (int round = 1;; round++) {
-        for (int at = 0; at + 1 < count; at += 2)
+    int over = 0;
+    for (int round = 1; !over; round++) {
+        int fds[64];
+        for (int at = 0; at + 1 < count && at < 128; at += 2)
+            fds[at / 2] = begun(targets[at], atoi(targets[at + 1]));
+        poll(NULL, 0, 1500);
+        for (int at = 0; at + 1 < count && at < 128; at += 2) {
+            over = reached(fds[at / 2]);
             printf("round %d: %s:%s %s\n", round, targets[at], targets[at + 1],
-                   reached(targets[at], atoi(targets[at + 1])) ? "reached" : "closed");
+                   over ? "reached" : "closed");
+        }
         printf("round %d ended\n", round);
         fflush(stdout);
     }

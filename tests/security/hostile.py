@@ -56,9 +56,27 @@ def tar_of(*members: tuple[str, bytes, str]) -> bytes:
     return buffer.getvalue()
 
 
+HOST = tuple(
+    map(
+        Path,
+        (
+            "/etc/passwd",
+            "/etc/shadow",
+            "/etc/sudoers",
+            "/etc/crontab",
+            "/etc/cron.d",
+            "/etc/ld.so.preload",
+            "/root/.bashrc",
+            "/root/.ssh",
+        ),
+    )
+)
+"""What one who has left a build would write to first; most of it is on any machine."""
+
+
 @dataclass(frozen=True)
 class Canary:
-    """A secret of the node, a layer store of another account, and all that builds only read."""
+    """A secret of the node, another account's layers, what builds only read, and HOST."""
 
     secret: Path
     watched: tuple[Path, ...]
@@ -78,6 +96,7 @@ class Canary:
         # Used after all others, so that it is no test's to go.
         os.utime(store, (4_000_000_000, 4_000_000_000))
         watched: tuple[Path, ...] = (root, store, cache / "bases" / "images")
+        watched += HOST
         watched += tuple(
             builder / place for place in ("../root.erofs", "etc", "usr/bin", "usr/local")
         )

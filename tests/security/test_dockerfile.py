@@ -6,6 +6,7 @@ One Dockerfile tries many things, for each machine takes its time to boot. What 
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -17,21 +18,40 @@ import pytest
 from microvmd.build import toolchain
 from microvmd.build.bases import BaseStore
 from microvmd.build.builder import BuildOptions, Rootfs, build_rootfs
+from microvmd.build.failure import BuildFailed
 from microvmd.build.in_microvm import MicrovmWorkshop
 from microvmd.build.job import Job
-from tests import buildlab
-from tests.netlab import METADATA
+from microvmd.node import nftables
+from microvmd.node.namespace import Visitor
+from microvmd.node.network import Network
+from tests import attacklab, buildlab
+from tests.netlab import (
+    HOST_PUBLIC,
+    INTERNET,
+    LINK_LOCAL,
+    METADATA,
+    PRIVATE,
+    Place,
+    disarm,
+    disarm_host,
+    disarm_link,
+    echo,
+    internet,
+)
 from tests.security.hostile import Canary, attack_program, tar_of, zip_of
 
 pytestmark = [
     pytest.mark.security,
     pytest.mark.vm,
     pytest.mark.root,
-    pytest.mark.timeout(1200),
-    pytest.mark.long,
+    pytest.mark.timeout(600),
 ]
 
 ACCOUNT = "111111111111"
+LIMIT = 300.0
+PORT = 7777
+OVER = 7778
+"""`attack network` ends when it reaches a private address here: not before the filter is off."""
 ROLES = "/latest/meta-data/iam/security-credentials/"
 
 
@@ -50,9 +70,28 @@ class Site:
     shop: MicrovmWorkshop
     canary: Canary
     lines: list[str] = field(default_factory=list)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    over: bool = False
 
     def log(self, line: str) -> None:
         self.lines.append(line)
+        self.heard.set()
+
+    async def hears(self, line: str) -> None:
+        """Until the build prints this line."""
+        async with asyncio.timeout(LIMIT):
+            while line not in self.lines:
+                assert not self.over, "\n".join(self.lines[-40:])
+                self.heard.clear()
+                await self.heard.wait()
+
+    async def round(self) -> set[str]:
+        """What `attack network` reached in a round that begins from now on."""
+        begun = {line.split(":")[0] for line in self.lines if line.startswith("round ")}
+        number = 2 + len([line for line in begun if line.endswith(" ended")])
+        await self.hears(f"round {number} ended")
+        words = (line.split() for line in self.lines if line.startswith(f"round {number}: "))
+        return {target for _, _, target, state in words if state == "reached"}
 
     async def build(
         self,
@@ -63,12 +102,16 @@ class Site:
         time_limit: float = 1000,
     ) -> Rootfs:
         every = {"Dockerfile": dockerfile.encode(), "attack": attack_program()}
-        return await build_rootfs(
-            zip_of(self.directory / "context.zip", every | dict(files or {})),
-            output_dir=self.directory / "out",
-            log=self.log,
-            options=BuildOptions(ACCOUNT, self.cache, shop or self.shop, time_limit=time_limit),
-        )
+        try:
+            return await build_rootfs(
+                zip_of(self.directory / "context.zip", every | dict(files or {})),
+                output_dir=self.directory / "out",
+                log=self.log,
+                options=BuildOptions(ACCOUNT, self.cache, shop or self.shop, time_limit=time_limit),
+            )
+        finally:
+            self.over = True
+            self.heard.set()
 
 
 @contextlib.asynccontextmanager
@@ -111,6 +154,7 @@ ACTS = (
     "namespace-of-1",
     "file-by-handle",
     "host-name",
+    "clock",
 )
 # One step for most of it: each costs a build machine seconds.
 ACTS_DOCKERFILE = """# syntax=registry.example/frontend:1
@@ -121,7 +165,9 @@ RUN --mount=type=secret,id=role,target=/role --mount=type=ssh \\
     --mount=type=cache,id=c,target=/c --mount=type=bind,source=.,target=/context sh /acts.sh
 RUN for each in /proc/[0-9]*; do cat $each/comm; done
 """
+# In one stream: buildah copies two, and what one says can then stand in the middle of a line.
 ACTS_SCRIPT = f"""
+exec 2>&1
 mkdir /own
 /attack kernel /own
 /attack ask {METADATA} {ROLES}
@@ -259,3 +305,84 @@ def test_a_machine_that_its_steps_have_taken_forges_its_own_image_alone(tmp_path
         assert "nothing beyond the result" in here.lines
 
     run(tmp_path, test)
+
+
+# In the places of programs of the machine: it takes the agent's port and speaks garbage.
+SEIZER = b"#!/bin/sh\nexec /usr/bin/false do seize noise\n"
+SEIZING = """FROM tiny
+COPY attack seizer plant /
+RUN cat /seizer > /machine/usr/bin/false && cat /plant > /machine/usr/bin/umount
+RUN /attack network {targets}
+"""
+
+
+@contextlib.asynccontextmanager
+async def world(here: Site) -> AsyncIterator[tuple[Network, Network, Place]]:
+    """The network of the build that runs, a neighbour's, and the internet."""
+    async with contextlib.AsyncExitStack() as stack:
+        visitor = stack.enter_context(Visitor())
+        (building,) = here.shop.networks._used
+        neighbour = await stack.enter_async_context(here.shop.networks.network())
+        inet = await stack.enter_async_context(internet(visitor, here.directory / "inet"))
+        yield building, neighbour, inet
+
+
+def test_a_step_reaches_the_internet_alone_and_a_taken_port_ends_the_build(tmp_path: Path) -> None:
+    """The first network of a lab is the build's, the second its neighbour's."""
+
+    async def test(here: Site) -> None:
+        pool = here.shop.networks
+        own, other = (pool._settings.slot(number) for number in range(2))
+        closed = (
+            nftables.GATEWAY,
+            METADATA,
+            own.edge_address,
+            own.root_address,
+            HOST_PUBLIC,
+            other.root_address,
+            other.edge_address,
+            PRIVATE,
+            LINK_LOCAL,
+        )
+        every = {f"{address}:{PORT}" for address in (*closed, INTERNET)}
+        targets = [f"{address} {PORT}" for address in (*closed, INTERNET)]
+        dockerfile = SEIZING.format(targets=" ".join([*targets, f"{PRIVATE} {OVER}"]))
+        files = {"seizer": seizer(tmp_path), "plant": SEIZER}
+        async with asyncio.TaskGroup() as tasks:
+            build = tasks.create_task(refused(here, dockerfile, files))
+            await here.hears("round 1 ended")
+            async with world(here) as (building, neighbour, inet):
+                assert (building.name, neighbour.name) == (own.name, other.name)
+                ours = Place(building.path, inet.visitor)
+                theirs = Place(neighbour.path, inet.visitor)
+                places = (ours, ours, ours, None, None, None, theirs, inet, inet, inet)
+                with contextlib.ExitStack() as stack:
+                    for target, place in zip((*closed, INTERNET), places, strict=True):
+                        made = socket.socket() if place is None else await place.socket()
+                        stack.enter_context(echo(made, (target, PORT)))
+                    assert await here.round() == {f"{INTERNET}:{PORT}"}
+                    for network in (building, neighbour):
+                        await disarm_link(network.path)
+                        await disarm(network.path, "from_guest", "forwarded", "local")
+                    await disarm_host(pool._settings, "to_host", "forwarded")
+                    assert await here.round() == every
+                    stack.enter_context(echo(await inet.socket(), (PRIVATE, OVER)))
+                    assert await build == "INTERNAL_PLATFORM_ERROR"
+        assert any("the guest broke the protocol" in line for line in here.lines)
+
+    run(tmp_path, test)
+
+
+def seizer(directory: Path) -> bytes:
+    """`apps/attacker`, static."""
+    program = directory / "seizer"
+    argv = ["gcc", "-O1", "-static", "-s", "-o", f"{program}", f"{attacklab.PROGRAM}"]
+    subprocess.run(argv, check=True, timeout=60)
+    return program.read_bytes()
+
+
+async def refused(here: Site, dockerfile: str, files: Mapping[str, bytes]) -> str:
+    """The code of the failure of a build whose steps have left their container."""
+    with pytest.raises(BuildFailed) as caught:
+        await here.build(dockerfile, escaped(here.shop), files=files)
+    return caught.value.code

@@ -56,13 +56,14 @@ class Site:
         *,
         account: str = ACCOUNT,
         limits: LayerLimits | None = None,
+        time_limit: float = 120,
     ) -> Rootfs:
         every = {"Dockerfile": dockerfile.encode(), "attack": attack_program()} | dict(files or {})
         options = BuildOptions(
             account,
             self.cache,
             shop or NamespaceWorkshop(group=GROUP),
-            time_limit=120,
+            time_limit=time_limit,
             layer_limits=limits or LayerLimits(),
         )
         return await build_rootfs(
@@ -290,6 +291,26 @@ def test_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(BuildFailed, match="DISK_STORAGE_FULL: The build needs more disk"):
             await here.build(step, shop=small, account=OTHER)
         assert not list((here.cache / "layers" / OTHER).glob("*/namespace"))
+
+    run(tmp_path, test)
+
+
+def test_a_step_that_never_ends_is_ended_with_all_it_left(tmp_path: Path) -> None:
+    """The second limit is for a machine that does not come to the step within the first."""
+    step = "RUN trap '' TERM HUP INT; (sleep 47110 &) ; echo begun ; exec sleep 47111"
+
+    def alive() -> list[str]:
+        done = subprocess.run(["pgrep", "-f", "^sleep 4711"], capture_output=True, text=True)
+        return done.stdout.split()
+
+    async def test(here: Site) -> None:
+        for seconds in (15, 100):
+            with pytest.raises(BuildFailed, match=f"The build took over {seconds} seconds"):
+                await here.build(f"FROM tiny\n{step}\n", time_limit=seconds)
+            if "begun" in here.lines:
+                break
+        assert "begun" in here.lines
+        assert alive() == []
 
     run(tmp_path, test)
 
