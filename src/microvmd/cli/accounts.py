@@ -20,6 +20,9 @@ keys = typer.Typer(no_args_is_help=True, help="Access keys: create, list, rotate
 AccountOption = Annotated[
     str | None, typer.Option("--account", help="Number of the account; your own if not given.")
 ]
+UserName = Annotated[str, typer.Argument(help="Name of a user: ann.")]
+PolicyName = Annotated[str, typer.Argument(help="Name of an attached policy.")]
+KeyId = Annotated[str, typer.Argument(help="The access key to end, AKIA...")]
 
 
 @accounts.command("create")
@@ -30,7 +33,10 @@ def create_account(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make an account and its first user, admin, whose key is shown once."""
+    """Make an account and its first user, admin, whose key is shown once.
+
+    Example: microvmd accounts create team-a
+    """
     with reported():
         answer = _service().ask("POST", "/accounts", {"name": name, "account": number})
         if as_json:
@@ -42,7 +48,10 @@ def create_account(
 
 @accounts.command("list")
 def list_accounts(as_json: JsonFlag = False) -> None:
-    """All accounts; whoever is not the operator sees the own one."""
+    """All accounts; whoever is not the operator sees the own one.
+
+    Example: microvmd accounts list
+    """
     with reported():
         found = _service().ask("GET", "/accounts")["accounts"]
         if as_json:
@@ -53,8 +62,11 @@ def list_accounts(as_json: JsonFlag = False) -> None:
 
 
 @users.command("create")
-def create_user(name: str, account: AccountOption = None, as_json: JsonFlag = False) -> None:
-    """Make a user, who may do nothing until a policy is attached."""
+def create_user(name: UserName, account: AccountOption = None, as_json: JsonFlag = False) -> None:
+    """Make a user, who may do nothing until a policy is attached.
+
+    Example: microvmd users create ann
+    """
     with reported():
         service = _service()
         user = service.ask("POST", _path(service, account, "users"), {"name": name})["user"]
@@ -66,7 +78,10 @@ def create_user(name: str, account: AccountOption = None, as_json: JsonFlag = Fa
 
 @users.command("list")
 def list_users(account: AccountOption = None, as_json: JsonFlag = False) -> None:
-    """All users of an account."""
+    """All users of an account.
+
+    Example: microvmd users list --account 123456789012
+    """
     with reported():
         service = _service()
         found = service.ask("GET", _path(service, account, "users"))["users"]
@@ -78,8 +93,11 @@ def list_users(account: AccountOption = None, as_json: JsonFlag = False) -> None
 
 
 @users.command("delete")
-def delete_user(name: str, account: AccountOption = None) -> None:
-    """Delete a user with its policies and keys, which end at once."""
+def delete_user(name: UserName, account: AccountOption = None) -> None:
+    """Delete a user with its policies and keys, which end at once.
+
+    Example: microvmd users delete ann
+    """
     with reported():
         service = _service()
         service.ask("DELETE", _path(service, account, "users", name))
@@ -87,14 +105,17 @@ def delete_user(name: str, account: AccountOption = None) -> None:
 
 @policies.command("attach")
 def attach_policy(
-    user: str,
+    user: UserName,
     file: Annotated[Path, typer.Argument(help="An IAM policy, JSON.")],
     name: Annotated[
         str | None, typer.Option(help="Name of the policy; that of the file if not given.")
     ] = None,
     account: AccountOption = None,
 ) -> None:
-    """Attach a policy to a user, or replace the one of that name. In force at the next request."""
+    """Attach a policy to a user, or replace the one of that name. In force at the next request.
+
+    Example: microvmd policies attach ann read-only.json
+    """
     with reported():
         service = _service()
         try:
@@ -106,8 +127,11 @@ def attach_policy(
 
 
 @policies.command("list")
-def list_policies(user: str, account: AccountOption = None, as_json: JsonFlag = False) -> None:
-    """Names of a user's policies; --json shows the documents."""
+def list_policies(user: UserName, account: AccountOption = None, as_json: JsonFlag = False) -> None:
+    """Names of a user's policies; --json shows the documents.
+
+    Example: microvmd policies list ann --json
+    """
     with reported():
         service = _service()
         found = service.ask("GET", _path(service, account, "users", user, "policies"))["policies"]
@@ -119,8 +143,11 @@ def list_policies(user: str, account: AccountOption = None, as_json: JsonFlag = 
 
 
 @policies.command("detach")
-def detach_policy(user: str, name: str, account: AccountOption = None) -> None:
-    """Take a policy from a user. In force at the next request."""
+def detach_policy(user: UserName, name: PolicyName, account: AccountOption = None) -> None:
+    """Take a policy from a user. In force at the next request.
+
+    Example: microvmd policies detach ann read-only
+    """
     with reported():
         service = _service()
         service.ask("DELETE", _path(service, account, "users", user, "policies", name))
@@ -132,7 +159,10 @@ def create_key(
     account: AccountOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a further key for a user. Its secret is shown once."""
+    """Make a further key for a user. Its secret is shown once.
+
+    Example: microvmd keys create ann
+    """
     with reported():
         service = _service()
         answer = service.ask("POST", _path(service, account, "keys"), {"user": user})
@@ -145,7 +175,10 @@ def list_keys(
     account: AccountOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Keys of an account: whose, since when, when last used (up to a minute late on disk)."""
+    """Keys of an account: whose, since when, when last used (up to a minute late on disk).
+
+    Example: microvmd keys list --user ann
+    """
     with reported():
         service = _service()
         query = {} if user is None else {"user": user}
@@ -175,7 +208,10 @@ def rotate_key(
     account: AccountOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a new key for the same user; the old one ends after the overlap."""
+    """Make a new key for the same user; the old one ends after the overlap.
+
+    Example: microvmd keys rotate AKIAEXAMPLE --overlap 3600
+    """
     with reported():
         service = _service()
         path = _path(service, account, "keys", key, "rotate")
@@ -183,8 +219,11 @@ def rotate_key(
 
 
 @keys.command("revoke")
-def revoke_key(key: str, account: AccountOption = None) -> None:
-    """End a key, and sessions that were got with it, at the next request."""
+def revoke_key(key: KeyId, account: AccountOption = None) -> None:
+    """End a key, and sessions that were got with it, at the next request.
+
+    Example: microvmd keys revoke AKIAEXAMPLE
+    """
     with reported():
         service = _service()
         service.ask("DELETE", _path(service, account, "keys", key))

@@ -34,7 +34,10 @@ def audit(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they come.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Who called what, oldest first; --json prints CloudTrail records, one a line."""
+    """Who called what, oldest first; --json prints CloudTrail records, one a line.
+
+    Example: microvmd audit RunMicrovm --user ann --minutes 1440
+    """
     with reported():
         service = Service(settings.load())
         given = {"name": name, "user": user, "error": error, "account": account}

@@ -10,7 +10,7 @@ import typer
 from microvmd.build.bases import BaseStore, InvalidName, UnknownBase
 from microvmd.build.debian import DebianUnavailable
 from microvmd.build.oci import InvalidImage
-from microvmd.cli.failure import reported
+from microvmd.cli.failure import errors, reported
 from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table, size
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
@@ -46,21 +46,29 @@ def add(
     source: Annotated[
         Path, typer.Argument(exists=True, help="Root tarball, OCI layout or OCI archive.")
     ],
+    as_json: JsonFlag = False,
 ) -> None:
-    """Add a base image from a file."""
+    """Add a base image from a file.
+
+    Example: microvmd base add python:3.11-slim python.tar
+    """
     with reported():
-        print_raw(_done(_store().add(name, source.resolve())))
+        _print(name, _done(_store().add(name, source.resolve())), as_json=as_json)
 
 
 @app.command()
 def alias(
     name: Name,
     target: Annotated[str, typer.Argument(help="A base image, as microvmd/python:3.")],
+    as_json: JsonFlag = False,
 ) -> None:
-    """Let one name stand for another: base alias python:3.11-slim microvmd/python:3."""
+    """Let one name stand for another: base alias python:3.11-slim microvmd/python:3.
+
+    Example: microvmd base alias python:3.11-slim microvmd/python:3
+    """
     with reported():
         _done(_store().alias(name, target))
-        print_raw(name)
+        _print(name, name, as_json=as_json)
 
 
 @app.command()
@@ -68,16 +76,32 @@ def debootstrap(
     name: Name,
     packages: Annotated[list[str] | None, typer.Argument(help="Debian packages to add.")] = None,
     suite: Annotated[str, typer.Option(help="Debian release.")] = "trixie",
+    as_json: JsonFlag = False,
 ) -> None:
-    """Make a base image from this machine's Debian mirror."""
+    """Make a base image from this machine's Debian mirror.
+
+    Example: microvmd base debootstrap debian:trixie curl git
+    """
     with reported():
-        log = console.print if console.is_terminal else print_raw
-        print_raw(_done(_store().debootstrap(name, suite, tuple(packages or ()), log)))
+        said = console.print if console.is_terminal else print_raw
+        log = errors.print if as_json else said
+        made = _done(_store().debootstrap(name, suite, tuple(packages or ()), log))
+        _print(name, made, as_json=as_json)
+
+
+def _print(name: str, made: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, "base": made})
+    else:
+        print_raw(made)
 
 
 @app.command("list")
 def list_bases(as_json: JsonFlag = False) -> None:
-    """List base images, with those that are made on first use."""
+    """List base images, with those that are made on first use.
+
+    Example: microvmd base list
+    """
     with reported():
         listed = _store().list()
         if as_json:
@@ -106,9 +130,18 @@ def _size(count: int | None, target: str | None) -> str:
 
 
 @app.command()
-def remove(names: Annotated[list[str], typer.Argument(help="Names of base images.")]) -> None:
-    """Forget names; a base without a name is deleted."""
+def remove(
+    names: Annotated[list[str], typer.Argument(help="Names of base images.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Forget names; a base without a name is deleted.
+
+    Example: microvmd base remove python:3.11-slim
+    """
     with reported():
         for name in names:
             _done(_store().remove(name))
-            print_raw(name)
+            if not as_json:
+                print_raw(name)
+        if as_json:
+            print_json([{"name": name} for name in names])

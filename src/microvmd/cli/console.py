@@ -35,7 +35,10 @@ def link(context: typer.Context, as_json: JsonFlag = False) -> None:
 
 @app.command()
 def sessions(as_json: JsonFlag = False) -> None:
-    """List who is logged in."""
+    """List who is logged in.
+
+    Example: microvmd console sessions
+    """
     with reported():
         found = Service(settings.load()).ask("GET", "/console/sessions")["sessions"]
         if as_json:
@@ -59,8 +62,15 @@ def sessions(as_json: JsonFlag = False) -> None:
 @app.command()
 def end(
     session: Annotated[str, typer.Argument(help="Number of the session, or all.")],
+    as_json: JsonFlag = False,
 ) -> None:
-    """End a session, or all of them: its browser is asked to log in again."""
+    """End a session, or all of them: its browser is asked to log in again.
+
+    Example: microvmd console end all
+    """
     with reported():
         ended = Service(settings.load()).ask("DELETE", f"/console/sessions/{session}")["ended"]
-        print_raw(f"{ended} ended")
+        if as_json:
+            print_json({"ended": ended})
+        else:
+            print_raw(f"{ended} ended")

@@ -53,7 +53,10 @@ def doctor(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check this machine; exit with 1 if something must be mended."""
+    """Check this machine; exit with 1 if something must be mended.
+
+    Example: microvmd doctor --security
+    """
     with reported():
         findings = examine(settings.load(), security_checks.CHECKS if security else CHECKS)
         if as_json:

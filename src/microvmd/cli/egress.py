@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from microvmd.cli.client import Service
+from microvmd.cli.completion import Identifier
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table
 from microvmd.model.connector import Egress, managed_arn
@@ -16,7 +17,7 @@ network = typer.Typer(no_args_is_help=True, help="Networks of MicroVMs, for the 
 
 
 def egress(
-    microvm: Annotated[str, typer.Argument(help="MicroVM id, or enough of its begin.")],
+    microvm: Identifier,
     connectors: Annotated[
         list[str] | None,
         typer.Option(
@@ -27,7 +28,10 @@ def egress(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what a MicroVM may reach, or change it while it lives."""
+    """Show what a MicroVM may reach, or change it while it lives.
+
+    Example: microvmd egress 12ab --set NO_EGRESS
+    """
     with reported():
         service = Service(settings.load())
         path = f"/microvms/{service.find_microvm(microvm)}/egress"
@@ -45,11 +49,17 @@ def egress(
 
 
 @network.command()
-def reload() -> None:
-    """Read network.subnets and network.security_groups again, for MicroVMs that live too."""
+def reload(as_json: JsonFlag = False) -> None:
+    """Read network.subnets and network.security_groups again, for MicroVMs that live too.
+
+    Example: microvmd network reload
+    """
     with reported():
         found = Service(settings.load()).ask("POST", "/network/reload", {})
-        print_raw(f"{found['microvms']} MicroVMs keep to it")
+        if as_json:
+            print_json(found)
+        else:
+            print_raw(f"{found['microvms']} MicroVMs keep to it")
 
 
 def arn_of(region: str, name: str) -> str:

@@ -25,7 +25,10 @@ def events(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """What happened, oldest first: each change of a state, why, and who made it."""
+    """What happened, oldest first: each change of a state, why, and who made it.
+
+    Example: microvmd events microvm-12ab --follow
+    """
     with reported():
         service = Service(settings.load())
         query = {"follow": "true" if follow else "false"}

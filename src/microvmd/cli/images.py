@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 from botocore.exceptions import ClientError
 
+from microvmd.cli import completion
 from microvmd.cli.client import Service
 from microvmd.cli.context import write_zip
 from microvmd.cli.failure import reported
@@ -75,11 +76,14 @@ def build(
     all_capabilities: Annotated[
         bool, typer.Option(help="Give the application every capability of its kernel.")
     ] = False,
-    description: str | None = None,
+    description: Annotated[str | None, typer.Option(help="For people.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No build log.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Zip a directory, upload it, build a new version of the image and follow the build."""
+    """Zip a directory, upload it, build a new version of the image and follow the build.
+
+    Example: microvmd images build ./app --name app --memory 1024 --hooks ready,run
+    """
     with reported():
         directory = directory.resolve()
         options = BuildOptions(
@@ -225,7 +229,10 @@ def environment(pairs: tuple[str, ...]) -> dict[str, str]:
 
 @app.command("list")
 def list_images(as_json: JsonFlag = False) -> None:
-    """List images."""
+    """List images.
+
+    Example: microvmd images list --json
+    """
     with reported():
         service = Service(settings.load())
         items: list[Any] = []
@@ -249,10 +256,21 @@ def list_images(as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def delete(images: Annotated[list[str], typer.Argument(help="Names or ARNs.")]) -> None:
-    """Delete images with all their versions."""
+def delete(
+    images: Annotated[
+        list[str], typer.Argument(help="Names or ARNs.", autocompletion=completion.images)
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete images with all their versions.
+
+    Example: microvmd images delete app
+    """
     with reported():
         service = Service(settings.load())
         for image in images:
             service.microvms.delete_microvm_image(imageIdentifier=service.image_arn(image))
-            print_raw(image)
+            if not as_json:
+                print_raw(image)
+        if as_json:
+            print_json([{"imageArn": service.image_arn(image)} for image in images])

@@ -41,7 +41,10 @@ def limits(
         bool, typer.Option(help="The reference page of the documentation.")
     ] = False,
 ) -> None:
-    """Show what the account may do and have, what it has, and how full the machine is."""
+    """Show what the account may do and have, what it has, and how full the machine is.
+
+    Example: microvmd limits
+    """
     with reported():
         if markdown:
             print_raw(limits_page())

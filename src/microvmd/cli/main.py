@@ -23,9 +23,12 @@ from microvmd.cli import (
     images,
     limits,
     microvms,
+    stop,
+    top,
     usage,
 )
 from microvmd.cli.client import Service
+from microvmd.cli.completion import Identifier
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_json, print_raw
 from microvmd.settings.names import setting_names, variable
@@ -49,6 +52,7 @@ app.add_typer(egress.network, name="network")
 for command in (
     microvms.run,
     microvms.ps,
+    top.top,
     microvms.suspend,
     microvms.resume,
     microvms.terminate,
@@ -59,6 +63,7 @@ for command in (
     limits.limits,
     usage.usage,
     doctor.doctor,
+    stop.stop,
 ):
     app.command()(command)
 # What follows the path belongs to curl, options too.
@@ -93,7 +98,10 @@ def serve(
         str | None, typer.Option(help="Of builds: microvm, or namespace for trusted ones.")
     ] = None,
 ) -> None:
-    """Run the service in the foreground. ``microvmd settings`` lists what else can be set."""
+    """Run the service in the foreground. ``microvmd settings`` lists what else can be set.
+
+    Example: microvmd serve --root /srv/microvmd --api-port 9480
+    """
     with reported():
         flags = {
             "root": root,
@@ -114,6 +122,8 @@ def node() -> None:
     """Run the node in the foreground, as root, for a serve that is started without root.
 
     A serve that is started as root brings its own.
+
+    Example: microvmd node
     """
     from microvmd.service.node import run_node
 
@@ -129,11 +139,13 @@ def _section(**values: object) -> dict[str, object] | None:
 
 @app.command()
 def shell(
-    microvm: Annotated[str, typer.Argument(help="MicroVM id, or enough of its begin.")],
+    microvm: Identifier,
 ) -> None:
     """Open a shell in a MicroVM that was run with --shell; ~. at the begin of a line leaves it.
 
     What comes from a pipe or a file is typed: microvmd shell ID < script
+
+    Example: microvmd shell 12ab
     """
     from microvmd.cli.shell import open_shell
 
@@ -145,7 +157,10 @@ def shell(
 def demo(
     example: Annotated[Path | None, typer.Option(help="Directory of the application.")] = None,
 ) -> None:
-    """Build, run, suspend and resume an application; every step prints its time."""
+    """Build, run, suspend and resume an application; every step prints its time.
+
+    Example: microvmd demo
+    """
     from microvmd.cli.demo import default_example, run_demo
 
     with reported():
@@ -159,7 +174,10 @@ def settings(
         bool, typer.Option(help="The reference page of the documentation.")
     ] = False,
 ) -> None:
-    """Show every setting: its value here, its variable, its meaning."""
+    """Show every setting: its value here, its variable, its meaning.
+
+    Example: microvmd settings --json
+    """
     with reported():
         if markdown:
             print_raw(reference_page())

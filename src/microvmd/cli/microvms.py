@@ -3,10 +3,12 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
+from microvmd.cli import completion
 from microvmd.cli.client import (
     IDLE_SECONDS,
     LIVE,
@@ -16,6 +18,7 @@ from microvmd.cli.client import (
     Service,
     idle_policy,
 )
+from microvmd.cli.completion import Identifier, Identifiers
 from microvmd.cli.egress import arn_of
 from microvmd.cli.failure import reported
 from microvmd.cli.output import (
@@ -23,6 +26,7 @@ from microvmd.cli.output import (
     age,
     hints,
     print_json,
+    print_json_line,
     print_line,
     print_raw,
     print_table,
@@ -32,12 +36,13 @@ from microvmd.cli.waiting import wait_for_microvm
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
 
-Identifier = Annotated[str, typer.Argument(help="MicroVM id, or enough of its begin.")]
-Identifiers = Annotated[list[str], typer.Argument(help="MicroVM ids, or enough of their begin.")]
+WaitFlag = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is done.")]
 
 
 def run(
-    image: Annotated[str, typer.Argument(help="Name or ARN of an image.")],
+    image: Annotated[
+        str, typer.Argument(help="Name or ARN of an image.", autocompletion=completion.images)
+    ],
     version: Annotated[str | None, typer.Option(help="Image version, as 1.0.")] = None,
     idle: Annotated[
         int, typer.Option(help="Suspend after this many seconds without traffic (>= 60; 0: never).")
@@ -58,7 +63,10 @@ def run(
     wait: Annotated[bool, typer.Option(help="Return when it is RUNNING.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a MicroVM of an image and print its id; its endpoint goes to stderr."""
+    """Run a MicroVM of an image and print its id; its endpoint goes to stderr.
+
+    Example: microvmd run app --idle 300 --payload hello
+    """
     with reported():
         service = Service(settings.load())
         given: Any = {
@@ -92,7 +100,10 @@ def ps(
     everything: Annotated[bool, typer.Option("--all", help="Show ended ones too.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List MicroVMs, newest first."""
+    """List MicroVMs, newest first.
+
+    Example: microvmd ps --all
+    """
     with reported():
         service = Service(settings.load())
         items = [item for item in service.list_microvms() if everything or item["state"] in LIVE]
@@ -114,34 +125,52 @@ def ps(
         )
 
 
-def suspend(microvms: Identifiers, wait: bool = True) -> None:
-    """Write the memory to disk and end the virtual machine."""
+def suspend(microvms: Identifiers, wait: WaitFlag = True, as_json: JsonFlag = False) -> None:
+    """Write the memory to disk and end the virtual machine.
+
+    Example: microvmd suspend 12ab
+    """
     _each(
         microvms,
         lambda service, name: service.microvms.suspend_microvm(microvmIdentifier=name),
         "SUSPENDED" if wait else None,
+        as_json=as_json,
     )
 
 
-def resume(microvms: Identifiers, wait: bool = True) -> None:
-    """Go on where it was suspended. A request to its endpoint does the same."""
+def resume(microvms: Identifiers, wait: WaitFlag = True, as_json: JsonFlag = False) -> None:
+    """Go on where it was suspended. A request to its endpoint does the same.
+
+    Example: microvmd resume 12ab
+    """
     _each(
         microvms,
         lambda service, name: service.microvms.resume_microvm(microvmIdentifier=name),
         "RUNNING" if wait else None,
+        as_json=as_json,
     )
 
 
-def terminate(microvms: Identifiers, wait: bool = True) -> None:
-    """End for good."""
+def terminate(microvms: Identifiers, wait: WaitFlag = True, as_json: JsonFlag = False) -> None:
+    """End for good.
+
+    Example: microvmd terminate 12ab 34cd
+    """
     _each(
         microvms,
         lambda service, name: service.microvms.terminate_microvm(microvmIdentifier=name),
         "TERMINATED" if wait else None,
+        as_json=as_json,
     )
 
 
-def _each(microvms: list[str], act: Callable[[Service, str], Any], wanted: str | None) -> None:
+def _each(
+    microvms: list[str],
+    act: Callable[[Service, str], Any],
+    wanted: str | None,
+    *,
+    as_json: bool,
+) -> None:
     with reported():
         service = Service(settings.load())
         names = [service.find_microvm(text) for text in microvms]
@@ -150,20 +179,34 @@ def _each(microvms: list[str], act: Callable[[Service, str], Any], wanted: str |
         for name in names:
             if wanted is not None:
                 wait_for_microvm(service, name, wanted)
-            print_raw(name)
+            if not as_json:
+                print_raw(name)
+        if as_json:
+            print_json([_state_of(service, name) for name in names])
+
+
+def _state_of(service: Service, name: str) -> dict[str, Any]:
+    return without_metadata(service.microvms.get_microvm(microvmIdentifier=name))
 
 
 def logs(
     microvm: Identifier,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Print what the application wrote to stdout and stderr."""
+    """Print what the application wrote to stdout and stderr.
+
+    Example: microvmd logs 12ab --follow
+    """
     with reported():
         service = Service(settings.load())
         facts = service.facts(service.find_microvm(microvm))
         try:
             for line in service.logs(facts["log_group"], facts["log_stream"], follow=follow):
-                print_line(line.message)
+                if as_json:
+                    print_json_line(asdict(line))
+                else:
+                    print_line(line.message)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 
@@ -176,7 +219,10 @@ def curl(
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the application (8080).")] = None,
 ) -> None:
-    """Call an endpoint with curl; the token is made for you."""
+    """Call an endpoint with curl; the token is made for you.
+
+    Example: microvmd curl 12ab /health --port 3000
+    """
     with reported():
         service = Service(settings.load())
         name = service.find_microvm(microvm)

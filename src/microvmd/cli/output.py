@@ -66,6 +66,11 @@ def print_line(text: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Cells are plain text; the one in a column named STATE is coloured."""
+    console.print(table_of(columns, rows))
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """The same, to be shown again and again."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         # The first column is what the next command is given: it stays in one piece.
@@ -76,7 +81,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             for column, cell in zip(columns, row, strict=True)
         ]
         table.add_row(*cells)
-    console.print(table)
+    return table
 
 
 def without_metadata(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,10 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with all digits.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """What MicroVMs used, the dearest first, and what it costs at the prices that are set."""
+    """What MicroVMs used, the dearest first, and what it costs at the prices that are set.
+
+    Example: microvmd usage --by tag:team --csv
+    """
     with reported():
         service = Service(settings.load())
         query = {"since": repr(time.time() - days * DAY_S), "by": by}

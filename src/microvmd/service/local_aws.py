@@ -83,7 +83,7 @@ async def _supervise(server: _Server, *, keep: bool, ready: asyncio.Future[Local
 
 async def _adopt_or_start(stack: contextlib.AsyncExitStack, server: _Server) -> Process:
     try:
-        process = Process.adopt(_recorded(server.run))
+        process = Process.adopt(recorded(server.run))
     except ProcessGone:
         return await _start(stack, server)
     return await stack.enter_async_context(owned(process))
@@ -127,7 +127,8 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _recorded(run: Path) -> ProcessIdentity:
+def recorded(run: Path) -> ProcessIdentity:
+    """The server that a service with this directory has started last. Raises ProcessGone."""
     try:
         found = json.loads((run / RECORD).read_text())
         if found["accounts"] != BY_REQUEST:

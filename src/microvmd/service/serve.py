@@ -187,7 +187,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
     observing = Observing(settings, store, lambda: _traffic(edge))
     meter = MeterClient(settings.run / keeper.SOCKET, lambda: link.state == "ok")
     edge = Edge(
-        _edge_settings(settings),
+        edge_settings(settings),
         resolve=endpoints.locate,
         shells=endpoints.shells,
         keys=issuer.keys,
@@ -315,12 +315,13 @@ async def _application(
             authenticate,
             routes,
             audit,
-            shells=_edge_settings(settings).files.shell_socket,
+            shells=edge_settings(settings).files.shell_socket,
         ),
     )
 
 
-def _edge_settings(settings: Settings) -> EdgeSettings:
+def edge_settings(settings: Settings) -> EdgeSettings:
+    """What the edge is told of the settings."""
     port = settings.edge.port
     loopback = IPv4Address(settings.edge.host).is_loopback
     return EdgeSettings(

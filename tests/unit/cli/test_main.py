@@ -1,17 +1,34 @@
 """The command as a whole: every verb of the README exists and explains itself."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from microvmd import __version__
 from microvmd.cli.main import app, reference_page
 from microvmd.settings.names import setting_names
 
+WITHOUT_JSON = {
+    "serve": "runs the service",
+    "node": "runs the node",
+    "shell": "is a terminal",
+    "demo": "shows steps to people",
+    "curl": "prints what curl prints",
+    "users delete": "prints nothing",
+    "policies attach": "prints nothing",
+    "policies detach": "prints nothing",
+    "keys revoke": "prints nothing",
+}
 VERBS = [
     ["serve"],
     ["doctor"],
@@ -77,3 +94,42 @@ def test_a_command_that_only_asks_loads_no_server() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "[]"
+
+
+def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    inner = getattr(command, "commands", {})
+    if not inner or getattr(command, "invoke_without_command", False):
+        yield " ".join(path), command
+    for name, one in inner.items():
+        yield from _commands(one, (*path, name))
+
+
+COMMANDS = {path: one for path, one in _commands(get_command(app)) if path}
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_what_prints_data_prints_json(path: str) -> None:
+    options = {option for one in COMMANDS[path].params for option in one.opts}
+    assert ("--json" in options) != (path in WITHOUT_JSON)
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_has_an_example_that_is_right(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example is read as the command would read it; nothing is run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "python.tar").touch()
+    command = COMMANDS[path]
+    if getattr(command, "commands", None):
+        return  # its subcommands have theirs
+    found = re.search(rf"Example: microvmd {path}(.*)", command.help or "")
+    assert found is not None
+    with command.make_context(path, shlex.split(found[1])) as context:
+        assert context.command is command
+    assert not [one.name for one in command.params if not getattr(one, "help", "x")]
+
+
+def test_completion_can_be_installed() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert "--install-completion" in shown
