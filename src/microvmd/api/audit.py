@@ -135,6 +135,8 @@ def record(call: Call, now: datetime) -> dict[str, Any]:
 
 def shown(shape: Shape, value: Any) -> Any:  # noqa: ANN401 - by shape
     """A value as JSON, in CloudTrail's spelling, without what is secret."""
+    if value is None:  # an item of a list that is yet to be refused
+        return None
     if shape.metadata.get("sensitive"):
         return masked(value)
     match shape:

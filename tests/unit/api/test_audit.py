@@ -207,6 +207,14 @@ def _sensitive(shape: Shape | None) -> bool:
 SECRETIVE = [o for o in OPERATIONS if _sensitive(o.input) or _sensitive(o.output)]
 
 
+def test_items_that_are_null_are_told_as_they_came() -> None:
+    """Shown before it is looked at whether a request is whole."""
+    call, create = _call(), next(o for o in OPERATIONS if o.name == "CreateMicrovmImage")
+    call.asks(create)
+    call.with_input(create, {"resources": [None], "tags": {"a": None}})
+    assert call.parameters == {"resources": [None], "tags": {"a": None}}
+
+
 def test_there_are_operations_with_secrets() -> None:
     names = {operation.name for operation in SECRETIVE}
     assert names >= {"RunMicrovm", "CreateMicrovmImage", "CreateMicrovmAuthToken"}
