@@ -177,7 +177,9 @@ def _status(error: ApiError, shape: StructureShape | None) -> int:
 def _body(error: ApiError, shape: StructureShape | None, *, explicit_nulls: bool) -> dict[str, Any]:
     members = _details(error)
     if shape is None:
-        return {"message": error.message}
+        # Not in lambda-core's model, whose recorded errors have capitals where Lambda's have.
+        capital = isinstance(error, AccessDenied) and not explicit_nulls
+        return {"Message" if capital else "message": error.message}
     body: dict[str, Any] = {}
     for name, member in shape.members.items():
         if "location" in member.serialization:

@@ -131,7 +131,9 @@ class HookAnswer:
 
 def run_body(microvm_id: str, payload: str | None) -> str:
     """The only hook body there is (recorded answers, section 4)."""
-    return json.dumps({"microvmId": microvm_id, "runHookPayload": payload or ""})
+    return json.dumps(
+        {"microvmId": microvm_id, "runHookPayload": payload or ""}, separators=(",", ":")
+    )
 
 
 def failure_reason(name: HookName, answer: HookAnswer) -> str:

@@ -72,6 +72,12 @@ def test_with_every_operation(operations: dict[str, Operation], error: ApiError)
             assert wire.status == shape.metadata["error"]["httpStatusCode"]
 
 
+def test_a_denial_of_lambda_core_has_a_capital(operations: dict[str, Operation]) -> None:
+    for name, member in (("GetNetworkConnector", "Message"), ("GetMicrovm", "message")):
+        wire = wire_error(AccessDenied("x"), operations[name])
+        assert (wire.status, wire.body) == (403, {member: "x"})
+
+
 def test_details_of_the_missing_thing(operations: dict[str, Operation]) -> None:
     error = NotFound("x", resource_type="microvm", resource_id="microvm-1")
     assert wire_error(error, operations["GetMicrovm"]).body == {
