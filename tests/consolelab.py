@@ -49,6 +49,8 @@ class ConsoleLab:
     app: Starlette
     plane: Plane
     who: Identities
+    logged: list[LogLine] = field(default_factory=list)
+    """What every log holds."""
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     def browser(self, source: str = "192.0.2.1") -> "Browser":
@@ -144,12 +146,20 @@ async def console_lab(
             managed=found.managed,
             endpoint_name=lambda endpoint_id: f"{endpoint_id}.test",
         )
+        logged: list[LogLine] = []
+
+        async def played(
+            group: str, stream: str | None, *, follow: bool
+        ) -> AsyncGenerator[LogLine, None]:
+            for line in logged:
+                yield line
+
         authenticate = Authenticator(who.ring, REGION)
         facts = ServiceFacts(
             account=ACCOUNT,
             store=found.store,
             microvms=found.microvms,
-            log_lines=lines or _no_lines,
+            log_lines=lines or played,
             vmm_of=_no_vmm,
             ask_edge=_nothing,
         )
@@ -168,19 +178,12 @@ async def console_lab(
             authorize=who.authorizer,
             pages=console_pages(settings, who.ring, authenticate, routes, more=more, shells=shells),
         )
-        lab = ConsoleLab(app, found, who)
+        lab = ConsoleLab(app, found, who, logged)
         try:
             yield lab
         finally:
             for client in lab.clients:
                 await client.aclose()
-
-
-async def _no_lines(
-    group: str, stream: str | None, *, follow: bool
-) -> AsyncGenerator[LogLine, None]:
-    return
-    yield
 
 
 async def _no_traffic() -> Mapping[str, Activity]:

@@ -1,14 +1,12 @@
 """Commands on images: build a directory, list, delete."""
 
-import hashlib
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from botocore.exceptions import ClientError
 
 from microvmd.cli import completion
 from microvmd.cli.client import Service
@@ -25,6 +23,7 @@ from microvmd.cli.output import (
     print_table,
     size,
 )
+from microvmd.service.artifacts import upload
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
 
@@ -112,52 +111,13 @@ def build_image(
     """The whole way from a directory to an ACTIVE version. Raises Failure with the reason."""
     with tempfile.TemporaryFile() as archive:
         count = write_zip(directory, archive)
-        uri, sent = upload(service, options.name, archive)
+        uri, sent = upload(service.s3, service.account, service.region, options.name, archive)
         if show_log:
             console.print(
                 f"{count} files, {size(archive.tell())}: {uri}{'' if sent else ' (there)'}"
             )
     answer = create_or_update(service, uri, options)
     return follow_build(service, answer, show_log=show_log)
-
-
-def upload(service: Service, name: str, archive: IO[bytes]) -> tuple[str, bool]:
-    """Put the zip where its content says; True when it was not there yet."""
-    archive.seek(0)
-    digest = sha256_of(archive)
-    bucket = f"microvmd-artifacts-{service.account}-{service.region}"
-    key = f"{name}/{digest[:16]}.zip"
-    try:
-        service.s3.head_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in ("404", "NoSuchBucket", "NoSuchKey", "NotFound"):
-            raise
-    else:
-        return f"s3://{bucket}/{key}", False
-    _make_bucket(service, bucket)
-    archive.seek(0)
-    service.s3.put_object(Bucket=bucket, Key=key, Body=archive)
-    return f"s3://{bucket}/{key}", True
-
-
-def sha256_of(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _make_bucket(service: Service, bucket: str) -> None:
-    try:
-        # us-east-1 is the one region that must not be named.
-        if service.region == "us-east-1":
-            service.s3.create_bucket(Bucket=bucket)
-        else:
-            place: Any = {"LocationConstraint": service.region}
-            service.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=place)
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
-            raise
 
 
 def create_or_update(service: Service, uri: str, options: BuildOptions) -> dict[str, Any]:

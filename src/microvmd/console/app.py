@@ -38,11 +38,7 @@ _log = structlog.get_logger("microvmd.console")
 
 def navigation_of(pages: Sequence[Page]) -> tuple[tuple[Section, str], ...]:
     """The sections that pages claim, in their order, with the path of each."""
-    claimed = {
-        page.section: f"{MOUNT}{page.routes[0].path}"
-        for page in pages
-        if page.section is not None and "{" not in page.routes[0].path
-    }
+    claimed = {p.section: f"{MOUNT}{p.routes[0].path}" for p in pages if p.section and p.listed}
     return tuple((section, claimed[section]) for section in Section if section in claimed)
 
 

@@ -47,7 +47,9 @@ def environment(assets: Assets) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"ago": ago, "moment": moment, "size": size, "tone": tone, "json": as_json}
+    for each in (ago, moment, clock, size, tone):
+        made.filters[each.__name__] = each
+    made.filters["json"] = as_json
     made.globals |= {"asset": assets.url, "htmx_config": as_json(_HTMX)}
     for name in made.list_templates():
         made.get_template(name)
@@ -66,6 +68,11 @@ def ago(then: float | str, now: float | None = None) -> str:
 def moment(then: float | str) -> str:
     """The full time, UTC."""
     return datetime.fromtimestamp(_seconds(then), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def clock(then: float | str) -> str:
+    """The time of the day, UTC, for lines of a log."""
+    return datetime.fromtimestamp(_seconds(then), UTC).strftime("%H:%M:%S")
 
 
 def size(count: float | None) -> str:

@@ -56,10 +56,11 @@ class SocketRoute:
 class Page:
     """What a module of ``console/pages`` gives as ``PAGE``.
 
-    ``section`` is where the navigation shows it, with a link to the first route of the page of that
-    section that is about nothing in particular; None is nowhere.
+    ``section`` is where the navigation shows it, with a link to its first route; None is nowhere.
+    Not ``listed`` is a page below another one of its section.
     """
 
     routes: tuple[PageRoute, ...]
     section: Section | None = None
     sockets: tuple[SocketRoute, ...] = ()
+    listed: bool = True

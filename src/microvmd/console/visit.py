@@ -3,10 +3,11 @@
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 from urllib.parse import parse_qsl
 
 from jinja2 import Environment
@@ -35,6 +36,37 @@ Invoke = Callable[[RequestContext, str, Mapping[str, Any], str], Awaitable[dict[
 """An operation of the API by name, for a user agent (``api/invoke.py``). Raises ApiError."""
 
 
+class Artifacts(Protocol):
+    """Where code artifacts go: S3, with the rights of who uploads. Errors are the API's."""
+
+    @property
+    def offered(self) -> bool:
+        """Whether pages can upload here at all."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """Bytes of one archive."""
+        ...
+
+    @property
+    def examples(self) -> Mapping[str, str]:
+        """What each shipped example is, by name."""
+        ...
+
+    def file(self) -> AbstractAsyncContextManager[IO[bytes]]:
+        """A place for one archive until it is put."""
+        ...
+
+    async def put(self, identity: Identity, name: str, archive: IO[bytes]) -> str:
+        """The ``s3://`` URI."""
+        ...
+
+    async def put_example(self, identity: Identity, example: str) -> str:
+        """The same for a shipped example."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Console:
     """Everything the pages stand on; made once."""
@@ -46,6 +78,9 @@ class Console:
     links: Links
     attempts: Attempts
     templates: Environment
+    artifacts: Artifacts
+    memory_sizes: tuple[int, ...]
+    """MiB of baseline memory that images may ask for."""
     region: str
     operator: str
     """The account whose root may end every session."""

@@ -20,6 +20,7 @@ from microvmd.console.page import Page
 from microvmd.console.pages import all_pages
 from microvmd.console.sessions import Sessions
 from microvmd.console.visit import Console
+from microvmd.service.artifacts import Artifacts
 from microvmd.service.routes.audited import audited
 from microvmd.service.routes.console import login_routes
 from microvmd.settings.settings import Settings
@@ -57,6 +58,8 @@ def console_pages(
             links=Links(time.time),
             attempts=Attempts(time.time),
             templates=environment(assets),
+            artifacts=Artifacts(settings),
+            memory_sizes=settings.image.sizes.offered,
             region=settings.region,
             operator=settings.account,
             shells=shells,

@@ -13,3 +13,6 @@ class ConsoleSettings(Section):
         default=120, gt=0, description="how long a login lasts while nobody uses it"
     )
     session_hours: float = Field(default=12, gt=0, description="how long a login lasts at most")
+    upload_mib: int = Field(
+        default=256, ge=1, le=1024, description="largest code artifact that a page uploads"
+    )

@@ -1,6 +1,5 @@
 """Requests that ``images build`` makes, and where its zip goes (moto answers as S3)."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 from moto import mock_aws
 
 from microvmd.cli.client import Service
-from microvmd.cli.images import environment, hooks_request, upload
+from microvmd.cli.images import environment, hooks_request
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
 
@@ -59,16 +58,6 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
         monkeypatch.delenv(name, raising=False)
     with mock_aws(config={"core": {"mock_credentials": False}}):
         yield Service(settings.Settings())
-
-
-def test_upload_is_by_content(service: Service) -> None:
-    uri, sent = upload(service, "hello", io.BytesIO(b"one"))
-    assert sent
-    assert uri.startswith(f"s3://microvmd-artifacts-{service.account}-eu-west-1/hello/")
-    assert upload(service, "hello", io.BytesIO(b"one")) == (uri, False)
-    other, sent = upload(service, "hello", io.BytesIO(b"two"))
-    assert sent
-    assert other != uri
 
 
 def test_names_and_arns(service: Service) -> None:

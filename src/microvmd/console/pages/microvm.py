@@ -193,5 +193,6 @@ PAGE = Page(
         PageRoute("/microvm/{microvm}/do/{action}", act, method="POST"),
     ),
     section=Section.MICROVMS,
+    listed=False,
     sockets=(SocketRoute("/microvm/{microvm}/terminal", serve_terminal),),
 )

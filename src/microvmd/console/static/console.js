@@ -61,3 +61,12 @@ document.addEventListener("htmx:sendError", () => { lost.hidden = false; });
 document.addEventListener("htmx:afterOnLoad", () => { lost.hidden = true; });
 document.addEventListener("htmx:afterSwap", (event) => refreshAges(event.detail.target));
 setInterval(refreshAges, 5000);
+
+// A log that is read at its end stays there while lines come.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const log = event.detail.target.closest?.("[data-follows]");
+  if (log) log.dataset.follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40 ? "end" : "";
+});
+document.addEventListener("htmx:afterSettle", () => {
+  for (const log of document.querySelectorAll('[data-follows="end"]')) log.scrollTop = log.scrollHeight;
+});
