@@ -44,6 +44,8 @@ BUCKET = "artifacts"
 POOL = 2
 MAPPED_SUBNET = "subnet-mapped"
 """Of network connectors: leads to the private address of `netlab.internet`."""
+NAMED_SUBNET = {"subnet-pypi": {"names": ["pypi.org", "*.pythonhosted.org"]}}
+"""As the documentation has the operator map it."""
 START_LIMIT = 90.0
 STATE_LIMIT = 60.0
 BUILD_LIMIT = 280.0
@@ -208,7 +210,7 @@ class Service(Holdings):
             "NETWORK_PREFIX": self.place.prefix,
             "NETWORK_SUBNET": self.place.subnet,
             "NETWORK_POOL": POOL,
-            "NETWORK_SUBNETS": json.dumps({MAPPED_SUBNET: ["10.99.0.0/16"]}),
+            "NETWORK_SUBNETS": json.dumps({MAPPED_SUBNET: ["10.99.0.0/16"], **NAMED_SUBNET}),
             "VMM_UID_FIRST": self.place.first_uid,
             "VMM_UID_COUNT": UIDS,
             "BUILD_ISOLATION": "namespace",

@@ -12,7 +12,7 @@ import pytest
 from tests.pages import run_page
 from tests.servicelab import CHECKOUT, Service
 
-pytestmark = [pytest.mark.vm, pytest.mark.journey]
+pytestmark = [pytest.mark.vm, pytest.mark.journey, pytest.mark.timeout(900)]
 
 
 def test_the_walk_of_the_readme(service: Service, tmp_path: Path) -> None:

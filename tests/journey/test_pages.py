@@ -8,11 +8,20 @@ import pytest
 from tests import pages
 from tests.servicelab import Service
 
-pytestmark = [pytest.mark.vm, pytest.mark.journey]
+# A page may build an image, and calls a command for each of its lines.
+pytestmark = [pytest.mark.vm, pytest.mark.journey, pytest.mark.timeout(900)]
 
 README = "README.md"
 GAME = "examples/game-server/README.md"
 PROMISED: dict[str, list[str]] = {
+    "docs/tutorial/sandbox.md": [
+        r"NameError: name 'secret' is not defined",
+        r"^Token authentication failed",
+        r'"result": "42"',
+        r"(?s)gaierror.*gaierror",  # of Alice, who may ask for nothing, and of Bob for another name
+        r"pypi\.org",
+        r"SUSPENDED",
+    ],
     "examples/hello/README.md": [r'"count": ?1\b', r'"count": ?2\b'],
     "examples/interpreter/README.md": [r'"result": "42"', r'"owner": "alice"'],
     "examples/static/README.md": [r"^request \d+ of process"],

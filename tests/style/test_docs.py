@@ -12,12 +12,14 @@ from typer.main import get_command
 
 from microvmd.cli.limits import limits_page
 from microvmd.cli.main import app, reference_page
+from tests import pages
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted(
     [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"), *CHECKOUT.glob("examples/**/*.md")]
 )
 README_LINES = 75
+MOST_NOT_RUN = 13
 KNOWN_HOSTS = {"127.0.0.1", "169.254.169.254", "keepachangelog.com"}
 
 
@@ -66,6 +68,26 @@ def test_names_no_host_and_no_machine(page: Path) -> None:
     text = page.read_text()
     assert set(re.findall(r"https?://([a-z0-9.-]+)", text)) <= KNOWN_HOSTS
     assert str(CHECKOUT) not in text
+
+
+@pytest.mark.parametrize("page", pages.pages(), ids=_name)
+def test_commands_are_in_blocks_that_are_run(page: Path) -> None:
+    """`tests/journey/test_pages.py` runs fenced blocks of a shell's language, and no others."""
+    other = re.sub(r"^```(?:sh|bash|console)\n.*?^```", "", page.read_text(), flags=re.M | re.S)
+    loose = re.findall(r"^(?: {4})?((?:microvmd|aws|curl|\./run) [a-z-].*)$", other, re.MULTILINE)
+    assert loose == []
+
+
+def test_few_commands_cannot_be_run() -> None:
+    """Each says why, in the text; they are listed here so that a new one is seen."""
+    marked = [
+        (_name(page), block.reason)
+        for page in pages.pages()
+        for block in pages.blocks(page)
+        if block.reason is not None
+    ]
+    assert all(reason for _, reason in marked)
+    assert len(marked) <= MOST_NOT_RUN, marked
 
 
 def test_aws_commands_of_the_readme_exist() -> None:

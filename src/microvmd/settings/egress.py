@@ -15,7 +15,16 @@ import re
 from ipaddress import IPv4Network
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from microvmd.model.egress import EgressMap, GroupRule, MappedSubnet, PortRange, Protocol
 from microvmd.model.names import parse_pattern
@@ -73,6 +82,14 @@ class Subnet(BaseModel):
         if not self.names and "networks" not in self.model_fields_set:
             raise ValueError("networks or names are needed")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The node reads what the service wrote: no networks given is not none at all."""
+        found: dict[str, Any] = plain(self)
+        if "networks" not in self.model_fields_set:
+            del found["networks"]
+        return found
 
 
 class Rule(BaseModel):

@@ -22,6 +22,19 @@ sg-none = []
 """
 
 
+def test_written_and_read_again_it_means_the_same() -> None:
+    given: list[dict[str, object]] = [
+        {"names": ["pypi.example"]},
+        {"names": ["pypi.example"], "networks": ["10.20.0.0/16"]},
+        {"networks": []},
+    ]
+    subnets = {f"subnet-{number}": item for number, item in enumerate(given)}
+    settings = NetworkSettings.model_validate({"subnets": subnets})
+    again = NetworkSettings.model_validate_json(settings.model_dump_json())
+    assert again.egress_map == settings.egress_map
+    assert again.egress_map.subnets["subnet-0"].networks == (IPv4Network("0.0.0.0/0"),)
+
+
 def test_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.toml").write_text(FILE.replace("sg-none", "sg-2"))
     monkeypatch.setenv("MICROVMD_CONFIG", str(tmp_path / "config.toml"))
