@@ -55,7 +55,7 @@ from microvmd.vmm.machine import Accelerator, AcceleratorKind
 from microvmd.vmm.qemu import installed_version
 
 CHECKOUT = Path(__file__).parents[1]
-ASSETS = CHECKOUT / "build" / "assets"
+ASSETS = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets"))
 PROGRAM = CHECKOUT / "tests" / "vm" / "lifecycle.c"
 ACCOUNT = "000000000000"
 ROLE = "arn:aws:iam::123456789012:role/lab"

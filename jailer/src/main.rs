@@ -11,6 +11,7 @@ mod plan;
 mod privileges;
 mod root;
 mod seccomp;
+mod slice;
 mod sys;
 
 use plan::Plan;
@@ -69,6 +70,7 @@ fn become_vmm(plan: &Plan, go: i32) -> Outcome {
     }
     check(unsafe { libc::setsid() }.into(), "setsid")?;
     prctl(libc::PR_SET_NAME, b"microvmd-jail\0".as_ptr() as libc::c_ulong, "name")?;
+    slice::shorten();
     root::enter(plan)?;
     privileges::close_others(&plan.keep_fds)?;
     privileges::drop_all(plan)?;

@@ -5,6 +5,7 @@ two disks and a guest agent, first run and then resumed.
 """
 
 import asyncio
+import ctypes
 import os
 import stat
 import tempfile
@@ -28,6 +29,9 @@ from tests.nodelab import NodeLab, RunningNode, spec_of
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
 
+SLICE_NS = 200_000
+SCHED_GETATTR = 315
+"""Of x86-64."""
 MEMORY_MIB = 2048
 """Four times what the image asks for: the peak of its size."""
 
@@ -72,6 +76,7 @@ def _check(node: RunningNode, microvm_id: str) -> int:
     assert limits["Max open files"] == str(OPEN_FILES)
     assert limits["Max core file size"] == limits["Max locked memory"] == "0"
     _check_groups(facts, microvm_id)
+    _check_slices(facts)
     _check_root(facts)
     _check_descriptors(facts)
     return pid
@@ -92,6 +97,21 @@ def _check_groups(facts: ProcessFacts, microvm_id: str) -> None:
     }
     assert values.pop("pids.max") == wanted.pids
     assert list(values.values()) == [wanted.memory_bytes]
+
+
+def _check_slices(facts: ProcessFacts) -> None:
+    """Each thread of it gives way to one that wakes; kernels before 6.12 have no such slices."""
+    if _slice(os.getpid()):
+        threads = [int(thread.name) for thread in (facts.place / "task").iterdir()]
+        assert {_slice(thread) for thread in threads} == {SLICE_NS}
+
+
+def _slice(thread: int) -> int:
+    """Nanoseconds, by sched_getattr(2): the 64 bits after size, policy, flags, nice, priority."""
+    attributes = (ctypes.c_uint64 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.syscall(SCHED_GETATTR, thread, attributes, ctypes.sizeof(attributes), 0) == 0
+    return int(attributes[3])
 
 
 def _check_root(facts: ProcessFacts) -> None:

@@ -19,6 +19,7 @@ import pytest
 from microvmd.messages.node_requests import OpenControl, Refused
 from microvmd.messages.node_wire import FROM_NODE, HEADER_SIZE, TO_NODE, Header
 from microvmd.service.keeper import SOCKET
+from microvmd.service.serve import NICER
 from microvmd.service.user import ServiceUser
 from tests.faults.conftest import DOCKERFILE
 from tests.faults.conftest import server as server
@@ -147,6 +148,17 @@ def test_the_service_has_no_rights(attacked: Service, user: ServiceUser) -> None
         for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"):
             assert int(status[name][0], 16) == 0, name
     assert all(_status(pid)["Uid"] == ["0"] * 4 for pid in attacked.node())
+
+
+def test_the_edge_goes_before_guests(attacked: Service, running: Microvm) -> None:
+    def nice(pid: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, pid)
+
+    assert attacked.process is not None
+    assert running.vmm is not None
+    first = {nice(pid) for pid in (attacked.process.pid, *attacked.haproxy())}
+    assert first == {nice(os.getpid()) - NICER}
+    assert {nice(attacked.node_pid), nice(running.vmm)} == {nice(os.getpid())}
 
 
 def test_what_is_the_nodes_is_out_of_reach(

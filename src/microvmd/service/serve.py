@@ -94,6 +94,7 @@ START_FAILURES = (
 )
 SETTINGS_FILE = "node.json"
 ROTATE_INTERVAL_S = 60.0
+NICER = 5
 GRACE_S = 2
 """Seconds for requests in flight at the end; one that follows a log would never end by itself."""
 
@@ -164,9 +165,19 @@ async def _part_with_root(stack: AsyncExitStack, settings: Settings, user: Servi
     """Leave root to a node, and give it up. Nothing else runs in this process yet."""
     listener = keeper.bind(settings.run / keeper.SOCKET, user.gid)
     await stack.enter_async_context(keeper.kept(listener, _node_settings(settings)))
+    _go_first()
     open_way(CODE, user)
     give_up_root(user, low_port=needs_low_port(settings))
     log.info("serve.user", name=user.name, uid=os.getuid())
+
+
+def _go_first() -> None:
+    """The edge and the control plane, and what they start, go before guests where processors are
+    short; the node, which is started already, and its VMMs do not."""
+    try:
+        os.nice(-NICER)
+    except OSError as error:
+        log.warning("serve.not_nicer", error=str(error))
 
 
 def _node_settings(settings: Settings) -> Path:
