@@ -1,7 +1,7 @@
 """The console over a real control plane, store and key ring; node and edge are in memory."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,7 @@ class ConsoleLab:
     app: Starlette
     plane: Plane
     who: Identities
+    live: Live
     logged: list[LogLine] = field(default_factory=list)
     """What every log holds."""
     clients: list[httpx.AsyncClient] = field(default_factory=list)
@@ -124,9 +125,12 @@ async def console_lab(
     more: Sequence[Page] = (),
     lines: LogLines | None = None,
     shells: Path | None = None,
+    traffic: Callable[[], Awaitable[Mapping[str, Activity]]] | None = None,
+    vmm_of: Callable[[str], Awaitable[Vmm | None]] | None = None,
 ) -> AsyncIterator[ConsoleLab]:
     """Everything in ``directory``; ``assets`` holds a folder of vendored files, if any; ``more``
-    are pages of the test, ``lines`` are those of every log, ``shells`` is the bridge's socket."""
+    are pages of the test, ``lines`` are those of every log, ``shells`` is the bridge's socket,
+    ``traffic`` and ``vmm_of`` are what `Live` looks at."""
     settings = Settings(
         root=directory,
         assets=assets or directory / "assets",
@@ -163,7 +167,7 @@ async def console_lab(
             vmm_of=_no_vmm,
             ask_edge=_nothing,
         )
-        live = Live(found.microvms.live, _no_traffic, _no_vmm, found.clock)
+        live = Live(found.microvms.live, traffic or _no_traffic, vmm_of or _no_vmm, found.clock)
         events, metering = Events(found.store), Metering(found.store, Prices())
         routes = [
             *extension_routes(facts, authenticate, who.authorizer),
@@ -178,7 +182,7 @@ async def console_lab(
             authorize=who.authorizer,
             pages=console_pages(settings, who.ring, authenticate, routes, more=more, shells=shells),
         )
-        lab = ConsoleLab(app, found, who, logged)
+        lab = ConsoleLab(app, found, who, live, logged)
         try:
             yield lab
         finally:

@@ -1,11 +1,13 @@
-"""One browser for all tests of this folder."""
+"""One browser, one service and one login for all tests of this folder."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.browserlab import Chromium, Tab, open_tab, running_chromium
 from tests.leaks import Resident
+from tests.servicelab import Image, Service, interpreter, running_service
 
 
 @pytest.fixture(scope="package")
@@ -20,4 +22,48 @@ def chromium(residents: list[Resident]) -> Iterator[Chromium]:
 def tab(chromium: Chromium) -> Iterator[Tab]:
     """A page that fails its test when it complains."""
     with open_tab(chromium.browser) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="package")
+def looked_at(residents: list[Resident]) -> Iterator[Service]:
+    """The service that every page here is one of."""
+    with running_service() as service:
+        residents.append(service)
+        yield service
+        residents.remove(service)
+
+
+@pytest.fixture
+def service(looked_at: Service) -> Iterator[Service]:
+    """It, and after the test nothing but its images is left in it."""
+    yield looked_at
+    looked_at.terminate_all()
+    looked_at.check_strays()
+
+
+@pytest.fixture
+def notebook(service: Service) -> Image:
+    """examples/interpreter: a MicroVM of it runs the Python code that a test sends."""
+    return interpreter(service)
+
+
+@pytest.fixture(scope="package")
+def login(chromium: Chromium, looked_at: Service) -> Any:
+    """What a browser keeps of a login with the operator's key."""
+    keys = looked_at.session.get_credentials()
+    assert keys is not None
+    with open_tab(chromium.browser, base_url=looked_at.url) as tab:
+        tab.page.goto("/console")
+        tab.page.locator("[name=access_key]").fill(keys.access_key)
+        tab.page.locator("[name=secret_key]").fill(keys.secret_key)
+        tab.page.get_by_role("button", name="Log in").click()
+        tab.page.wait_for_url("**/console/microvms")
+        return tab.page.context.storage_state()
+
+
+@pytest.fixture
+def console(chromium: Chromium, service: Service, login: Any) -> Iterator[Tab]:
+    """A page of somebody who is logged in as the operator; it fails its test when it complains."""
+    with open_tab(chromium.browser, base_url=service.url, storage_state=login) as tab:
         yield tab

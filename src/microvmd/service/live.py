@@ -159,15 +159,15 @@ class Live:
             self._seen.setdefault(microvm.microvm_id, _Seen(microvm.generation))
         await self._find_vmms(live)
         try:
-            traffic: Mapping[str, Traffic] = await self._traffic()
+            traffic: Mapping[str, Traffic] | None = await self._traffic()
         except OSError:
-            traffic = {}
+            traffic = None
         vmms = {name: seen.vmm for name, seen in self._seen.items() if seen.vmm is not None}
         uses = await asyncio.to_thread(lambda: {n: use_of(vmm) for n, vmm in vmms.items()})
         now = self._clock()
         for name, microvm in live.items():
-            # Without a byte an endpoint has no counters yet.
-            counted = traffic.get(microvm.endpoint_id, _NOTHING if traffic else None)
+            # Before its first request an endpoint has no counters.
+            counted = None if traffic is None else traffic.get(microvm.endpoint_id, _NOTHING)
             self._seen[name].add(now, uses.get(name), counted)
 
     def rows(self, account: str, after: str | None) -> Changes:

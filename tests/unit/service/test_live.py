@@ -81,6 +81,14 @@ async def test_rates_are_differences() -> None:
     assert first[0] == 1002.0
 
 
+async def test_an_endpoint_without_a_request_has_none() -> None:
+    world = World(running(1))
+    await world.look()
+    await world.look()
+    (row,) = world.live.rows(ACCOUNT, None).rows
+    assert (row.rate, row.requests) == (0.0, 0)
+
+
 async def test_a_ring_is_bounded_and_goes_with_its_microvm() -> None:
     one = running(1)
     world = World(one)

@@ -20,6 +20,10 @@ function span(seconds) {
   return `${Math.max(0, Math.round(seconds))} s`;
 }
 
+function clock(seconds) {
+  return new Date(seconds * 1000).toTimeString().slice(0, 8);
+}
+
 // A custom property may be light-dark(): only a used colour is one that a canvas knows.
 function colour(name) {
   const probe = document.createElement("i");
@@ -32,10 +36,11 @@ function colour(name) {
 
 // -- charts
 
+const POWERS = Array.from({ length: 40 }, (_, at) => 2 ** at);
 const CHARTS = {
   cpu: { column: 1, show: (value) => `${Math.round(value * 100)} %`, least: 0.1 },
-  memory: { column: 2, show: bytes, least: 2 ** 20 },
-  bytes: { column: 3, show: (value) => `${bytes(value)}/s`, least: 1024 },
+  memory: { column: 2, show: bytes, least: 2 ** 20, incrs: POWERS },
+  bytes: { column: 3, show: (value) => `${bytes(value)}/s`, least: 1024, incrs: POWERS },
   requests: { column: 4, show: (value) => `${value.toFixed(1)}/s`, least: 1 },
 };
 const columns = [[], [], [], [], []];
@@ -58,8 +63,8 @@ function draw(name) {
     cursor: { sync: { key: "charts" }, drag: { x: false, y: false }, y: false },
     scales: { y: { range: (_, low, high) => [0, Math.max(chart.least, (high ?? 0) * 1.1)] } },
     axes: [
-      { ...axis, size: 26, space: 70 },
-      { ...axis, size: 64, space: 34, values: (_, marks) => marks.map(chart.show) },
+      { ...axis, size: 26, space: 70, values: (_, marks) => marks.map(clock) },
+      { ...axis, size: 74, space: 34, values: (_, marks) => marks.map(chart.show), ...(chart.incrs && { incrs: chart.incrs }) },
     ],
     series: [{}, { stroke: colour("--accent"), width: 1.5, fill: colour("--hover"), points: { show: false } }],
     hooks: { setCursor: [(plot) => told(plot.cursor.idx ?? columns[0].length - 1)] },
@@ -113,9 +118,9 @@ function showStates() {
 // -- going on
 
 let version = "";
-let state = null;
+let { state } = about;
 let wanted = false;
-let over = about.live === "";
+let over = state === "TERMINATED";
 
 async function ask() {
   const query = new URLSearchParams({ after: `${columns[0].at(-1) ?? 0}`, version });
@@ -130,7 +135,7 @@ async function ask() {
     wanted = false;
   }
   const gone = found.lives === false;
-  if (gone || (found.row !== null && state !== null && found.row.state !== state)) {
+  if (gone || (found.row !== null && found.row.state !== state)) {
     wanted = true;
     htmx.trigger(document.body, "changed");
   }

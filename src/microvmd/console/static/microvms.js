@@ -56,7 +56,7 @@ function made(row) {
   const link = cells.microvm.querySelector("a");
   link.href = `/console/microvm/${encodeURIComponent(row.microvm)}`;
   link.firstElementChild.textContent = row.microvm;
-  const [image, number] = cells.image.children;
+  const [image, number] = cells.image.firstElementChild.children;
   image.textContent = row.image;
   number.textContent = row.version;
   const time = document.createElement("time");
