@@ -392,6 +392,26 @@ async def test_a_restart_of_the_node_ends_no_microvm(site: Site) -> None:
         await gone(node, again)
 
 
+async def test_a_start_that_a_restart_cut_off_begins_anew(site: Site) -> None:
+    """Also in memory nothing of the first one stays, and the image stays as long as it is used."""
+    spec = site.spec()
+    async with site.lab.node() as node:
+        assert await ask(await started(node, spec), "count") == "1"
+    async with site.lab.node() as node:
+        await node.agent.sweep(inventory(spec))
+        await node.agent.send(AdoptMicrovm(spec, Phase.PENDING))
+        assert await ask((await node.reports.next(Started)).edge_address, "count") == "1"
+        plain = site.lab.plain / "microvms"
+        assert [path.name for path in plain.iterdir()] == [spec.microvm_id]
+        await suspend(node, spec)
+        await node.reports.next(Suspended)
+        assert site.secrets_found() == set()
+        again = replace(spec, generation=2)
+        assert await ask(await resumed(node, again), "count") == "2"
+        await gone(node, again)
+    assert not site.lab.plain.exists()
+
+
 async def test_a_suspend_that_a_restart_cut_in_half_is_taken_back(site: Site) -> None:
     spec = site.spec()
     async with site.lab.node() as node:
