@@ -20,7 +20,7 @@ DEFAULT_ROOT = "/var/lib/microvmd"
 DEFAULT_URL = "http://127.0.0.1:8480"
 LIMIT = 840
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>not run|file): (?P<text>.*) -->\n)?"
+    r"(?:^<!-- (?P<mark>not run|file): (?P<text>[^\n]*) -->\n)?"
     r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
