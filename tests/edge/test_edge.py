@@ -78,6 +78,26 @@ def test_502_with_an_empty_body() -> None:
     asyncio.run(scenario())
 
 
+def test_a_502_looks_alike_whoever_gives_it() -> None:
+    """HAProxy for a port where nobody listens, the control plane for a MicroVM that is gone."""
+
+    async def scenario() -> None:
+        async with world() as w:
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            for endpoint in ("vm-a", "gone"):
+                lines = (
+                    "GET / HTTP/1.1",
+                    f"Host: {w.edge.endpoint(endpoint)}",
+                    f"X-aws-proxy-auth: {w.token(endpoint)}",
+                    "Connection: close",
+                )
+                answer = await w.raw(endpoint, "\r\n".join((*lines, "", "")).encode())
+                assert answer.startswith(b"HTTP/1.1 502 Bad Gateway\r\n"), answer
+                assert answer.endswith(b"\r\n\r\n")
+
+    asyncio.run(scenario())
+
+
 def test_control_plane_down() -> None:
     async def scenario() -> None:
         async with world() as w, guest("127.0.0.11"):

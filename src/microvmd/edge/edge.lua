@@ -71,11 +71,13 @@ core.register_action("choose_port", { "http-req" }, function(txn)
   end
 end)
 
--- HAProxy's own word for 502 in Lua is another one than in its configuration.
+-- HAProxy's own word for 502 in Lua is another one than that of our error files; txn:reply takes no
+-- reason in 2.6.
 local reasons = { [403] = "Forbidden", [502] = "Bad Gateway", [504] = "Gateway Time-out" }
 
 local function refuse(txn, status, body)
-  local reply = txn:reply({ status = status, reason = reasons[status] })
+  local reply = txn:reply()
+  reply:set_status(status, reasons[status])
   if body ~= "" then
     reply:add_header("content-type", "text/plain")
     reply:add_header("cache-control", "private, no-store")
