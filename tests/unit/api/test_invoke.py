@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from microvmd.api.audit import Call
 from microvmd.api.errors import UnknownOperation
 from microvmd.api.invoke import Invoke, unrestricted_only
 from microvmd.api.operations import Operation
@@ -23,6 +24,7 @@ class _Played:
 
     def __init__(self, operations: dict[str, Operation]) -> None:
         self.counted: list[tuple[str, int]] = []
+        self.calls: list[Call] = []
         self.asked: list[dict[str, Any]] = []
         self.fault: Exception | None = None
         names = ("ListMicrovms", "GetMicrovm")
@@ -31,6 +33,7 @@ class _Played:
             dict.fromkeys(names, self._handle),
             unrestricted_only,
             observe=lambda name, status, _: self.counted.append((name, status)),
+            audit=self.calls.append,
         )
 
     async def _handle(self, context: RequestContext, request: dict[str, Any]) -> Mapping[str, Any]:
@@ -57,6 +60,10 @@ async def test_a_call_is_a_clients_call(played: _Played) -> None:
     with pytest.raises(NotFound):
         await played.invoke.named(ROOT, "ListMicrovms", {})
     assert played.counted == [("ListMicrovms", status) for status in (200, 400, 403, 404)]
+    told = [(call.name, call.error, call.context) for call in played.calls]
+    codes = (None, "ValidationException", "AccessDeniedException", "ResourceNotFoundException")
+    who = (ROOT, ROOT, NOBODY, ROOT)
+    assert told == [("ListMicrovms", code, w) for code, w in zip(codes, who, strict=True)]
     with pytest.raises(UnknownOperation):
         await played.invoke.named(ROOT, "Nothing", {})
 

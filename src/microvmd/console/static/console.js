@@ -70,3 +70,9 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 document.addEventListener("htmx:afterSettle", () => {
   for (const log of document.querySelectorAll('[data-follows="end"]')) log.scrollTop = log.scrollHeight;
 });
+
+// A page that nobody sees asks for nothing.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const polls = event.detail.elt.getAttribute("hx-trigger")?.startsWith("every ");
+  if (polls && document.hidden) event.preventDefault();
+});
