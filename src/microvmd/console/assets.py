@@ -45,14 +45,21 @@ class Assets:
     def __init__(self, vendor: Path) -> None:
         self.directories = {"own": OWN, "vendor": vendor}
         self._digests = {
-            f"{kind}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            f"{kind}/{name}": digest
             for kind, directory in self.directories.items()
-            if directory.is_dir()
-            for path in directory.iterdir()
-            if path.is_file()
+            for name, digest in _digests(directory).items()
         }
 
     def url(self, name: str) -> str:
         """``own/console.css`` as a page links it."""
         digest = self._digests.get(name)
         return f"{PREFIX}/{name}" if digest is None else f"{PREFIX}/{name}?v={digest}"
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Of the files that are there and may be read, by name."""
+    try:
+        files = [path for path in directory.iterdir() if path.is_file()]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
+    except OSError:
+        return {}

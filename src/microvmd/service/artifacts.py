@@ -135,8 +135,11 @@ class Artifacts:
 
 def _examples(folder: Path) -> dict[str, Path]:
     """Those that are images by themselves, by name."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {path.name: path for path in found if (path / "Dockerfile").is_file()}
+    try:
+        found = sorted(folder.iterdir())
+        return {path.name: path for path in found if (path / "Dockerfile").is_file()}
+    except OSError:  # not there, or not for the service's user
+        return {}
 
 
 def _summary(folder: Path) -> str:

@@ -20,13 +20,18 @@ from microvmd.console.page import Page
 from microvmd.console.pages import all_pages
 from microvmd.console.sessions import Sessions
 from microvmd.console.visit import Console
-from microvmd.service.artifacts import Artifacts
+from microvmd.service.artifacts import EXAMPLES, Artifacts
 from microvmd.service.routes.audited import audited
 from microvmd.service.routes.console import login_routes
 from microvmd.settings.settings import Settings
 
 VENDORED = "console"
 """Directory of the assets with the files of others (scripts of pages)."""
+
+
+def read_by_pages(settings: Settings) -> list[Path]:
+    """Directories outside the code that pages read, of those that are there."""
+    return [path for path in (settings.assets / VENDORED, EXAMPLES) if path.is_dir()]
 
 
 def console_pages(

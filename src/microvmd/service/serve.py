@@ -50,7 +50,7 @@ from microvmd.node.roles import BotoSts
 from microvmd.service import keeper, profile
 from microvmd.service import logs as own_log
 from microvmd.service.aws import aws_access
-from microvmd.service.console import console_pages
+from microvmd.service.console import console_pages, read_by_pages
 from microvmd.service.control_plane import ControlPlane, control_plane
 from microvmd.service.endpoints import Endpoints
 from microvmd.service.failure import Failure
@@ -166,7 +166,7 @@ async def _part_with_root(stack: AsyncExitStack, settings: Settings, user: Servi
     listener = keeper.bind(settings.run / keeper.SOCKET, user.gid)
     await stack.enter_async_context(keeper.kept(listener, _node_settings(settings)))
     _go_first()
-    open_way(CODE, user)
+    open_way([*CODE, *read_by_pages(settings)], user)
     give_up_root(user, low_port=needs_low_port(settings))
     log.info("serve.user", name=user.name, uid=os.getuid())
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from microvmd.service.console import read_by_pages
 from microvmd.settings.console import ConsoleSettings
+from microvmd.settings.settings import Settings
 from tests.consolelab import console_lab
 
-pytestmark = pytest.mark.anyio
 
-
+@pytest.mark.anyio
 async def test_it_can_be_turned_off(tmp_path: Path) -> None:
     off = ConsoleSettings(enabled=False)
     async with console_lab(tmp_path, console=off) as lab:
@@ -19,6 +20,14 @@ async def test_it_can_be_turned_off(tmp_path: Path) -> None:
         assert (await lab.signed("POST", "/console/links")).status_code == 404
 
 
+def test_what_pages_read_outside_the_code(tmp_path: Path) -> None:
+    settings = Settings(root=tmp_path, assets=tmp_path / "assets")
+    assert [path.name for path in read_by_pages(settings)] == ["examples"]
+    (tmp_path / "assets" / "console").mkdir(parents=True)
+    assert [path.name for path in read_by_pages(settings)] == ["console", "examples"]
+
+
+@pytest.mark.anyio
 async def test_vendored_files_are_served(tmp_path: Path) -> None:
     folder = tmp_path / "assets" / "console"
     folder.mkdir(parents=True)
