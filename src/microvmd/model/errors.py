@@ -12,7 +12,7 @@
      +- Throttled              429 ThrottlingException
      +- InsufficientCapacity   500 InsufficientCapacityException
      +- InternalError          500 InternalServerException
-         +- Unwritable       500 the same, with Retry-After
+         +- Unwritable         the same, with Retry-After
 
 ``api/`` turns them into wire errors in one place; nothing below ``api/`` knows a status code.
 """
