@@ -14,7 +14,25 @@ let version = "";
 let page = 0;
 let order = [];
 
-for (const line of body.rows) shown.set(line.dataset.microvm, cellsOf(line));
+// Of 500 lines a window shows 20: the others are written when they come near it.
+const near = new Set();
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const id = target.dataset.microvm;
+    if (!isIntersecting) near.delete(id);
+    else {
+      near.add(id);
+      if (all.has(id) && shown.has(id)) fill(shown.get(id), all.get(id));
+    }
+  }
+}, { rootMargin: "300px" });
+
+for (const line of body.rows) show(line.dataset.microvm, cellsOf(line));
+
+function show(id, cells) {
+  shown.set(id, cells);
+  watcher.observe(cells.line);
+}
 
 function cellsOf(line) {
   const cells = { line };
@@ -83,8 +101,10 @@ function arrange() {
   const keep = new Set(wanted);
   for (const [id, cells] of shown) {
     if (!keep.has(id)) {
+      watcher.unobserve(cells.line);
       cells.line.remove();
       shown.delete(id);
+      near.delete(id);
     }
   }
   let at = body.firstElementChild;
@@ -93,7 +113,7 @@ function arrange() {
     if (cells === undefined) {
       cells = made(all.get(id));
       fill(cells, all.get(id));
-      shown.set(id, cells);
+      show(id, cells);
     }
     if (cells.line === at) at = at.nextElementSibling;
     else body.insertBefore(cells.line, at);
@@ -125,7 +145,7 @@ function apply(answer) {
     all.set(row.microvm, row);
     moved ||= before === undefined || (narrowed && before.state !== row.state);
     const cells = shown.get(row.microvm);
-    if (cells !== undefined) fill(cells, row);
+    if (cells !== undefined && near.has(row.microvm)) fill(cells, row);
   }
   if (answer.microvms !== null) {
     order = answer.microvms.filter((id) => all.has(id));
@@ -194,6 +214,6 @@ document.getElementById("pager").addEventListener("click", (event) => {
 });
 setInterval(() => {
   const now = Date.now() / 1000;
-  for (const [id, cells] of shown) if (all.has(id)) count(cells, all.get(id), now);
+  for (const id of near) if (all.has(id) && shown.has(id)) count(shown.get(id), all.get(id), now);
 }, 1000);
 follow();
