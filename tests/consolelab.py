@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,32 +11,45 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from microvmd.api.authenticate import Authenticator
 from microvmd.api.credentials import Identity
 from microvmd.api.handlers import control_handlers
+from microvmd.api.rates import Rates
 from microvmd.api.service import create_app
 from microvmd.console.page import Page
+from microvmd.control.admission import Admission
+from microvmd.control.capacity import Capacity
 from microvmd.control.events import Events
 from microvmd.control.metering import Metering
 from microvmd.control.tokens import TokenIssuer
 from microvmd.edge.activity import Activity
 from microvmd.messages.node_requests import LogLine, Vmm
+from microvmd.model.capacity import CapacityRules
 from microvmd.model.metering import Prices
+from microvmd.model.rate import RateLimits
+from microvmd.service.audit_log import MIB, AuditLimits, audit_log
 from microvmd.service.console import console_pages
 from microvmd.service.identity import Identities, identities
 from microvmd.service.live import Live
+from microvmd.service.routes.accounts import account_routes
+from microvmd.service.routes.audit import audit_routes
+from microvmd.service.routes.audited import audited
 from microvmd.service.routes.events import event_routes
 from microvmd.service.routes.extensions import extension_routes
 from microvmd.service.routes.facts import LogLines, ServiceFacts
+from microvmd.service.routes.limits import AccountLimits, limit_routes
 from microvmd.service.routes.live import live_routes
 from microvmd.service.routes.usage import usage_routes
 from microvmd.settings.console import ConsoleSettings
 from microvmd.settings.settings import Settings
-from tests.unit.control.plane import ACCOUNT, REGION, Plane, plane
+from tests.unit.control.plane import ACCOUNT, REGION, Plane, PlayedMeter, plane
 
 ORIGIN = "https://console.test"
 OPERATOR = Identity("AKIAOPERATOR", "the-secret-of-the-operator", ACCOUNT)
+ADMISSION = Admission(capacity=Capacity(CapacityRules(), PlayedMeter()))
+KEPT = AuditLimits(True, 90, 16 * MIB)
 SAME = {"sec-fetch-site": "same-origin", "origin": ORIGIN}
 """What a browser says of requests that a page of the console makes."""
 _TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
@@ -141,6 +154,7 @@ async def console_lab(
     async with (
         plane(directory) as found,
         identities(found.store, directory / "keys", OPERATOR) as who,
+        AsyncExitStack() as stack,
     ):
         handlers = control_handlers(
             found.images,
@@ -169,18 +183,26 @@ async def console_lab(
         )
         live = Live(found.microvms.live, traffic or _no_traffic, vmm_of or _no_vmm, found.clock)
         events, metering = Events(found.store), Metering(found.store, Prices())
-        routes = [
+        audit = await stack.enter_async_context(audit_log(directory / "audit", KEPT))
+        routes: list[Route] = [
             *extension_routes(facts, authenticate, who.authorizer),
             *live_routes(live, found.microvms, authenticate, who.authorizer),
             *event_routes(events, authenticate, who.authorizer),
             *usage_routes(metering, "USD", authenticate, who.authorizer, found.clock),
+            *audit_routes(audit, authenticate, who.authorizer, ACCOUNT),
+            *account_routes(who.accounts, authenticate, ACCOUNT),
+            *limit_routes(_limits(found), authenticate, who.authorizer, ACCOUNT),
         ]
+        told = audited(routes, audit, REGION)
         app = create_app(
             handlers,
             who.ring,
-            routes=routes,
+            routes=told,
             authorize=who.authorizer,
-            pages=console_pages(settings, who.ring, authenticate, routes, more=more, shells=shells),
+            audit=audit,
+            pages=console_pages(
+                settings, who.ring, authenticate, told, audit, more=more, shells=shells
+            ),
         )
         lab = ConsoleLab(app, found, who, live, logged)
         try:
@@ -200,3 +222,7 @@ async def _no_vmm(_microvm_id: str) -> Vmm | None:
 
 async def _nothing() -> None:
     return None
+
+
+def _limits(found: Plane) -> AccountLimits:
+    return AccountLimits(found.store, ADMISSION, RateLimits(), Rates(RateLimits()))

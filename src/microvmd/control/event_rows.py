@@ -3,9 +3,10 @@
 import json
 import uuid
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from microvmd.control.acting import current_actor
 from microvmd.control.schema import event_places, events
@@ -48,17 +49,15 @@ class EventRows:
 
     def page(self, query: EventQuery, *, after: int = 0, limit: int) -> list[Event]:
         """Oldest first, those of a higher sequence number than ``after``."""
-        wanted = select(events).where(events.c.sequence > after)
-        if query.account is not None:
-            wanted = wanted.where(events.c.account == query.account)
-        if query.kind is not None:
-            wanted = wanted.where(events.c.kind == query.kind.value)
-        if query.resource is not None:
-            wanted = wanted.where(events.c.resource == query.resource)
-        if query.since is not None:
-            wanted = wanted.where(events.c.time >= query.since)
+        wanted = _wanted(query).where(events.c.sequence > after)
         rows = self._connection.execute(wanted.order_by(events.c.sequence).limit(limit)).all()
         return [_event(row.sequence, row.event_id, row.time, row.document) for row in rows]
+
+    def last(self, query: EventQuery, count: int) -> list[Event]:
+        """The newest ones, oldest first."""
+        wanted = _wanted(query).order_by(events.c.sequence.desc()).limit(count)
+        rows = self._connection.execute(wanted).all()
+        return [_event(row.sequence, row.event_id, row.time, row.document) for row in rows[::-1]]
 
     def place_of(self, receiver: str) -> int:
         """The last event that was delivered to it; a new one begins with what comes."""
@@ -88,6 +87,19 @@ class EventRows:
         chosen = old.order_by(events.c.sequence).limit(limit).scalar_subquery()
         done = self._connection.execute(delete(events).where(events.c.sequence.in_(chosen)))
         return done.rowcount
+
+
+def _wanted(query: EventQuery) -> "Select[Any]":
+    wanted = select(events)
+    if query.account is not None:
+        wanted = wanted.where(events.c.account == query.account)
+    if query.kind is not None:
+        wanted = wanted.where(events.c.kind == query.kind.value)
+    if query.resource is not None:
+        wanted = wanted.where(events.c.resource == query.resource)
+    if query.since is not None:
+        wanted = wanted.where(events.c.time >= query.since)
+    return wanted
 
 
 def _event(sequence: int, event_id: str, time: float, document: str) -> Event:

@@ -23,6 +23,10 @@ class Events:
         """Oldest first, those after a sequence number; fewer than ``limit`` are all there are."""
         return await self._store.run(lambda tx: tx.events.page(query, after=after, limit=limit))
 
+    async def last(self, query: EventQuery, count: int) -> list[Event]:
+        """The newest ones, oldest first."""
+        return await self._store.run(lambda tx: tx.events.last(query, count))
+
     async def newest(self) -> int:
         """The number that a follower starts after who wants only what comes."""
         return await self._store.run(lambda tx: tx.events.newest())

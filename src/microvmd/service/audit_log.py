@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ UNPROVEN_PER_S = 20.0
 """Refused calls of nobody that are recorded each second; a flood of them displaces nothing else."""
 PAGE_BYTES = 4 * MIB
 PAGE_LINES = 200
+BLOCK = 256 * 1024
+LAST_BYTES = 64 * MIB
 SWEEP_INTERVAL_S = 3600.0
 PLACE = re.compile(r"(\d{4}-\d{2}-\d{2}\.\d{4}):(\d{1,15})")
 
@@ -173,6 +175,10 @@ class AuditLog:
                     return
                 await written.wait()
 
+    async def last(self, query: AuditQuery, count: int) -> list[tuple[Place, dict[str, Any]]]:
+        """The newest ones, oldest first; looks no further back than `LAST_BYTES`."""
+        return await asyncio.to_thread(self._files.last, query, count)
+
     def newest(self) -> Place:
         """Where one begins who wants what comes."""
         return self._files.newest()
@@ -234,6 +240,22 @@ class _Files:
             place = Place(path.stem, offset)
         return [], place, False
 
+    def last(self, query: AuditQuery, count: int) -> list[tuple[Place, dict[str, Any]]]:
+        found: list[tuple[Place, dict[str, Any]]] = []
+        room = LAST_BYTES
+        for path in reversed(self._paths()):
+            with suppress(FileNotFoundError):
+                for behind, line in _backwards(path, min(room, path.stat().st_size)):
+                    room -= len(line)
+                    one = _matching(query, line)
+                    if one is not None:
+                        found.append((Place(path.stem, behind), one))
+                    if len(found) == count:
+                        return found[::-1]
+            if room <= 0:
+                break
+        return found[::-1]
+
     def _page_of(
         self, path: Path, offset: int, query: AuditQuery
     ) -> tuple[list[tuple[Place, dict[str, Any]]], int]:
@@ -280,6 +302,28 @@ class _Files:
 
     def _paths(self) -> list[Path]:
         return sorted(self._directory.glob("????-??-??.????.jsonl"))
+
+
+def _backwards(path: Path, most: int) -> Iterator[tuple[int, bytes]]:
+    """Whole lines of the last bytes of a file, the last one first, each with its end."""
+    with path.open("rb") as file:
+        begin = file.seek(0, os.SEEK_END)
+        least, rest = max(0, begin - most), b""
+        while begin > least:
+            end, begin = begin, max(least, begin - BLOCK)
+            file.seek(begin)
+            data = file.read(end - begin) + rest
+            # What is before the first line break begins further back, but in the first block.
+            head, found, lines = data.partition(b"\n") if begin else (b"", b"", data)
+            if begin and not found:
+                rest = data
+                continue
+            place = begin + len(data)
+            for line in reversed(lines.splitlines(keepends=True)):
+                if line.endswith(b"\n"):
+                    yield place, line
+                place -= len(line)
+            rest = head + found
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -41,6 +41,7 @@ from microvmd.node.slots import NetworkError, NetworkSettings
 from microvmd.node.snapshot import Stamp
 from microvmd.service import keeper
 from microvmd.service import logs as own_log
+from microvmd.service.accelerator import CACHE
 from microvmd.service.aws import aws_access, source_settings
 from microvmd.service.builds import build_options, cgroup_of
 from microvmd.service.failure import Failure
@@ -175,7 +176,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
     accelerator = await detect(
         settings.vmm.accelerator,
         ProbeGuest(guest.vmlinux, guest.initrd),
-        settings.cache / "accelerator.json",
+        settings.cache / CACHE,
     )
     log.info("node.accelerator", kind=accelerator.kind.value, reason=accelerator.reason)
     jails = await Jails.open(

@@ -49,6 +49,7 @@ from microvmd.node.paths import LONGEST_ROOT
 from microvmd.node.roles import BotoSts
 from microvmd.service import keeper, profile
 from microvmd.service import logs as own_log
+from microvmd.service.accelerator import told_accelerator
 from microvmd.service.aws import aws_access
 from microvmd.service.console import console_pages, read_by_pages
 from microvmd.service.control_plane import ControlPlane, control_plane
@@ -293,7 +294,9 @@ async def _application(
     authenticate = Authenticator(who.ring, settings.region)
     limits = settings.limits.rates
     rates = Rates(limits)
-    account_limits = AccountLimits(facts.store, control.admission, limits, rates)
+    account_limits = AccountLimits(
+        facts.store, control.admission, limits, rates, lambda: told_accelerator(settings)
+    )
     audit = await stack.enter_async_context(observing.audit())
     own = [
         *extension_routes(facts, authenticate, who.authorizer),

@@ -58,9 +58,9 @@ async def detect(wanted: str, guest: ProbeGuest, cache: Path) -> Accelerator:
     """
     if wanted != "auto":
         return Accelerator(AcceleratorKind(wanted), "as configured", await _tsc_khz())
-    remembered = await asyncio.to_thread(_remembered, cache)
-    if remembered is not None:
-        return remembered
+    known = await asyncio.to_thread(remembered, cache)
+    if known is not None:
+        return known
     kind, reason = await _probe(guest)
     accelerator = Accelerator(kind, reason, await _tsc_khz())
     await asyncio.to_thread(_remember, cache, accelerator)
@@ -102,7 +102,8 @@ async def boots(guest: ProbeGuest, accelerator: Accelerator, limit: float) -> No
                 await machine.cont_until_agent()
 
 
-def _remembered(cache: Path) -> Accelerator | None:
+def remembered(cache: Path) -> Accelerator | None:
+    """What was found out since this boot of the machine; None: nothing."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         fields = json.loads(cache.read_text())
         if fields.pop("boot_id") == _boot_id():

@@ -15,6 +15,7 @@ import pytest
 from microvmd.api.audit import Call
 from microvmd.api.requests import RequestContext
 from microvmd.model.caller import Caller, CallerKind
+from microvmd.service import audit_log as audit_file
 from microvmd.service.audit_log import (
     MIB,
     SEGMENTS,
@@ -197,3 +198,22 @@ async def test_a_clock_set_back_writes_behind_what_is_there(tmp_path: Path) -> N
         log(call("B"))
         await written(log, 2)
         assert await names(log) == ["A", "B"]
+
+
+@pytest.mark.parametrize("block", [64, 700, 1 << 20])
+async def test_the_newest_are_found_from_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(audit_file, "BLOCK", block)
+    async with opened(tmp_path) as log:
+        for number in range(30):
+            log(call(f"Call{number}", MINE if number % 2 else OTHER))
+        await written(log, 30)
+        every = [behind async for behind, _ in log.read(AuditQuery())]
+        found = await log.last(AuditQuery(), 30)
+        assert [place for place, _ in found] == every
+        assert [one["eventName"] for _, one in found] == [f"Call{n}" for n in range(30)]
+        mine = await log.last(AuditQuery(account=MINE), 3)
+        assert [one["eventName"] for _, one in mine] == ["Call25", "Call27", "Call29"]
+        monkeypatch.setattr(audit_file, "LAST_BYTES", 2000)
+        assert 0 < len(await log.last(AuditQuery(), 30)) < 5

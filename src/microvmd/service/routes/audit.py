@@ -2,9 +2,10 @@
 
 ``?name=`` (an operation), ``user=`` (a name, an ARN or an access key), ``since=`` (seconds since
 the epoch), ``failed=true``, ``error=`` (a code), ``writes=true`` (only what changes something) and
-``after=`` (a place) choose. One JSON object a line; with ``Accept: text/event-stream`` an SSE
-stream, whose ids are places. With ``follow=true`` the answer ends with the client. An account sees
-its own calls; the operator sees all of them, or with ``account=`` one account's.
+``after=`` (a place) choose; ``last=`` (a number of calls) are the newest ones alone. One JSON
+object a line; with ``Accept: text/event-stream`` an SSE stream, whose ids are places. With
+``follow=true`` the answer ends with the client. An account sees its own calls; the operator sees
+all of them, or with ``account=`` one account's.
 """
 
 import json
@@ -27,6 +28,7 @@ from microvmd.service.routes.extensions import (
     answering,
     flag_of,
     follows,
+    last_of,
     moment_of,
 )
 
@@ -44,7 +46,10 @@ def audit_routes(
         context, _ = await authenticate(request)
         authorize.thing(context, RIGHT, "*")
         asked = _Asked.of(request, context, operator)
-        found = audit.read(asked.query, after=asked.after, follow=asked.follow)
+        if (count := last_of(request)) is not None:
+            found = _newest(audit, asked.query, count)
+        else:
+            found = audit.read(asked.query, after=asked.after, follow=asked.follow)
         if SSE in request.headers.get("accept", ""):
             headers = {"cache-control": "no-store"}
             return StreamingResponse(_sse(found), media_type=SSE, headers=headers)
@@ -72,6 +77,11 @@ class _Asked:
             writes=flag_of(request, "writes"),
         )
         return cls(query, _after(request), follows(request))
+
+
+async def _newest(audit: AuditLog, query: AuditQuery, count: int) -> _Lines:
+    for line in await audit.last(query, count):
+        yield line
 
 
 def _account(given: str | None, context: RequestContext, operator: str) -> str | None:

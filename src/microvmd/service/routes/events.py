@@ -1,7 +1,8 @@
 """``GET /microvmd/v1/events``: what happened in the caller's account, in EventBridge's envelope.
 
 ``?resource=`` (a MicroVM's id, an image's or a connector's name), ``kind=`` (a ``detail-type``),
-``since=`` (seconds since the epoch) and ``after=`` (a sequence number) choose. One JSON object a
+``since=`` (seconds since the epoch) and ``after=`` (a sequence number) choose; ``last=`` (a number
+of events) are the newest ones alone. One JSON object a
 line; with ``Accept: text/event-stream`` an SSE stream, whose ids are sequence numbers, so that a
 browser goes on where it was (``Last-Event-ID``). With ``follow=true`` the answer ends with the
 client.
@@ -27,6 +28,7 @@ from microvmd.service.routes.extensions import (
     Authorize,
     answering,
     follows,
+    last_of,
     moment_of,
 )
 
@@ -41,7 +43,10 @@ def event_routes(events: Events, authenticate: Authenticate, authorize: Authoriz
         context, _ = await authenticate(request)
         authorize.thing(context, RIGHT, "*")
         asked = _Asked.of(request, context)
-        found = events.read(asked.query, after=asked.after, follow=asked.follow)
+        if asked.last is not None:
+            found = _newest(events, asked.query, asked.last)
+        else:
+            found = events.read(asked.query, after=asked.after, follow=asked.follow)
         if asked.stream:
             headers = {"cache-control": "no-store"}
             return StreamingResponse(_sse(found), media_type=SSE, headers=headers)
@@ -56,6 +61,7 @@ class _Asked:
     after: int
     follow: bool
     stream: bool
+    last: int | None
 
     @classmethod
     def of(cls, request: Request, context: RequestContext) -> "_Asked":
@@ -70,7 +76,14 @@ class _Asked:
             given.get("resource") or None,
             moment_of(request, "since"),
         )
-        return cls(query, int(last), follow, SSE in request.headers.get("accept", ""))
+        return cls(
+            query, int(last), follow, SSE in request.headers.get("accept", ""), last_of(request)
+        )
+
+
+async def _newest(events: Events, query: EventQuery, count: int) -> AsyncGenerator[Event, None]:
+    for event in await events.last(query, count):
+        yield event
 
 
 def _kind(given: str | None) -> Kind | None:

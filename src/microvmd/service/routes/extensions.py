@@ -31,6 +31,7 @@ from microvmd.api.serialize import serialize_error
 from microvmd.model.errors import ApiError, StoreUnavailable, ValidationError
 
 PREFIX = "/microvmd/v1"
+MOST_LAST = 1000
 EGRESS_MEMBER = "egressNetworkConnectors"
 """What a MicroVM may reach, by ARNs of connectors: the member of RunMicrovm."""
 
@@ -176,6 +177,18 @@ def moment_of(request: Request, name: str) -> float | None:
         return float(given)
     except ValueError:
         raise ValidationError(f"{name} must be seconds since the epoch") from None
+
+
+def last_of(request: Request) -> int | None:
+    """How many of the newest are asked for; None: all."""
+    given = request.query_params.get("last")
+    if not given:
+        return None
+    if not (
+        given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MOST_LAST
+    ):
+        raise ValidationError(f"last must be a number from 1 to {MOST_LAST}")
+    return int(given)
 
 
 def follows(request: Request) -> bool:

@@ -4,7 +4,7 @@ The right to it is that to Lambda's own call of this kind, ``lambda:GetAccountSe
 the machine is only the operator reads: to others it would tell what their neighbours do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from starlette.requests import Request
@@ -49,6 +49,8 @@ class AccountLimits:
     admission: Admission
     limits: RateLimits
     rates: Rates
+    accelerator: Callable[[], Mapping[str, str] | None] = lambda: None
+    """``kind`` (kvm or tcg) and ``reason``; None where the node has not told yet."""
 
     async def of(self, account: str, *, machine: bool) -> dict[str, object]:
         """As it is answered; ``machine`` adds how full that is."""
@@ -90,6 +92,7 @@ class AccountLimits:
         rules = self.admission.capacity.rules
         return {
             **asdict(room.machine),
+            "accelerator": self.accelerator(),
             "microvms": room.microvms,
             "builds": room.builds,
             "baseline_mib": room.baseline_mib,

@@ -44,6 +44,7 @@ async def test_the_operator_sees_all_and_may_choose(tmp_path: Path) -> None:
         assert _names(await client.get(PATH)) == ["RunMicrovm", "GetMicrovm"]
         assert _names(await client.get(PATH, params={"account": OTHER})) == ["GetMicrovm"]
         assert _names(await client.get(PATH, params={"writes": "true"})) == ["RunMicrovm"]
+        assert _names(await client.get(PATH, params={"last": "1"})) == ["GetMicrovm"]
 
 
 async def test_others_see_their_own(tmp_path: Path) -> None:
@@ -67,7 +68,14 @@ async def test_a_browser_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("follow", "yes"), ("failed", "1"), ("writes", "x"), ("after", "../x:1"), ("since", "now")],
+    [
+        ("follow", "yes"),
+        ("failed", "1"),
+        ("writes", "x"),
+        ("after", "../x:1"),
+        ("since", "now"),
+        ("last", "0"),
+    ],
 )
 async def test_what_cannot_be_asked(tmp_path: Path, name: str, value: str) -> None:
     async with _client(tmp_path) as (client, _):

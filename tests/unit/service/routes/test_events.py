@@ -40,6 +40,8 @@ async def test_filters(tmp_path: Path) -> None:
         kind = {"kind": "MicroVM Image State Change", "after": "1"}
         images = _events(await client.get("/microvmd/v1/events", params=kind))
         assert [event["detail"]["state"] for event in images] == ["CREATED"]
+        newest = await client.get("/microvmd/v1/events", params={"last": "2"})
+        assert [event["id"] for event in _events(newest)] == [event["id"] for event in every[-2:]]
         later = await client.get("/microvmd/v1/events", params={"since": "9e9"})
         assert _events(later) == []
 
@@ -57,7 +59,14 @@ async def test_a_browser_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("follow", "yes"), ("after", "-1"), ("after", "x"), ("kind", "Else"), ("since", "now")],
+    [
+        ("follow", "yes"),
+        ("after", "-1"),
+        ("after", "x"),
+        ("kind", "Else"),
+        ("since", "now"),
+        ("last", "1001"),
+    ],
 )
 async def test_what_cannot_be_asked(tmp_path: Path, name: str, value: str) -> None:
     async with plane(tmp_path) as opened, _client(opened) as client:

@@ -1,0 +1,69 @@
+"""Network connectors: what MicroVMs may reach, and what has become of each."""
+
+import secrets
+
+from starlette.responses import Response
+
+from microvmd.console.page import Page, PageRoute, Section
+from microvmd.console.visit import Visit
+
+PAGE_SIZE = 50
+
+
+async def listed(visit: Visit) -> Response:
+    marker = visit.query("marker") or None
+    found = await visit.ask("ListNetworkConnectors", Marker=marker, MaxItems=PAGE_SIZE)
+    return visit.render(
+        "connectors/list.html",
+        items=found.get("NetworkConnectors") or [],
+        marker=found.get("NextMarker"),
+        token=secrets.token_hex(16),
+    )
+
+
+async def detail(visit: Visit) -> Response:
+    found = await visit.ask("GetNetworkConnector", Identifier=visit.path("name"))
+    return visit.render("connectors/detail.html", connector=found)
+
+
+async def create(visit: Visit) -> Response:
+    """CreateNetworkConnector for MicroVMs, with the subnets and groups that the operator maps."""
+    form = await visit.form()
+    name = (form.get("name") or [""])[-1].strip()
+    egress = {
+        "SubnetIds": _words(form.get("subnets")),
+        "SecurityGroupIds": _words(form.get("groups")) or None,
+        "AssociatedComputeResourceTypes": ["MicroVm"],
+        "NetworkProtocol": "IPv4",
+    }
+    role = (form.get("role") or [""])[-1].strip()
+    await visit.ask(
+        "CreateNetworkConnector",
+        Name=name,
+        Configuration={"VpcEgressConfiguration": egress},
+        OperatorRole=role or None,
+        ClientToken=(form.get("token") or [""])[-1] or None,
+    )
+    visit.notify(f"Connector {name} is being made.")
+    return visit.go(f"/connectors/{name}")
+
+
+async def delete(visit: Visit) -> Response:
+    await visit.ask("DeleteNetworkConnector", Identifier=visit.path("name"))
+    visit.notify("The connector is being deleted; MicroVMs that have it lose what it opened.")
+    return visit.go("/connectors")
+
+
+def _words(values: list[str] | None) -> list[str]:
+    return (values or [""])[-1].replace(",", " ").split()
+
+
+PAGE = Page(
+    (
+        PageRoute("/connectors", listed),
+        PageRoute("/connectors", create, method="POST"),
+        PageRoute("/connectors/{name}", detail),
+        PageRoute("/connectors/{name}/delete", delete, method="POST"),
+    ),
+    Section.CONNECTORS,
+)

@@ -1,0 +1,63 @@
+"""Events and calls: the newest first, as they come, each account's own, and all text."""
+
+import pytest
+
+from tests.consolelab import ConsoleLab
+from tests.unit.console.pages.test_microvms import started
+
+pytestmark = pytest.mark.anyio
+
+LIVE = {"hx-request": "true"}
+
+
+async def test_what_happened(lab: ConsoleLab) -> None:
+    (microvm,) = await started(lab)
+    browser = await lab.logged_in()
+    page = (await browser.get("/events")).text
+    assert page.index("RUNNING") < page.index("SUCCESSFUL")
+    own = (await browser.get(f"/events?resource={microvm}")).text
+    assert microvm in own
+    assert "CREATED" not in own
+    images = (await browser.get("/events?kind=MicroVM+Image")).text
+    assert microvm not in images
+
+
+async def test_only_what_is_new_is_sent(lab: ConsoleLab) -> None:
+    browser = await lab.logged_in()
+    assert "Nothing happened yet." in (await browser.get("/events/rows?newest=x", **LIVE)).text
+    assert (await browser.get("/events/rows?newest=", **LIVE)).status_code == 204
+    await started(lab)
+    rows = (await browser.get("/events/rows?newest=", **LIVE)).text
+    newest = rows.split('name="newest" value="')[1].split('"')[0]
+    assert 'hx-swap-oob="true"' in rows
+    again = await browser.get(f"/events/rows?newest={newest}", **LIVE)
+    assert again.status_code == 204
+
+
+async def test_who_called(lab: ConsoleLab) -> None:
+    browser = await lab.logged_in()
+    await browser.get("/images")
+    await browser.get("/connectors/none-of-this-name")
+    page = (await browser.get("/events/calls?only=failed")).text
+    assert "GetNetworkConnector" in page
+    assert "ListMicrovmImages" not in page
+    rows = await browser.get("/events/calls/rows?newest=x&name=ListMicrovmImages", **LIVE)
+    assert "ListMicrovmImages" in rows.text
+    assert "user/bob" not in (await browser.get("/events/calls?user=bob")).text
+
+
+async def test_texts_stay_texts(lab: ConsoleLab) -> None:
+    browser = await lab.logged_in()
+    browser.client.headers["user-agent"] = "<script>alert(1)</script>"
+    await lab.signed("GET", "/events?resource=<script>alert(2)</script>")
+    page = (await browser.get("/events/calls?name=<script>alert(3)</script>")).text
+    page += (await browser.get("/events/calls")).text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(3)" in page
+
+
+async def test_it_takes_a_right(lab: ConsoleLab) -> None:
+    ann = await lab.logged_in(await lab.user("ann"))
+    answer = await ann.get("/events/calls")
+    assert answer.status_code == 403
+    assert "cloudtrail:LookupEvents" in answer.text
