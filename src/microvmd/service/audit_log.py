@@ -38,6 +38,7 @@ PAGE_LINES = 200
 BLOCK = 256 * 1024
 LAST_BYTES = 64 * MIB
 SWEEP_INTERVAL_S = 3600.0
+SAY_AGAIN_S = 60.0
 PLACE = re.compile(r"(\d{4}-\d{2}-\d{2}\.\d{4}):(\d{1,15})")
 
 log = structlog.get_logger(__name__)
@@ -197,6 +198,7 @@ class _Files:
         self._segment = max(MIB, limits.size // SEGMENTS)
         self._clock = clock
         self._swept = float("-inf")
+        self._said_at, self._lost = float("-inf"), 0
         directory.mkdir(mode=0o700, exist_ok=True)
 
     def append(self, lines: list[bytes]) -> None:
@@ -204,7 +206,15 @@ class _Files:
             self._sweep()
             self._write(self._current(), b"".join(lines))
         except OSError as error:
-            log.error("audit.lost", calls=len(lines), error=str(error))
+            self._say_lost(len(lines), error)
+
+    def _say_lost(self, calls: int, error: OSError) -> None:
+        """A line in a while: it lands on the disk that is full."""
+        self._lost += calls
+        now = time.monotonic()
+        if now - self._said_at >= SAY_AGAIN_S:
+            log.error("audit.lost", calls=self._lost, error=str(error))
+            self._said_at, self._lost = now, 0
 
     def _write(self, path: Path, data: bytes) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
