@@ -46,6 +46,16 @@ async def test_who_called(lab: ConsoleLab) -> None:
     assert "user/bob" not in (await browser.get("/events/calls?user=bob")).text
 
 
+async def test_looking_leaves_no_trace(lab: ConsoleLab) -> None:
+    browser = await lab.logged_in()
+    await browser.get("/events")
+    await browser.get("/events/calls")
+    assert "<summary>LookupCalls" not in (await browser.get("/events/calls")).text
+    await lab.signed("GET", "/audit")
+    rows = await browser.get("/events/calls?name=LookupCalls")
+    assert "<summary>LookupCalls" in rows.text
+
+
 async def test_texts_stay_texts(lab: ConsoleLab) -> None:
     browser = await lab.logged_in()
     browser.client.headers["user-agent"] = "<script>alert(1)</script>"
