@@ -13,12 +13,14 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from microvmd.api.credentials import Identity
 from microvmd.model.errors import AccessDenied, InternalError, NotFound, QuotaExceeded
 from microvmd.settings.settings import Settings
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+
+    # Not at run time: commands upload too, and have no use for the store behind it.
+    from microvmd.api.credentials import Identity
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 """Of the checkout; an installation has none."""
@@ -97,7 +99,7 @@ class Artifacts:
             with TemporaryFile() as file:
                 yield file
 
-    async def put(self, identity: Identity, name: str, archive: IO[bytes]) -> str:
+    async def put(self, identity: "Identity", name: str, archive: IO[bytes]) -> str:
         """The ``s3://`` URI. Raises AccessDenied, or InternalError when S3 does not answer."""
         try:
             return await asyncio.to_thread(self._put, identity, name, archive)
@@ -110,7 +112,7 @@ class Artifacts:
         except BotoCoreError as error:
             raise InternalError(f"S3 does not answer: {error}") from error
 
-    async def put_example(self, identity: Identity, example: str) -> str:
+    async def put_example(self, identity: "Identity", example: str) -> str:
         """The same for one of ``examples``."""
         folder = self._folders.get(example)
         if folder is None:
@@ -119,7 +121,7 @@ class Artifacts:
             await asyncio.to_thread(_zip, folder, archive)
             return await self.put(identity, example, archive)
 
-    def _put(self, identity: Identity, name: str, archive: IO[bytes]) -> str:
+    def _put(self, identity: "Identity", name: str, archive: IO[bytes]) -> str:
         client = botocore.session.Session().create_client(
             "s3",
             region_name=self._region,
