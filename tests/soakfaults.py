@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tests.servicelab import KEEPER
+from tests.holdings import KEEPER
 
 if TYPE_CHECKING:
     from tests.soaklab import Soak

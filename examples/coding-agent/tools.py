@@ -6,6 +6,7 @@ is what goes back to the model. Standard library only.
 POST /<tool> with the tool's arguments as a JSON object answers {"result": ...} or {"error": "..."}.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -73,10 +74,8 @@ def run(command, seconds=60):
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
         size = output.seek(0, os.SEEK_END)
         output.seek(max(0, size - LONGEST_RESULT))

@@ -11,10 +11,11 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from scripts import LONGEST_SCRIPT, Script, ScriptError
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 from world import World
+
+from scripts import LONGEST_SCRIPT, Script, ScriptError
 
 PORT, HOOK_PORT = 8080, 9000
 SECONDS = 0.25

@@ -88,22 +88,30 @@ def _python(name, text, *, installing):
 
 def _call(name, node, installing):
     function = node.func
-    if isinstance(function, ast.Name) and function.id in DYNAMIC:
-        if not all(isinstance(argument, ast.Constant) for argument in node.args):
-            hidden = any(_called(inner) in DECODERS for inner in ast.walk(node))
-            severity = "high" if hidden or installing else "medium"
-            told = f"{function.id}() of what is {'decoded' if hidden else 'made'} as it runs"
-            yield _finding("dynamic-code", severity, name, node.lineno, told)
-    elif isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
-        if (function.value.id, function.attr) in COMMANDS:
-            rule, severity = ("install-hook", "high") if installing else ("command", "low")
-            told = f"{function.value.id}.{function.attr}()"
-            yield _finding(rule, severity, name, node.lineno, told)
+    if isinstance(function, ast.Name) and function.id in DYNAMIC and not _constant(node.args):
+        hidden = any(_called(inner) in DECODERS for inner in ast.walk(node))
+        severity = "high" if hidden or installing else "medium"
+        told = f"{function.id}() of what is {'decoded' if hidden else 'made'} as it runs"
+        yield _finding("dynamic-code", severity, name, node.lineno, told)
+    elif _dotted(function) in COMMANDS:
+        rule, severity = ("install-hook", "high") if installing else ("command", "low")
+        yield _finding(rule, severity, name, node.lineno, f"{'.'.join(_dotted(function))}()")
     if _called(node) == "setup":
         for keyword in node.keywords:
             if keyword.arg == "cmdclass":
                 told = "setup(cmdclass=...): code of its own runs at install"
                 yield _finding("install-hook", "medium", name, node.lineno, told)
+
+
+def _dotted(function):
+    """Module and name of a call as `os.system`."""
+    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+        return function.value.id, function.attr
+    return None
+
+
+def _constant(arguments):
+    return all(isinstance(argument, ast.Constant) for argument in arguments)
 
 
 def _called(node):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import rules  # noqa: E402 - started isolated (-I), which leaves the own directory out
-import unpack  # noqa: E402
+import rules
+import unpack
 
 MEMORY = 768 << 20
 PROCESSOR_SECONDS = 60

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from tests.conftest import SEED_VARIABLE
-from tests.soaklab import FAULTS, soaking
+from tests.soakfaults import FAULTS
+from tests.soaklab import soaking
 
 pytestmark = [pytest.mark.vm, pytest.mark.faults, pytest.mark.long]
 
