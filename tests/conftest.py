@@ -7,6 +7,7 @@ with ``MICROVMD_CI`` set such a skip is a failure, so that CI never passes by no
 import os
 import random
 import shutil
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -44,6 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**32))
     os.environ[SEED_VARIABLE] = str(seed)
     config.stash[_SEED] = seed
+    # A shell ignores it for what it runs in the background, and all that we start inherits that:
+    # no Ctrl-C would end a command in a terminal of the tests.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
