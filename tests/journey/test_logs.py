@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ def _run_stream(microvm: Microvm) -> str:
     return stream
 
 
+def _build_stream(build: Mapping[str, Any], image: Image) -> str:
+    day = build["createdAt"].astimezone(UTC).strftime("%Y/%m/%d")
+    return f"{day}[{image.version}]microvm-{build['buildId']}"
+
+
 def test_output_of_a_microvm_with_a_role(service: Service, notebook: Image) -> None:
     microvm = service.run(notebook, executionRoleArn=ROLE)
     group, stream = _group(notebook), _run_stream(microvm)
@@ -86,10 +92,9 @@ def test_output_of_a_microvm_with_a_role(service: Service, notebook: Image) -> N
 
 def test_the_log_of_a_build(service: Service, notebook: Image) -> None:
     build = service.build(notebook)
-    number, day = build["buildId"], build["createdAt"].astimezone(UTC).strftime("%Y/%m/%d")
-    stream = f"{day}[{notebook.version}]microvm-{number}"
-    found = _arrived(service, _group(notebook), stream, "done")
-    assert found == service.log_lines(_group(notebook), f"build/{notebook.version}/{number}")
+    found = _arrived(service, _group(notebook), _build_stream(build, notebook), "done")
+    own = f"build/{notebook.version}/{build['buildId']}"
+    assert found == service.log_lines(_group(notebook), own)
 
 
 @pytest.mark.parametrize("options", [{}, {**DISABLED, "executionRoleArn": ROLE}])
@@ -117,7 +122,7 @@ def test_the_logging_of_an_image_is_that_of_its_build(service: Service, notebook
     assert service.built(image) == "FAILED"
     logged = service.begin_image("logged", files, logging={"cloudWatch": {"logGroup": "/builds"}})
     assert service.built(logged) == "FAILED"
-    stream = f"build/1.0/{service.build(logged)['buildId']}"
+    stream = _build_stream(service.build(logged), logged)
 
     def ask() -> list[str] | None:
         return _lines(service, "/builds", stream) or None
