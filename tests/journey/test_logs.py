@@ -17,7 +17,7 @@ from tests.servicelab import ACCOUNT, PROFILE, Image, Microvm, Service, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 
-ROLE = f"arn:aws:iam::{ACCOUNT}:role/app"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/worker"
 LIMIT = 30.0
 """Seconds for a line to arrive; it takes about one on an idle machine."""
 AFTER_OUTAGE = 150.0

@@ -14,7 +14,7 @@ from tests.servicelab import ACCOUNT, REGION, STATE_LIMIT, Image, Microvm, Servi
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 
-ROLE = f"arn:aws:iam::{ACCOUNT}:role/app"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/worker"
 READ = """
 import json
 import urllib.request
@@ -61,7 +61,7 @@ def test_credentials_of_the_role_work(service: Service, notebook: Image) -> None
     left = datetime.fromisoformat(found["Expiration"]).timestamp() - time.time()
     assert 3300 < left <= 3600
     caller = _client(service, "sts", found).get_caller_identity()
-    assert caller["Arn"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/app/{microvm.id}"
+    assert caller["Arn"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/worker/{microvm.id}"
     assert "Buckets" in _client(service, "s3", found).list_buckets()
 
 
