@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 CHECKOUT = Path(__file__).parents[1]
 CI_VARIABLE = "MICROVMD_CI"
@@ -62,6 +63,13 @@ _SEED = pytest.StashKey[int]()
 def _seeded(request: pytest.FixtureRequest) -> None:
     """Each test draws the same numbers for the same seed, alone or among others."""
     random.seed(f"{request.config.stash[_SEED]}:{request.node.nodeid}")
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A test of a command sets the log up for its process, which goes on with other tests."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
