@@ -78,7 +78,7 @@ async def test_run_suspend_resume_terminate(node_lab: NodeLab) -> None:
         files = node.equipment.paths.microvm(spec.microvm_id)
         address = await started(node, spec)
         assert [await ask(address, "count") for _ in range(2)] == ["1", "2"]
-        assert f'run {{"microvmId": "{spec.microvm_id}"' in await ask(address, "hooks")
+        assert f'run {{"microvmId":"{spec.microvm_id}"' in await ask(address, "hooks")
 
         await suspend(node, spec)
         suspended = await node.reports.next(Suspended)
