@@ -63,7 +63,7 @@ PROMISED: dict[str, list[str]] = {
         r"EICAR test file",
         r"exec\(\) of what is decoded",
         r"setup\.py imports socket",
-        r"^submit with it: 403$",
+        r"^port 8080 with it: 403$",
     ],
     "examples/game-server/README.md": [
         r"'greedy': [1-9]",
