@@ -24,6 +24,8 @@ from microvmd.model.identifiers import is_connector_arn
 VERSION = "1.11"
 HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"  # CloudTrail's own words
 LAMBDA = "lambda.amazonaws.com"
+SOURCE = "microvmd"
+"""Of calls that AWS does not have: the service's own."""
 UNKNOWN = "UnknownOperation"
 TEXT_LIMIT = 1024
 """Characters of a user agent and of an error message, as CloudTrail has them."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from microvmd.api.audit import Call, record
+from microvmd.api.audit import LAMBDA, SOURCE, Call, record
 from microvmd.model.errors import Throttled
 from microvmd.model.rate import Bucket, Rate
 
@@ -122,7 +122,7 @@ class AuditLog:
         """Record a call; returns at once."""
         if call.read_only and call.error is None and not self._limits.reads:
             return
-        if call.data and not call.source.startswith("lambda.") and call.error is None:
+        if call.data and call.source not in (LAMBDA, SOURCE) and call.error is None:
             return  # as CloudTrail: traffic of objects and logs is no management
         now = self._clock()
         if self._waiting.qsize() >= BACKLOG or not self._has_room(call, now):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from microvmd.api.audit import Call
+from microvmd.api.audit import SOURCE, Call
 from microvmd.api.requests import RequestContext
 from microvmd.model.caller import Caller, CallerKind
 from microvmd.service import audit_log as audit_file
@@ -129,6 +129,17 @@ async def test_reads_may_be_left_out(tmp_path: Path) -> None:
         log(call("RunMicrovm", data=True))
         await written(log, 2)
         assert await names(log) == ["GetMicrovm", "RunMicrovm"]
+
+
+async def test_traffic_of_objects_is_no_management(tmp_path: Path) -> None:
+    """Data events about MicroVMs are told, AWS's and our own; those of other services are not."""
+    async with opened(tmp_path) as log:
+        log(call("PutObject", source="s3.amazonaws.com", data=True))
+        log(call("GetMicrovm", read_only=True, data=True))
+        log(call("GetMicrovmFacts", source=SOURCE, read_only=True, data=True))
+        log(call("GetObject", source="s3.amazonaws.com", data=True, error="AccessDenied"))
+        await written(log, 3)
+        assert await names(log) == ["GetMicrovm", "GetMicrovmFacts", "GetObject"]
 
 
 async def test_a_flood_of_nobody_displaces_nothing(tmp_path: Path) -> None:

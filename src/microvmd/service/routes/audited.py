@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from microvmd.api.audit import Audit, Call, is_secret
+from microvmd.api.audit import SOURCE, Audit, Call, is_secret
 from microvmd.api.errors import SignatureError
 from microvmd.api.proven import proven
 from microvmd.api.requests import signed_request
@@ -21,7 +21,6 @@ from microvmd.api.signed import Signature
 from microvmd.api.sigv4 import read_signature
 from microvmd.service.routes.extensions import PREFIX
 
-SOURCE = "microvmd"
 IAM = "iam.amazonaws.com"
 ACCOUNTS = "organizations.amazonaws.com"
 _USERS = f"{PREFIX}/accounts/{{account}}/users"
