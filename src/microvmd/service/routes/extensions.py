@@ -16,6 +16,7 @@ stays exact: nothing here changes an AWS answer.
 
 import contextlib
 import json
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
@@ -32,6 +33,8 @@ from microvmd.model.errors import ApiError, StoreUnavailable, ValidationError
 
 PREFIX = "/microvmd/v1"
 MOST_LAST = 1000
+LATEST_S = 1e11
+"""What comes behind is no time in seconds: milliseconds, by mistake."""
 EGRESS_MEMBER = "egressNetworkConnectors"
 """What a MicroVM may reach, by ARNs of connectors: the member of RunMicrovm."""
 
@@ -174,9 +177,12 @@ def moment_of(request: Request, name: str) -> float | None:
     if not given:
         return None
     try:
-        return float(given)
+        moment = float(given)
     except ValueError:
-        raise ValidationError(f"{name} must be seconds since the epoch") from None
+        moment = math.nan
+    if not moment < LATEST_S:
+        raise ValidationError(f"{name} must be seconds since the epoch")
+    return moment
 
 
 def last_of(request: Request) -> int | None:

@@ -74,6 +74,7 @@ async def test_a_browser_goes_on_where_it_was(tmp_path: Path) -> None:
         ("writes", "x"),
         ("after", "../x:1"),
         ("since", "now"),
+        ("since", "1790000000000"),
         ("last", "0"),
     ],
 )

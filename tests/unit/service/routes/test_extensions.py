@@ -176,6 +176,10 @@ def test_logs_by_stream_and_time() -> None:
         "",
         "group=&stream=a",
         "group=/g&stream=a&since=x",
+        "group=/g&stream=a&since=1790000000000",
+        "group=/g&stream=a&since=1e20",
+        "group=/g&stream=a&since=inf",
+        "group=/g&stream=a&since=nan",
         "group=/g&stream=a&follow=maybe",
     ],
 )
