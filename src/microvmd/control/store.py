@@ -47,6 +47,10 @@ PASSING = {
     sqlite3.SQLITE_IOERR: "its disk fails",
     sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
     sqlite3.SQLITE_BUSY: "another program has locked it",
+    sqlite3.SQLITE_LOCKED: "another of its statements has locked it",
+    sqlite3.SQLITE_PROTOCOL: "its lock cannot be taken",
+    sqlite3.SQLITE_READONLY: "its file can only be read",
+    sqlite3.SQLITE_PERM: "access to its file is denied",
 }
 """SQLite's results that are no fault of the statement."""
 SAY_AGAIN_S = 60.0
@@ -394,10 +398,9 @@ class Store:
 
 
 def _passing(error: OperationalError) -> str | None:
-    """Why the database does not work now; None for a statement that is wrong."""
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    if code is None:
-        return str(error.orig)
+    """Why the database does not work now; None for what stays wrong: a statement, or what the
+    driver itself refuses, which has no code."""
+    code = getattr(error.orig, "sqlite_errorcode", 0)
     # The low byte is the result, what is above tells it more closely.
     return PASSING.get(code & 0xFF)
 

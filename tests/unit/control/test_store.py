@@ -236,6 +236,52 @@ async def test_a_store_that_another_program_holds(
     assert said == ["store.unavailable"]
 
 
+async def test_a_store_that_can_only_be_read(tmp_path: Path) -> None:
+    """As behind a file system that the kernel has made read-only: it may be mended."""
+    async with Store.at(tmp_path / "state.db") as store:
+        await store.run(lambda tx: tx._connection.exec_driver_sql("PRAGMA query_only = 1"))
+        with pytest.raises(StoreUnavailable, match="its file can only be read"):
+            await store.run(lambda tx: tx.add_microvm(microvm()))
+
+
+async def test_a_table_that_another_statement_holds(tmp_path: Path) -> None:
+    def drop_what_is_read(tx: Transaction) -> None:
+        reading = tx._connection.exec_driver_sql("SELECT * FROM microvms")
+        tx._connection.exec_driver_sql("DROP TABLE microvms")
+        reading.close()
+
+    async with Store.at(tmp_path / "state.db") as store:
+        await store.run(lambda tx: tx.add_microvm(microvm(1)))
+        await store.run(lambda tx: tx.add_microvm(microvm(2)))
+        with pytest.raises(StoreUnavailable, match="another of its statements"):
+            await store.run(drop_what_is_read)
+        assert await store.run(lambda tx: tx.microvm(microvm(1).microvm_id)) is not None
+
+
+@pytest.mark.parametrize(
+    "code", [sqlite3.SQLITE_PERM, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR_WRITE]
+)
+async def test_other_trouble_that_may_pass(tmp_path: Path, code: int) -> None:
+    found = sqlite3.OperationalError("as SQLite says")
+    found.sqlite_errorcode = code
+
+    def fail(_: Transaction) -> None:
+        raise OperationalError("INSERT", {}, found)
+
+    async with Store.at(tmp_path / "state.db") as store:
+        with pytest.raises(StoreUnavailable, match="the record cannot be written"):
+            await store.run(fail)
+
+
+async def test_what_the_driver_refuses_is_no_passing_trouble(tmp_path: Path) -> None:
+    """Repeated for ever it would never be told."""
+    async with Store.at(tmp_path / "state.db") as store:
+        with pytest.raises(OperationalError, match="UTF-8"):
+            await store.run(
+                lambda tx: tx._connection.exec_driver_sql("SELECT CAST(x'ff' AS TEXT)").all()
+            )
+
+
 async def test_a_statement_that_is_wrong_is_no_passing_trouble(tmp_path: Path) -> None:
     async with Store.at(tmp_path / "state.db") as store:
         with pytest.raises(OperationalError):
