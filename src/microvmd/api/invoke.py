@@ -82,11 +82,14 @@ class Invoke:
             tracing.call(operation.name, context.request_id, parent),
             acting(_actor(context)),
         ):
-            validate(operation.input, request)
-            await self.authorize(context, operation, request)
-            if self.rates is not None:
-                await self.rates.admit(context.account, operation.name, gone)
-            return await self.table[operation.name](context, request)
+            try:
+                validate(operation.input, request)
+                await self.authorize(context, operation, request)
+                if self.rates is not None:
+                    await self.rates.admit(context.account, operation.name, gone)
+                return await self.table[operation.name](context, request)
+            except StoreUnavailable as error:
+                raise unwritable(error) from error
 
     async def named(
         self, context: RequestContext, name: str, request: Mapping[str, Any], agent: str = ""
@@ -115,8 +118,6 @@ class Invoke:
             wire = wire_error(error, operation)
             status, call.error, call.message = wire.status, wire.code, error.message
             raise
-        except StoreUnavailable as error:
-            raise unwritable(error) from error
         except Exception as error:
             _log.exception("internal error", operation=name, request_id=context.request_id)
             raise hidden(context.request_id) from error

@@ -239,8 +239,6 @@ class _Service:
             return Answer(response, operation.name)
         except ApiError as error:
             return _refused(error, operation)
-        except StoreUnavailable as error:
-            return _refused(unwritable(error), operation)
         except ClientDisconnect:
             raise
         except Exception:  # as above, with the names that this operation has for it

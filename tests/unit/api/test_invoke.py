@@ -12,7 +12,14 @@ from microvmd.api.invoke import Invoke, unrestricted_only
 from microvmd.api.operations import Operation
 from microvmd.api.requests import RequestContext
 from microvmd.model.caller import Caller
-from microvmd.model.errors import AccessDenied, InternalError, NotFound, ValidationError
+from microvmd.model.errors import (
+    AccessDenied,
+    InternalError,
+    NotFound,
+    StoreUnavailable,
+    Unwritable,
+    ValidationError,
+)
 
 pytestmark = pytest.mark.anyio
 ROOT = RequestContext("1", "us-east-1", "A", "the-id", datetime.now(UTC), Caller.root("1"))
@@ -66,6 +73,16 @@ async def test_a_call_is_a_clients_call(played: _Played) -> None:
     assert told == [("ListMicrovms", code, w) for code, w in zip(codes, who, strict=True)]
     with pytest.raises(UnknownOperation):
         await played.invoke.named(ROOT, "Nothing", {})
+
+
+async def test_a_store_that_does_not_work_is_told_and_recorded(played: _Played) -> None:
+    played.fault = StoreUnavailable("the record cannot be written: its disk is full")
+    with pytest.raises(Unwritable, match="its disk is full"):
+        await played.invoke.named(ROOT, "ListMicrovms", {})
+    assert played.counted == [("ListMicrovms", 500)]
+    (call,) = played.calls
+    assert call.error == "InternalServerException"
+    assert "its disk is full" in (call.message or "")
 
 
 async def test_faults_are_hidden(played: _Played) -> None:
