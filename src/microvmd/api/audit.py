@@ -52,7 +52,8 @@ _SHORTEST_SCRUBBED = 4
 
 @dataclass(slots=True)
 class Call:
-    """What has become known of one call. ``account`` is that of the key that it claims."""
+    """What has become known of one call. ``region`` is the service's, ``account`` that of the key
+    that it claims."""
 
     request_id: str
     region: str
@@ -109,13 +110,15 @@ def unaudited(_call: Call) -> None:
 def record(call: Call, now: datetime) -> dict[str, Any]:
     """The CloudTrail record of a call that was answered at ``now``."""
     account = call.account if call.context is None else call.context.account
+    # The region of a claim is text that anybody may have written.
+    region = call.region if call.context is None else call.context.region
     made: dict[str, Any] = {
         "eventVersion": VERSION,
         "userIdentity": _identity(call),
         "eventTime": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "eventSource": call.source,
         "eventName": call.name,
-        "awsRegion": call.region if call.context is None else call.context.region,
+        "awsRegion": region,
         "sourceIPAddress": call.source_ip or "unknown",
         "userAgent": _cut(call.user_agent or ""),
         "requestParameters": _bounded(call.parameters),
@@ -123,7 +126,7 @@ def record(call: Call, now: datetime) -> dict[str, Any]:
         "requestID": call.request_id,
         "eventID": str(uuid.uuid4()),
         "readOnly": call.read_only,
-        "resources": list(_resources(call, account)),
+        "resources": list(_resources(call, account, region)),
         "eventType": "AwsApiCall",
         "managementEvent": not call.data,
         "recipientAccountId": account,
@@ -265,7 +268,7 @@ def _principal(caller: Caller) -> str:
             return caller.name
 
 
-def _resources(call: Call, account: str | None) -> Iterator[dict[str, str]]:
+def _resources(call: Call, account: str | None, region: str) -> Iterator[dict[str, str]]:
     asked = {**(call.parameters or {}), **(call.elements or {})}
     seen: set[str] = set()
     for name in ("imageIdentifier", "imageArn", "identifier", "arn", "resource"):
@@ -277,7 +280,7 @@ def _resources(call: Call, account: str | None) -> Iterator[dict[str, str]]:
             yield {"accountId": arn.split(":")[4], "type": kind, "ARN": arn}
     microvm = asked.get("microvmId") or asked.get("microvmIdentifier")
     if isinstance(microvm, str) and account is not None:
-        prefix = f"arn:aws:lambda:{call.region}:{account}:microvm:"
+        prefix = f"arn:aws:lambda:{region}:{account}:microvm:"
         arn = f"{prefix}{microvm.removeprefix(prefix)}"
         yield {"accountId": account, "type": "AWS::Lambda::Microvm", "ARN": arn}
 

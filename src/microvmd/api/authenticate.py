@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from starlette.requests import Request
 
-from microvmd.api.credentials import Credentials
+from microvmd.api.credentials import Credentials, Identity
 from microvmd.api.errors import SignatureError
-from microvmd.api.proven import Proven, keep, proven
+from microvmd.api.proven import Proven, keep, keep_claimed, proven
 from microvmd.api.requests import RequestContext, read_body, signed_request
 from microvmd.api.signed import Signature, SignedRequest
 from microvmd.api.sigv4 import read_signature, verify
@@ -40,14 +40,28 @@ class Authenticator:
         if known is not None:
             return known.context, known.body
         signed = signed_request(request.scope)
-        return await self.check(request, signed, read_signature(signed), str(uuid.uuid4()))
+        claim = read_signature(signed)
+        identity = await self.identify(request, claim)
+        return await self.check(request, signed, claim, identity, str(uuid.uuid4()))
+
+    async def identify(self, request: Request, claim: Signature) -> Identity | None:
+        """Whose key a request names, before anything is proven; None when nobody has it. What is
+        told of a refused call says the account (proven.py)."""
+        identity = await self._credentials.find(claim.access_key)
+        if identity is not None:
+            keep_claimed(request.scope, identity.account)
+        return identity
 
     async def check(
-        self, request: Request, signed: SignedRequest, claim: Signature, request_id: str
+        self,
+        request: Request,
+        signed: SignedRequest,
+        claim: Signature,
+        identity: Identity | None,
+        request_id: str,
     ) -> tuple[RequestContext, bytes]:
         """Read the body, as far as the caller is known at all, and verify both."""
         self._check_scope(claim)
-        identity = await self._credentials.find(claim.access_key)
         body = b"" if identity is None else await read_body(request)
         now = self._clock()
         verify(signed, claim, identity, body, now)
@@ -63,11 +77,6 @@ class Authenticator:
         )
         keep(request.scope, Proven(context, body))
         return context, body
-
-    async def account_of(self, claim: Signature) -> str | None:
-        """The account of a claimed key, proven or not; None when nobody has it."""
-        identity = await self._credentials.find(claim.access_key)
-        return None if identity is None else identity.account
 
     def _check_scope(self, claim: Signature) -> None:
         if claim.service != SIGNING_NAME:

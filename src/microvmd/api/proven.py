@@ -8,6 +8,7 @@ from starlette.types import Scope
 from microvmd.api.requests import RequestContext
 
 _KEY = "microvmd.proven"
+_CLAIMED = "microvmd.claimed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,16 @@ class Proven:
 def keep(scope: Scope, proven: Proven) -> None:
     """Say who makes the request of this scope."""
     scope[_KEY] = proven
+
+
+def keep_claimed(scope: Scope, account: str) -> None:
+    """Say whose key the request of this scope names, proven or not."""
+    scope[_CLAIMED] = account
+
+
+def claimed_account(scope: Scope) -> str | None:
+    """The account whose key it names; None when nobody has it."""
+    return cast("str | None", scope.get(_CLAIMED))
 
 
 def proven(scope: Scope) -> Proven | None:

@@ -35,7 +35,7 @@ from microvmd.api.invoke import (
 )
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.parse import parse_query, parse_request
-from microvmd.api.proven import proven
+from microvmd.api.proven import claimed_account, proven
 from microvmd.api.rates import Rates
 from microvmd.api.requests import RequestContext, gone_away, signed_request
 from microvmd.api.routes import Router
@@ -109,7 +109,7 @@ def create_app(
         observe,
         audit,
     )
-    service = _Service(operations, invoke, authenticator, aws_relay)
+    service = _Service(operations, invoke, authenticator, aws_relay, region or "")
     if pages is not None:
         routes = [*routes, *pages(invoke)]
 
@@ -139,18 +139,21 @@ class _Service:
         invoke: Invoke,
         authenticator: Authenticator,
         relay: AwsRelay | None,
+        region: str,
     ) -> None:
         self._router = Router(operations)
         self._invoke = invoke
         self._authenticator = authenticator
         self._relay = relay
+        self._region = region
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await WebSocketClose()(scope, receive, send)
             return
         request, request_id = Request(scope, receive), str(uuid.uuid4())
-        call = Call(request_id, "", _address(request), request.headers.get("user-agent"))
+        agent = request.headers.get("user-agent")
+        call = Call(request_id, self._region, _address(request), agent)
         started = time.monotonic()
         try:
             answer = await self._answer(request, call)
@@ -177,17 +180,18 @@ class _Service:
         try:
             signed = signed_request(request.scope)
             claim = call.claim = read_signature(signed)
-            call.region = claim.region
             if self._relay is not None and claim.service in self._relay.services:
                 return await self._relayed(self._relay, request, signed, call, claim)
+            identity = await self._authenticator.identify(request, claim)
             # Recorded: a query that does not parse is told before the signature is looked at.
             parse_query(signed.query)
-            context, body = await self._authenticator.check(request, signed, claim, request_id)
-            call.context = context
-            return await self._operate(request, signed, context, body, call)
+            call.context, body = await self._authenticator.check(
+                request, signed, claim, identity, request_id
+            )
+            return await self._operate(request, signed, call.context, body, call)
         except ApiError as error:
             if call.context is None:
-                await self._name(call, request)
+                self._name(call, request)
             return _refused(error)
         except StoreUnavailable as error:
             return _refused(unwritable(error))
@@ -206,14 +210,14 @@ class _Service:
         claim: Signature,
     ) -> Answer:
         response = await relay.answer(request, signed, claim, call.request_id)
+        call.account = claimed_account(request.scope)
         of_foreign(call, claim, proven(request.scope))
         error = str(response.status_code) if response.status_code >= 400 else None
         return Answer(response, claim.service, error)
 
-    async def _name(self, call: Call, request: Request) -> None:
+    def _name(self, call: Call, request: Request) -> None:
         """What a caller who is not proven wanted, as far as that can be told."""
-        if call.claim is not None:
-            call.account = await self._authenticator.account_of(call.claim)
+        call.account = claimed_account(request.scope)
         with suppress(UnknownOperation, UnparsableQuery):
             signed = signed_request(request.scope)
             call.asks(self._router.match(signed.method, signed.path).operation)

@@ -44,7 +44,9 @@ async def test_context_and_body() -> None:
     authenticator = Authenticator(KeyRing([_KEY]), "us-east-1", lambda: now)
     request = _request()
     signed = signed_request(request.scope)
-    context, body = await authenticator.check(request, signed, read_signature(signed), "number")
+    claim = read_signature(signed)
+    identity = await authenticator.identify(request, claim)
+    context, body = await authenticator.check(request, signed, claim, identity, "number")
     assert body == b"{}"
     assert (context.account, context.region, context.access_key, context.request_id) == (
         "123456789012",

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from microvmd.api.proven import Proven, keep, proven
+from microvmd.api.proven import Proven, claimed_account, keep, keep_claimed, proven
 from microvmd.api.requests import RequestContext
 
 
@@ -14,3 +14,11 @@ def test_of_its_own_scope_only() -> None:
     keep(mine, Proven(context, b"body"))
     assert proven(mine) == Proven(context, b"body")
     assert proven({}) is None
+
+
+def test_a_claim_is_no_proof() -> None:
+    scope: dict[str, Any] = {}
+    assert claimed_account(scope) is None
+    keep_claimed(scope, "1")
+    assert claimed_account(scope) == "1"
+    assert proven(scope) is None

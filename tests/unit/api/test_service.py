@@ -4,6 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,9 +17,10 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microvmd.api.audit import Call
+from microvmd.api.audit import Call, record
 from microvmd.api.credentials import Identity, KeyRing
 from microvmd.api.invoke import IncompleteService, dispatch_table
+from microvmd.api.local.relay import Relay
 from microvmd.api.operations import Operation, load_operations
 from microvmd.api.requests import BODY_LIMIT, RequestContext
 from microvmd.api.service import create_app
@@ -254,6 +256,29 @@ def test_malformed_requests_never_crash(
 
 def _refuse_all(name: str, request: dict[str, Any]) -> Mapping[str, Any]:
     raise ValidationError(json.dumps(request, default=str))
+
+
+@pytest.mark.anyio
+async def test_a_claim_tells_its_account_and_no_region() -> None:
+    """What is refused before the signature is looked at is told to whose key it names, too."""
+    calls: list[Call] = []
+    ring = KeyRing([_KEY])
+    relay = Relay(Path("/nowhere"), ring, _KEY.account)
+    app = create_app([_Answers(_items)], ring, relay, region="us-east-1", audit=calls.append)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport) as client:
+        for request in (
+            _signed("GET", _RUNS, region="x" * 1000),
+            _signed("GET", _RUNS, service="ec2"),
+            _signed("GET", f"{_RUNS}?nextToken=a=="),
+            _signed("GET", "/bucket", service="s3", key=Identity(_KEY.access_key, "wrong", "1")),
+            _signed("GET", "/moto-api/reset", service="s3"),
+        ):
+            await client.send(request)
+    assert len(calls) == 5
+    told = [record(call, _STARTED) for call in calls]
+    assert {one["awsRegion"] for one in told} == {"us-east-1"}
+    assert {one["recipientAccountId"] for one in told} == {_KEY.account}
 
 
 @pytest.mark.anyio

@@ -26,7 +26,7 @@ from microvmd.api.local.answers import caller_identity, foreign_error, session_o
 from microvmd.api.local.headers import OURS, local_headers
 from microvmd.api.local.iam import LocalIam
 from microvmd.api.local.rights import ForeignRights
-from microvmd.api.proven import Proven, keep
+from microvmd.api.proven import Proven, keep, keep_claimed
 from microvmd.api.requests import RequestContext, bounded, read_body
 from microvmd.api.signed import Signature, SignedRequest, check_body
 from microvmd.api.sigv4 import verify
@@ -121,8 +121,10 @@ class Relay:
     async def _forward(
         self, request: Request, signed: SignedRequest, claim: Signature, request_id: str
     ) -> Response:
-        path = self._path(signed)
         identity = await self._credentials.find(claim.access_key)
+        if identity is not None:
+            keep_claimed(request.scope, identity.account)
+        path = self._path(signed)
         streams = claim.service == "s3"
         body = b"" if streams or identity is None else await read_body(request, BUFFERED_LIMIT)
         # The old way of presigning covers the path in path style.

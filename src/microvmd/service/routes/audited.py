@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from microvmd.api.audit import SOURCE, Audit, Call, is_secret
 from microvmd.api.errors import SignatureError
-from microvmd.api.proven import proven
+from microvmd.api.proven import claimed_account, proven
 from microvmd.api.requests import signed_request
 from microvmd.api.signed import Signature
 from microvmd.api.sigv4 import read_signature
@@ -116,7 +116,7 @@ def _call(request: Request, path: str, region: str) -> Call:
 def _know(call: Call, request: Request) -> None:
     known = proven(request.scope)
     if known is None:
-        call.claim = _claim(request)
+        call.claim, call.account = _claim(request), claimed_account(request.scope)
         return
     call.context, call.request_id = known.context, known.context.request_id
     given = {**request.query_params, **request.path_params, **_members(known.body)}

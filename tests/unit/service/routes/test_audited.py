@@ -90,7 +90,9 @@ async def test_refusals_and_faults() -> None:
         "since must be seconds",
     )
     assert bad["requestParameters"] == {"since": "x"}
-    assert unproven["userIdentity"] == {"type": "Unknown", "accessKeyId": KEY.access_key}
+    claimed = {"type": "Unknown", "accountId": KEY.account, "accessKeyId": KEY.access_key}
+    assert unproven["userIdentity"] == claimed
+    assert unproven["recipientAccountId"] == KEY.account
     assert unproven["errorCode"] == "InvalidSignatureException"
     assert fault["errorCode"] == "InternalError"
     assert "fresh-secret" not in str(fault)
