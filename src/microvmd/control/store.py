@@ -31,6 +31,7 @@ from microvmd.control.event_rows import EventRows
 from microvmd.control.identity_rows import IdentityRows
 from microvmd.control.meter_rows import MeterRows
 from microvmd.control.schema import client_tokens, images, microvms, versions
+from microvmd.control.seldom import Seldom
 from microvmd.control.use_rows import UseRows
 from microvmd.model.errors import StoreUnavailable
 from microvmd.model.event import image_change, microvm_change, version_change
@@ -53,7 +54,6 @@ PASSING = {
     sqlite3.SQLITE_PERM: "access to its file is denied",
 }
 """SQLite's results that are no fault of the statement."""
-SAY_AGAIN_S = 60.0
 
 _IMAGE = TypeAdapter(Image)
 _VERSION = TypeAdapter(Version)
@@ -317,7 +317,7 @@ class Store:
         self.next_event = asyncio.Event()
         self._clock = clock
         self._engine = _engine(url)
-        self._said_at = -SAY_AGAIN_S
+        self._unavailable = Seldom()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
     @classmethod
@@ -367,18 +367,12 @@ class Store:
             why = _passing(error)
             if why is None:
                 raise
-            self._say(why)
+            if self._unavailable.due():
+                log.error("store.unavailable", reason=why)
             raise StoreUnavailable(f"the record cannot be written: {why}") from error
         if transaction.events.added:
             loop.call_soon_threadsafe(self._tell)
         return decided
-
-    def _say(self, why: str) -> None:
-        """A line in a while, however many ask meanwhile: it lands on the disk that is full."""
-        now = time.monotonic()
-        if now - self._said_at >= SAY_AGAIN_S:
-            self._said_at = now
-            log.error("store.unavailable", reason=why)
 
     def _tell(self) -> None:
         told, self.next_event = self.next_event, asyncio.Event()

@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 
 from microvmd.api.audit import LAMBDA, SOURCE, Call, record
+from microvmd.control.seldom import Seldom
 from microvmd.model.errors import Throttled
 from microvmd.model.rate import Bucket, Rate
 
@@ -38,7 +39,6 @@ PAGE_LINES = 200
 BLOCK = 256 * 1024
 LAST_BYTES = 64 * MIB
 SWEEP_INTERVAL_S = 3600.0
-SAY_AGAIN_S = 60.0
 PLACE = re.compile(r"(\d{4}-\d{2}-\d{2}\.\d{4}):(\d{1,15})")
 
 log = structlog.get_logger(__name__)
@@ -198,7 +198,7 @@ class _Files:
         self._segment = max(MIB, limits.size // SEGMENTS)
         self._clock = clock
         self._swept = float("-inf")
-        self._said_at, self._lost = float("-inf"), 0
+        self._losing, self._lost = Seldom(), 0
         directory.mkdir(mode=0o700, exist_ok=True)
 
     def append(self, lines: list[bytes]) -> None:
@@ -206,15 +206,10 @@ class _Files:
             self._sweep()
             self._write(self._current(), b"".join(lines))
         except OSError as error:
-            self._say_lost(len(lines), error)
-
-    def _say_lost(self, calls: int, error: OSError) -> None:
-        """A line in a while: it lands on the disk that is full."""
-        self._lost += calls
-        now = time.monotonic()
-        if now - self._said_at >= SAY_AGAIN_S:
-            log.error("audit.lost", calls=self._lost, error=str(error))
-            self._said_at, self._lost = now, 0
+            self._lost += len(lines)
+            if self._losing.due():
+                log.error("audit.lost", calls=self._lost, error=str(error))
+                self._lost = 0
 
     def _write(self, path: Path, data: bytes) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
