@@ -8,14 +8,11 @@ object a line; with ``Accept: text/event-stream`` an SSE stream, whose ids are p
 all of them, or with ``account=`` one account's.
 """
 
-import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from microvmd.api.requests import RequestContext
@@ -25,16 +22,17 @@ from microvmd.service.routes.extensions import (
     PREFIX,
     Authenticate,
     Authorize,
+    Told,
     answering,
     flag_of,
     follows,
     last_of,
     moment_of,
+    one_by_one,
+    streamed,
 )
 
 RIGHT = "cloudtrail:LookupEvents"
-SSE = "text/event-stream"
-_Lines = AsyncGenerator[tuple[Place, dict[str, Any]], None]
 
 
 def audit_routes(
@@ -47,13 +45,10 @@ def audit_routes(
         authorize.thing(context, RIGHT, "*")
         asked = _Asked.of(request, context, operator)
         if (count := last_of(request)) is not None:
-            found = _newest(audit, asked.query, count)
+            found = one_by_one(await audit.last(asked.query, count))
         else:
             found = audit.read(asked.query, after=asked.after, follow=asked.follow)
-        if SSE in request.headers.get("accept", ""):
-            headers = {"cache-control": "no-store"}
-            return StreamingResponse(_sse(found), media_type=SSE, headers=headers)
-        return StreamingResponse(_ndjson(found), media_type="application/x-ndjson")
+        return streamed(request, found, _told)
 
     return [Route(f"{PREFIX}/audit", answering(answer))]
 
@@ -79,9 +74,9 @@ class _Asked:
         return cls(query, _after(request), follows(request))
 
 
-async def _newest(audit: AuditLog, query: AuditQuery, count: int) -> _Lines:
-    for line in await audit.last(query, count):
-        yield line
+def _told(line: tuple[Place, dict[str, Any]]) -> Told:
+    place, call = line
+    return Told(str(place), "call", call)
 
 
 def _account(given: str | None, context: RequestContext, operator: str) -> str | None:
@@ -98,15 +93,3 @@ def _after(request: Request) -> Place | None:
     if place is None:
         raise ValidationError("after must be a place: the id of an event of this stream")
     return place
-
-
-async def _ndjson(lines: _Lines) -> AsyncGenerator[bytes, None]:
-    async with aclosing(lines):
-        async for _, one in lines:
-            yield json.dumps(one).encode() + b"\n"
-
-
-async def _sse(lines: _Lines) -> AsyncGenerator[bytes, None]:
-    async with aclosing(lines):
-        async for place, one in lines:
-            yield f"id: {place}\nevent: call\ndata: {json.dumps(one)}\n\n".encode()

@@ -8,13 +8,10 @@ browser goes on where it was (``Last-Event-ID``). With ``follow=true`` the answe
 client.
 """
 
-import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from microvmd.api.requests import RequestContext
@@ -26,14 +23,16 @@ from microvmd.service.routes.extensions import (
     PREFIX,
     Authenticate,
     Authorize,
+    Told,
     answering,
     follows,
     last_of,
     moment_of,
+    one_by_one,
+    streamed,
 )
 
 RIGHT = "microvmd:ListEvents"
-SSE = "text/event-stream"
 
 
 def event_routes(events: Events, authenticate: Authenticate, authorize: Authorize) -> list[Route]:
@@ -44,13 +43,10 @@ def event_routes(events: Events, authenticate: Authenticate, authorize: Authoriz
         authorize.thing(context, RIGHT, "*")
         asked = _Asked.of(request, context)
         if asked.last is not None:
-            found = _newest(events, asked.query, asked.last)
+            found = one_by_one(await events.last(asked.query, asked.last))
         else:
             found = events.read(asked.query, after=asked.after, follow=asked.follow)
-        if asked.stream:
-            headers = {"cache-control": "no-store"}
-            return StreamingResponse(_sse(found), media_type=SSE, headers=headers)
-        return StreamingResponse(_ndjson(found), media_type="application/x-ndjson")
+        return streamed(request, found, _told)
 
     return [Route(f"{PREFIX}/events", answering(answer))]
 
@@ -60,7 +56,6 @@ class _Asked:
     query: EventQuery
     after: int
     follow: bool
-    stream: bool
     last: int | None
 
     @classmethod
@@ -76,14 +71,11 @@ class _Asked:
             given.get("resource") or None,
             moment_of(request, "since"),
         )
-        return cls(
-            query, int(last), follow, SSE in request.headers.get("accept", ""), last_of(request)
-        )
+        return cls(query, int(last), follow, last_of(request))
 
 
-async def _newest(events: Events, query: EventQuery, count: int) -> AsyncGenerator[Event, None]:
-    for event in await events.last(query, count):
-        yield event
+def _told(event: Event) -> Told:
+    return Told(str(event.sequence), event.change.kind, event.envelope())
 
 
 def _kind(given: str | None) -> Kind | None:
@@ -93,16 +85,3 @@ def _kind(given: str | None) -> Kind | None:
         return Kind(given)
     except ValueError:
         raise ValidationError(f"kind must be one of: {', '.join(Kind)}") from None
-
-
-async def _ndjson(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        async for event in events:
-            yield json.dumps(event.envelope()).encode() + b"\n"
-
-
-async def _sse(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        async for event in events:
-            text = json.dumps(event.envelope())
-            yield f"id: {event.sequence}\nevent: {event.change.kind}\ndata: {text}\n\n".encode()

@@ -17,9 +17,9 @@ stays exact: nothing here changes an AWS answer.
 import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -31,7 +31,11 @@ from microvmd.api.requests import RequestContext
 from microvmd.api.serialize import serialize_error
 from microvmd.model.errors import ApiError, StoreUnavailable, ValidationError
 
+T = TypeVar("T")
+
 PREFIX = "/microvmd/v1"
+SSE = "text/event-stream"
+NDJSON = "application/x-ndjson"
 MOST_LAST = 1000
 LATEST_S = 1e11
 """What comes behind is no time in seconds: milliseconds, by mistake."""
@@ -138,7 +142,8 @@ def extension_routes(facts: Facts, authenticate: Authenticate, authorize: Author
         lines = facts.logs(
             context.account, query.group, query.stream, since=query.since, follow=query.follow
         )
-        return StreamingResponse(_ndjson(lines), media_type="application/x-ndjson")
+        found = _ndjson(lines, lambda line: json.dumps(asdict(line), ensure_ascii=False))
+        return StreamingResponse(found, media_type=NDJSON)
 
     return [
         Route(f"{PREFIX}/health", answering(health)),
@@ -226,8 +231,47 @@ def answering(
     return answer
 
 
-async def _ndjson(lines: AsyncGenerator[LogLine, None]) -> AsyncGenerator[bytes, None]:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One thing of a stream; whoever breaks off goes on behind ``place`` (``after=``)."""
+
+    place: str
+    kind: str
+    body: Mapping[str, Any]
+
+
+def streamed(
+    request: Request, things: AsyncGenerator[T, None], told: Callable[[T], Told]
+) -> Response:
+    """One JSON object a line as they come, or an SSE stream for who accepts one."""
+    if SSE in request.headers.get("accept", ""):
+        headers = {"cache-control": "no-store"}
+        return StreamingResponse(_sse(things, told), media_type=SSE, headers=headers)
+    return StreamingResponse(
+        _ndjson(things, lambda one: json.dumps(told(one).body)), media_type=NDJSON
+    )
+
+
+async def one_by_one(things: Iterable[T]) -> AsyncGenerator[T, None]:
+    """What is there already, for `streamed`."""
+    for one in things:
+        yield one
+
+
+async def _ndjson(
+    things: AsyncGenerator[T, None], text: Callable[[T], str]
+) -> AsyncGenerator[bytes, None]:
     # Closed here and not by the garbage collector: a follower holds a place in the log store.
-    async with contextlib.aclosing(lines):
-        async for line in lines:
-            yield json.dumps(asdict(line), ensure_ascii=False).encode() + b"\n"
+    async with contextlib.aclosing(things):
+        async for one in things:
+            yield text(one).encode() + b"\n"
+
+
+async def _sse(
+    things: AsyncGenerator[T, None], told: Callable[[T], Told]
+) -> AsyncGenerator[bytes, None]:
+    async with contextlib.aclosing(things):
+        async for one in things:
+            found = told(one)
+            text = json.dumps(found.body)
+            yield f"id: {found.place}\nevent: {found.kind}\ndata: {text}\n\n".encode()
