@@ -3,7 +3,8 @@
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -83,7 +84,7 @@ class ConsoleLab:
     async def signed(self, method: str, path: str, key: Identity = OPERATOR) -> httpx.Response:
         """A request to one of the service's own routes, as the commands send it."""
         request = AWSRequest(method, f"{ORIGIN}/microvmd/v1{path}", data=b"")
-        credentials = Credentials(key.access_key, key.secret_key)
+        credentials = Credentials(key.access_key, key.secret_key, key.session_token)
         SigV4Auth(credentials, "lambda", REGION).add_auth(request)
         client = self.browser().client
         return await client.request(method, str(request.url), headers=dict(request.headers.items()))
@@ -100,6 +101,19 @@ class ConsoleLab:
             await self.who.accounts.put_policy(ACCOUNT, name, "own", policy)
         made = await self.who.accounts.create_key(ACCOUNT, name)
         return Identity(made.key.access_key, made.secret, ACCOUNT, user=name)
+
+    async def temporary(self, minutes: float) -> Identity:
+        """A key of the operator's that is good for so long; asked again, that is its time now."""
+        ends = datetime.now(UTC) + timedelta(minutes=minutes)
+        made = replace(
+            OPERATOR,
+            access_key="ASIATEMPORARY",
+            session_token="of-the-session",
+            expires_at=ends,
+            issuer=OPERATOR.access_key,
+        )
+        await self.who.ring.learn(made)
+        return made
 
 
 @dataclass

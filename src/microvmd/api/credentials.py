@@ -38,12 +38,19 @@ class Identity:
     issuer: str | None = None
     """The access key that got this session; when that is revoked, so is this."""
 
+    def expired(self, now: datetime) -> bool:
+        """Whether it was temporary and its time is over: it stands for nobody any more."""
+        return self.expires_at is not None and self.expires_at <= now
+
 
 class Credentials(Protocol):
     """Where the API looks a signer up."""
 
     async def find(self, access_key: str) -> Identity | None:
-        """Return the identity of an access key, or None when nobody has it."""
+        """Return the identity of an access key, or None when nobody has it.
+
+        Also one that has expired: its signer is told so, and whoever lets it in must look.
+        """
         ...
 
     async def learn(self, identity: Identity) -> None:

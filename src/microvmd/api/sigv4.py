@@ -70,7 +70,7 @@ def verify(
     """
     if identity is None or not _same_token(identity, claim):
         raise SignatureError("UnrecognizedClientException", _UNRECOGNISED)
-    if identity.expires_at is not None and identity.expires_at <= now:
+    if identity.expired(now):
         raise SignatureError(
             "ExpiredTokenException", "The security token included in the request is expired"
         )

@@ -74,11 +74,10 @@ async def known_of(console: Console, connection: HTTPConnection, *, use: bool) -
     session = console.sessions.find(connection.cookies.get(COOKIE), use=use)
     if session is None:
         return None
-    identity = await console.credentials.find(session.access_key)
-    if identity is None:
+    identity, now = await console.credentials.find(session.access_key), console.now()
+    if identity is None or identity.expired(now):
         console.sessions.end(session)
         return None
-    now = console.now()
     caller = await console.credentials.caller(identity, now)
     source = None if connection.client is None else connection.client.host
     return Known(session, identity, new_context(identity, caller, console.region, now, source))

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -185,3 +185,12 @@ async def test_a_federated_session_needs_a_policy(tmp_path: Path) -> None:
         reads = await o.session("AKIAROOT", federated="bob", session_policies=(READS,))
         assert await o.may(reads, "s3:GetObject", "s3:PutObject") == ["s3:GetObject"]
         assert (await o.caller(reads)).arn == f"arn:aws:sts::{ACCOUNT}:federated-user/bob"
+
+
+def test_a_key_expires_at_its_moment_and_a_lasting_one_never() -> None:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    lasting = Identity("AKIA", "secret", "1")
+    temporary = Identity("ASIA", "secret", "1", session_token="t", expires_at=moment)
+    assert not lasting.expired(moment)
+    assert not temporary.expired(moment - timedelta(seconds=1))
+    assert temporary.expired(moment)

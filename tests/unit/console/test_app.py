@@ -117,6 +117,17 @@ async def test_a_session_ends_with_its_key(lab: ConsoleLab) -> None:
     assert (await browser.get("/sessions")).status_code == 303
 
 
+async def test_a_session_ends_with_a_temporary_key(lab: ConsoleLab) -> None:
+    path = await lab.link(await lab.temporary(minutes=60))
+    browser = lab.browser()
+    assert (await browser.post(path)).status_code == 303
+    assert (await browser.get("/sessions")).status_code == 200
+    await lab.temporary(minutes=-1)
+    assert (await browser.get("/sessions")).status_code == 303
+    await lab.temporary(minutes=60)
+    assert (await browser.get("/sessions")).status_code == 303, "it has ended for good"
+
+
 async def test_a_token_that_nobody_has(lab: ConsoleLab) -> None:
     browser = lab.browser()
     for token in ("", "x", "a" * 5000):

@@ -80,7 +80,8 @@ async def theme(visit: Visit) -> Response:
 async def _behind(visit: Visit, token: str, *, use_up: bool) -> Identity | None:
     links = visit.console.links
     access_key = links.take(token) if use_up else links.look(token)
-    return None if access_key is None else await visit.console.credentials.find(access_key)
+    found = None if access_key is None else await visit.console.credentials.find(access_key)
+    return None if found is None or found.expired(visit.console.now()) else found
 
 
 async def _enter(visit: Visit, identity: Identity, wanted: str) -> Response:

@@ -87,6 +87,14 @@ async def test_a_link_of_a_revoked_key(lab: ConsoleLab) -> None:
     assert (await lab.browser().post(path)).status_code == 403
 
 
+async def test_a_link_of_a_temporary_key_ends_with_it(lab: ConsoleLab) -> None:
+    path = await lab.link(await lab.temporary(minutes=60))
+    assert (await lab.browser().get(path)).status_code == 200
+    await lab.temporary(minutes=-1)
+    assert (await lab.browser().get(path)).status_code == 403
+    assert (await lab.browser().post(path)).status_code == 403
+
+
 async def test_logging_out_ends_the_session(lab: ConsoleLab) -> None:
     browser = await lab.logged_in()
     copied = Browser(lab.browser().client)
