@@ -154,10 +154,11 @@ async def console_lab(
     shells: Path | None = None,
     traffic: Callable[[], Awaitable[Mapping[str, Activity]]] | None = None,
     vmm_of: Callable[[str], Awaitable[Vmm | None]] | None = None,
+    ask_edge: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[ConsoleLab]:
     """Everything in ``directory``; ``assets`` holds a folder of vendored files, if any; ``more``
     are pages of the test, ``lines`` are those of every log, ``shells`` is the bridge's socket,
-    ``traffic`` and ``vmm_of`` are what `Live` looks at."""
+    ``traffic`` and ``vmm_of`` are what `Live` looks at, ``ask_edge`` is the edge's health."""
     settings = Settings(
         root=directory,
         assets=assets or directory / "assets",
@@ -193,7 +194,7 @@ async def console_lab(
             microvms=found.microvms,
             log_lines=lines or played,
             vmm_of=_no_vmm,
-            ask_edge=_nothing,
+            ask_edge=ask_edge or _nothing,
         )
         live = Live(found.microvms.live, traffic or _no_traffic, vmm_of or _no_vmm, found.clock)
         events, metering = Events(found.store), Metering(found.store, Prices())

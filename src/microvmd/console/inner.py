@@ -23,17 +23,23 @@ AGENT = "microvmd-console"
 """How the console is called where calls are recorded."""
 _AHEAD = 16
 """Pieces of an answer that wait for whoever reads it."""
+_CUT = 200
+"""Characters that are shown of an answer without a message."""
 
 
 class Refused(ApiError):
-    """One of the service's own routes said no."""
+    """One of the service's own routes said no. ``document`` is the whole answer, where it is one;
+    ``message`` is for readers, and cut."""
 
     code = "Refused"
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, document: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.name = code
+        self.document = document or {}
 
 
 @dataclass(slots=True)
@@ -148,7 +154,9 @@ async def _refused(start: Message, pieces: AsyncIterator[bytes]) -> Refused:
     headers = {name.lower(): value for name, value in start["headers"]}
     code = headers.get(b"x-amzn-errortype", b"Refused").decode()
     try:
-        message = str(json.loads(whole)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = whole.decode(errors="replace")[:200] or "The service refused this."
-    return Refused(start["status"], code, message)
+        found = json.loads(whole)
+    except ValueError:
+        found = None
+    document = found if isinstance(found, dict) else {}
+    said = document.get("message") or whole.decode(errors="replace")[:_CUT]
+    return Refused(start["status"], code, str(said or "The service refused this."), document)

@@ -87,6 +87,27 @@ async def test_refusals_keep_their_code() -> None:
     assert caught.value.status == 404
 
 
+async def test_a_refusal_keeps_its_document_and_cuts_its_words() -> None:
+    document = {"checks": {"edge": "x" * 1000}}
+
+    async def degraded(_: Request) -> Response:
+        return JSONResponse(document, status_code=503)
+
+    async def torn(_: Request) -> Response:
+        return Response("torn {", status_code=500)
+
+    inner = _inner(
+        Route("/microvmd/v1/degraded", degraded), Route("/microvmd/v1/torn", torn)
+    )
+    with pytest.raises(Refused) as caught:
+        await inner.ask(CONTEXT, "GET", "/degraded")
+    assert caught.value.document == document
+    assert len(caught.value.message) == 200
+    with pytest.raises(Refused, match="torn {") as caught:
+        await inner.ask(CONTEXT, "GET", "/torn")
+    assert caught.value.document == {}
+
+
 async def test_a_fault_of_the_route_is_the_askers() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         await _inner().ask(CONTEXT, "GET", "/break")

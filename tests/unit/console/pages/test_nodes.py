@@ -1,10 +1,10 @@
 """The machine: health for all, how full it is for the operator."""
 
+from pathlib import Path
+
 import pytest
 
-from microvmd.console.inner import Refused
-from microvmd.console.pages.nodes import _checks
-from tests.consolelab import ConsoleLab
+from tests.consolelab import ConsoleLab, console_lab
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +25,14 @@ async def test_others_see_health_alone(lab: ConsoleLab) -> None:
     assert "state good" in part
 
 
-def test_what_is_the_matter_is_told() -> None:
-    assert _checks(Refused(503, "Refused", '{"checks": {"edge": "gone"}}')) == {"edge": "gone"}
-    assert _checks(Refused(503, "Refused", "torn {")) == {"what is the matter": "torn {"}
+async def test_what_is_the_matter_is_told_in_full(tmp_path: Path) -> None:
+    matter = "<b>the edge</b> does not answer: " + "x" * 300 + " as its log says"
+
+    async def ask_edge() -> None:
+        raise OSError(matter)
+
+    async with console_lab(tmp_path, ask_edge=ask_edge) as lab:
+        page = (await (await lab.logged_in()).get("/nodes")).text
+        assert "degraded" in page
+        assert "as its log says" in page
+        assert "<b>the edge" not in page
