@@ -139,7 +139,7 @@ async function ask() {
     wanted = true;
     htmx.trigger(document.body, "changed");
   }
-  over = gone;
+  over ||= gone;
   state = found.row?.state ?? state;
   version = found.version;
   add(found.samples);
