@@ -13,11 +13,12 @@ from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
+from microvmd.edge.activity import Activity
 from microvmd.messages.node_requests import Vmm
 from microvmd.model.idle import idle_at
 from microvmd.model.microvm import MicroVm, Phase
+from microvmd.vmm.process import stat_fields
 
 INTERVAL_S = 2.0
 KEPT = 450
@@ -29,16 +30,6 @@ COLUMNS = ("time", "cpu", "memory", "bytes", "requests")
 MIB = 1 << 20
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-class Traffic(Protocol):
-    """What the edge counts for one endpoint since its HAProxy started."""
-
-    @property
-    def bytes_total(self) -> int: ...
-
-    @property
-    def requests(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +57,6 @@ class Row:
     cpu: int | None
     rate: float | None
     """Requests a second."""
-    requests: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +81,20 @@ class _Seen:
     requests: int | None = None
     samples: "array[float]" = field(default_factory=lambda: array("d"))
 
-    def add(self, now: float, use: Use | None, traffic: Traffic | None) -> None:
-        """A sample: rates are those since the one before."""
+    def add(self, now: float, use: Use | None, traffic: Activity | None) -> None:
+        """A sample: rates are those since the one before, where both are known."""
         passed = now - self.at
-        cpu = _rate(self.cpu_s, None if use is None else use.cpu_s, passed)
-        flow = _rate(self.bytes_total, None if traffic is None else traffic.bytes_total, passed)
-        calls = _rate(self.requests, None if traffic is None else traffic.requests, passed)
+        cpu_s = None if use is None else use.cpu_s
+        bytes_total = None if traffic is None else traffic.bytes_total
+        requests = None if traffic is None else traffic.requests
+        cpu = _rate(self.cpu_s, cpu_s, passed)
+        flow = _rate(self.bytes_total, bytes_total, passed)
+        calls = _rate(self.requests, requests, passed)
         memory = math.nan if use is None else float(use.memory)
         self.samples.extend((now, cpu, memory, flow, calls))
         del self.samples[: -KEPT * len(COLUMNS)]
-        self.at, self.cpu_s = now, None if use is None else use.cpu_s
-        if traffic is not None:
-            self.bytes_total, self.requests = traffic.bytes_total, traffic.requests
+        self.at, self.cpu_s = now, cpu_s
+        self.bytes_total, self.requests = bytes_total, requests
 
     def last(self, column: str) -> float | None:
         """Of the last sample; None where that is not known."""
@@ -130,7 +122,7 @@ class Live:
     def __init__(
         self,
         live: Callable[[], Iterable[MicroVm]],
-        traffic: Callable[[], Awaitable[Mapping[str, Traffic]]],
+        traffic: Callable[[], Awaitable[Mapping[str, Activity]]],
         vmm_of: Callable[[str], Awaitable[Vmm | None]],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -159,7 +151,7 @@ class Live:
             self._seen.setdefault(microvm.microvm_id, _Seen(microvm.generation))
         await self._find_vmms(live)
         try:
-            traffic: Mapping[str, Traffic] | None = await self._traffic()
+            traffic: Mapping[str, Activity] | None = await self._traffic()
         except OSError:
             traffic = None
         vmms = {name: seen.vmm for name, seen in self._seen.items() if seen.vmm is not None}
@@ -239,17 +231,10 @@ class Live:
             memory=None if memory is None else round(memory / MIB),
             cpu=None if cpu is None else round(cpu * 100),
             rate=None if rate is None else round(rate, 1),
-            requests=seen.requests,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    bytes_total: int = 0
-    requests: int = 0
-
-
-_NOTHING = _Counted()
+_NOTHING = Activity(0, 0)
 
 
 def _rate(before: float | None, after: float | None, seconds: float) -> float:
@@ -259,14 +244,12 @@ def _rate(before: float | None, after: float | None, seconds: float) -> float:
     return max(0.0, after - before) / seconds
 
 
-def use_of(vmm: Vmm, proc: Path = Path("/proc")) -> Use | None:
+def use_of(vmm: Vmm) -> Use | None:
     """What a VMM used; None when it is gone. Pages of the image that it has not changed are shared
     by all MicroVMs of the image, and not counted."""
-    place = proc / str(vmm.pid)
     try:
-        # The name before the last bracket may hold anything.
-        stat = (place / "stat").read_text(errors="replace").rpartition(")")[2].split()
-        resident, shared = (place / "statm").read_text().split()[1:3]
+        stat = stat_fields(vmm.pid)
+        resident, shared = Path(f"/proc/{vmm.pid}/statm").read_text().split()[1:3]
     except OSError:
         return None
     if int(stat[19]) != vmm.start_time:

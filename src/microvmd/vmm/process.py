@@ -90,19 +90,20 @@ class ProcessIdentity:
     def alive(self) -> bool:
         """Whether exactly this process still runs; a zombie does not."""
         try:
-            stat = _stat_fields(self.pid)
+            stat = stat_fields(self.pid)
         except (FileNotFoundError, ProcessLookupError):
             return False
         return stat[0] not in "ZX" and int(stat[19]) == self.start_time
 
 
-def _stat_fields(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on; the command name before it may hold anything."""
+def stat_fields(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on; the command name before it may hold anything.
+    Raises FileNotFoundError or ProcessLookupError when no process has this pid."""
     return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def _start_time(pid: int) -> int:
-    return int(_stat_fields(pid)[19])
+    return int(stat_fields(pid)[19])
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,12 +81,27 @@ async def test_rates_are_differences() -> None:
     assert first[0] == 1002.0
 
 
+async def test_a_look_without_traffic_makes_no_rate_too_high() -> None:
+    one = running(1)
+    world = World(one)
+    world.traffic = {one.endpoint_id: Activity(1000, 1, 10)}
+    await world.look()
+    world.traffic = None
+    await world.look()
+    world.traffic = {one.endpoint_id: Activity(9000, 1, 50)}
+    await world.look()
+    assert world.live.samples(one.microvm_id, world.now - 1)[0][3:] == [None, None]
+    world.traffic = {one.endpoint_id: Activity(9200, 1, 51)}
+    await world.look()
+    assert world.live.samples(one.microvm_id, world.now - 1)[0][3:] == [100.0, 0.5]
+
+
 async def test_an_endpoint_without_a_request_has_none() -> None:
     world = World(running(1))
     await world.look()
     await world.look()
     (row,) = world.live.rows(ACCOUNT, None).rows
-    assert (row.rate, row.requests) == (0.0, 0)
+    assert row.rate == 0.0
 
 
 async def test_a_ring_is_bounded_and_goes_with_its_microvm() -> None:

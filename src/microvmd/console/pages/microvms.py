@@ -30,7 +30,7 @@ async def listed(visit: Visit) -> Response:
     """The page; it narrows by ``q``, ``state`` and ``image`` what is shown at first."""
     found = await visit.service("GET", "/live")
     wanted = {name: visit.query(name) for name in ("q", "state", "image")}
-    rows = [row for row in _in_order(found) if _matches(row, wanted)]
+    rows = [row for row in found["rows"] if _matches(row, wanted)]
     return visit.render(
         "microvms/list.html",
         rows=rows[:FIRST_ROWS],
@@ -111,11 +111,6 @@ def _tell(visit: Visit, count: int, word: str, refused: Sequence[str]) -> None:
         visit.notify(text, "bad")
     if len(refused) > 3:
         visit.notify(f"{len(refused) - 3} more refused.", "bad")
-
-
-def _in_order(found: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = {row["microvm"]: row for row in found["rows"]}
-    return [rows[name] for name in found["microvms"] or () if name in rows]
 
 
 def _matches(row: dict[str, Any], wanted: dict[str, str]) -> bool:
