@@ -73,6 +73,12 @@ class Call:
     error: str | None = None
     message: str | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether it changed nothing and was granted: of a page that looks again and again such
+        calls would be all there is in the record."""
+        return self.read_only and self.error is None
+
     def asks(self, operation: Operation) -> None:
         """It is for this operation of the AWS surface."""
         self.name, self.read_only = operation.name, operation.method == "GET"

@@ -92,12 +92,19 @@ class Invoke:
                 raise unwritable(error) from error
 
     async def named(
-        self, context: RequestContext, name: str, request: Mapping[str, Any], agent: str = ""
+        self,
+        context: RequestContext,
+        name: str,
+        request: Mapping[str, Any],
+        agent: str = "",
+        *,
+        live: bool = False,
     ) -> dict[str, Any]:
         """The document that a client would be sent, for a caller within this process.
 
         ``request`` has the members of the operation's input; those that are None are left out.
-        Counted, logged and audited as a client's call is. Raises ApiError.
+        Counted, logged and audited as a client's call is; of what a page asks by itself (``live``)
+        only what fails or changes something is audited. Raises ApiError.
         """
         operation = self.operations.get(name)
         if operation is None:
@@ -124,7 +131,8 @@ class Invoke:
         finally:
             seconds = time.monotonic() - started
             self.observe(name, status, seconds)
-            self.audit(call)
+            if not (live and call.idle):
+                self.audit(call)
             _log.info(
                 "answered",
                 operation=name,

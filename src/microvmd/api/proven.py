@@ -14,11 +14,13 @@ _CLAIMED = "microvmd.claimed"
 @dataclass(frozen=True, slots=True)
 class Proven:
     """A caller whose signature was verified. ``body`` is what was signed, as far as it was read;
-    ``action`` the operation of another AWS service, where it can be told."""
+    ``action`` the operation of another AWS service, where it can be told. ``live``: a page of the
+    console asks by itself, which only this process can say."""
 
     context: RequestContext
     body: bytes = b""
     action: str = ""
+    live: bool = False
 
 
 def keep(scope: Scope, proven: Proven) -> None:

@@ -96,7 +96,7 @@ class Shown:
         known = await known_of(self._console, request, use=not self._route.live)
         if known is None and not self._route.open:
             return _to_login(request)
-        visit = Visit(self._console, request, self._section, known)
+        visit = Visit(self._console, request, self._section, known, live=self._route.live)
         try:
             if request.method not in SAFE_METHODS:
                 await self._insist_on_own_page(visit)

@@ -73,17 +73,22 @@ class Inner:
         path: str,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        *,
+        live: bool = False,
     ) -> Any:  # noqa: ANN401 - JSON of one of our own routes
-        """The answer, which is JSON. Raises Refused."""
-        async with self._opened(context, method, path, query, body) as pieces:
+        """The answer, which is JSON. Raises Refused. ``live`` as in `Proven`."""
+        scope = _scope(context, method, f"{PREFIX}{path}", query or {})
+        sent = b"" if body is None else json.dumps(body).encode()
+        async with self._opened(scope, Proven(context, sent, live=live)) as pieces:
             whole = b"".join([piece async for piece in pieces])
         return json.loads(whole) if whole else None
 
     async def lines(
-        self, context: RequestContext, path: str, query: Mapping[str, str]
+        self, context: RequestContext, path: str, query: Mapping[str, str], *, live: bool = False
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The JSON objects of an answer that has one a line, as they come. Raises Refused."""
-        async with self._opened(context, "GET", path, query, None) as pieces:
+        scope = _scope(context, "GET", f"{PREFIX}{path}", query)
+        async with self._opened(scope, Proven(context, live=live)) as pieces:
             rest = b""
             async for piece in pieces:
                 *complete, rest = (rest + piece).split(b"\n")
@@ -92,17 +97,10 @@ class Inner:
 
     @asynccontextmanager
     async def _opened(
-        self,
-        context: RequestContext,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None,
+        self, scope: dict[str, Any], asker: Proven
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        sent = b"" if body is None else json.dumps(body).encode()
-        exchange = _Exchange(sent, asyncio.Queue(_AHEAD))
-        scope = _scope(context, method, f"{PREFIX}{path}", query or {})
-        keep(scope, Proven(context, sent))
+        exchange = _Exchange(asker.body, asyncio.Queue(_AHEAD))
+        keep(scope, asker)
         try:
             async with asyncio.TaskGroup() as tasks:
                 answering = tasks.create_task(self._answer(scope, exchange))

@@ -30,9 +30,9 @@ class Section(StrEnum):
 class PageRoute:
     """One path below ``/console`` and one method.
 
-    ``live``: a page asks by itself and not its reader, so it keeps no session alive. ``open``:
-    without a login. ``raw``: the handler reads the body itself, so the CSRF token must be in the
-    header and not in a form.
+    ``live``: a page asks by itself and not its reader, so it keeps no session alive, and what it
+    reads is not recorded. ``open``: without a login. ``raw``: the handler reads the body itself, so
+    the CSRF token must be in the header and not in a form.
     """
 
     path: str

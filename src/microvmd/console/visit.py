@@ -32,8 +32,21 @@ THEMES = ("auto", "light", "dark")
 FORM_LIMIT = 256 << 10
 FORM_FIELDS = 1000
 
-Invoke = Callable[[RequestContext, str, Mapping[str, Any], str], Awaitable[dict[str, Any]]]
-"""An operation of the API by name, for a user agent (``api/invoke.py``). Raises ApiError."""
+
+class Invoke(Protocol):
+    """An operation of the API by name, for a user agent (``api/invoke.py``)."""
+
+    async def __call__(
+        self,
+        context: RequestContext,
+        name: str,
+        request: Mapping[str, Any],
+        agent: str = "",
+        *,
+        live: bool = False,
+    ) -> dict[str, Any]:
+        """Raises ApiError."""
+        ...
 
 
 class Artifacts(Protocol):
@@ -111,7 +124,11 @@ class Known:
 
 
 class Visit:
-    """What a page's handler is given. ``section`` is the page's own in the navigation."""
+    """What a page's handler is given. ``section`` is the page's own in the navigation.
+
+    ``live``: nobody but the page itself asks, again and again; what it reads is not recorded. A
+    handler that shows something for the first time sets it to False.
+    """
 
     def __init__(
         self,
@@ -119,10 +136,13 @@ class Visit:
         request: Request,
         section: Section | None = None,
         known: Known | None = None,
+        *,
+        live: bool = False,
     ) -> None:
         self.console = console
         self.request = request
         self.section = section
+        self.live = live
         self._known = known
         self._form: dict[str, list[str]] | None = None
 
@@ -155,7 +175,8 @@ class Visit:
 
     async def ask(self, operation: str, **members: Any) -> dict[str, Any]:  # noqa: ANN401 - by shape
         """An operation of the API with the rights of who is logged in. Raises ApiError."""
-        return await self.console.invoke(self.known.context, operation, members, AGENT)
+        context = self.known.context
+        return await self.console.invoke(context, operation, members, AGENT, live=self.live)
 
     async def service(
         self,
@@ -165,11 +186,12 @@ class Visit:
         body: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - JSON of one of the service's own routes
         """One of the service's own routes, by its path below ``/microvmd/v1``. Raises Refused."""
-        return await self.console.inner.ask(self.known.context, method, path, query, body)
+        context = self.known.context
+        return await self.console.inner.ask(context, method, path, query, body, live=self.live)
 
     def lines(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[dict[str, Any], None]:
         """Such a route that answers line by line. Close what you do not read to its end."""
-        return self.console.inner.lines(self.known.context, path, query)
+        return self.console.inner.lines(self.known.context, path, query, live=self.live)
 
     async def form(self) -> dict[str, list[str]]:
         """Fields of an urlencoded form, with all their values; read once."""

@@ -34,7 +34,8 @@ class _Played:
         self.calls: list[Call] = []
         self.asked: list[dict[str, Any]] = []
         self.fault: Exception | None = None
-        names = ("ListMicrovms", "GetMicrovm")
+        self.result: dict[str, Any] = {"items": []}
+        names = ("ListMicrovms", "GetMicrovm", "TerminateMicrovm")
         self.invoke = Invoke(
             operations,
             dict.fromkeys(names, self._handle),
@@ -47,7 +48,7 @@ class _Played:
         if self.fault is not None:
             raise self.fault
         self.asked.append(request)
-        return {"items": []}
+        return self.result
 
 
 @pytest.fixture
@@ -91,3 +92,17 @@ async def test_faults_are_hidden(played: _Played) -> None:
         await played.invoke.named(ROOT, "ListMicrovms", {})
     assert "secret" not in caught.value.message
     assert played.counted == [("ListMicrovms", 500)]
+
+
+async def test_a_page_that_asks_by_itself_is_recorded_when_it_fails_or_changes_something(
+    played: _Played,
+) -> None:
+    await played.invoke.named(ROOT, "ListMicrovms", {}, live=True)
+    assert played.calls == []
+    assert played.counted == [("ListMicrovms", 200)]
+    with pytest.raises(ValidationError):
+        await played.invoke.named(ROOT, "ListMicrovms", {"maxResults": 0}, live=True)
+    played.result = {}
+    microvm = {"microvmIdentifier": "microvm-00000000-0000-0000-0000-000000000000"}
+    await played.invoke.named(ROOT, "TerminateMicrovm", microvm, live=True)
+    assert [call.name for call in played.calls] == ["ListMicrovms", "TerminateMicrovm"]

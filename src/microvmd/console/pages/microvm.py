@@ -103,6 +103,7 @@ async def log(visit: Visit) -> Response:
     follow = visit.query("follow", "true")
     query = {"group": facts["log_group"], "stream": facts["log_stream"], "follow": follow}
     last = visit.request.headers.get("last-event-id", "")
+    visit.live = bool(last)
     if last:
         query["since"] = repr(math.nextafter(_seconds(last), math.inf))
     return StreamingResponse(_events(visit, query), media_type="text/event-stream")

@@ -58,9 +58,6 @@ NAMES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("DELETE", f"{_KEYS}/{{key}}"): (IAM, "DeleteAccessKey"),
 }
 
-POLLED = frozenset({"LookupCalls", "ListEvents", "ListLive", "GetMicrovmSamples", "GetLimits"})
-"""What pages of the console ask every few seconds: their looking would fill the log."""
-
 TOLD = frozenset({"name", "account", "user", "overlap", "document", "egressNetworkConnectors"})
 """Members of bodies that are told; a body of a route may get one that must not be."""
 
@@ -84,8 +81,6 @@ def _audited(route: Route, audit: Audit, region: str) -> Route:
 
     async def endpoint(request: Request) -> Response:
         call = _call(request, route.path, region)
-        # Only the console says who asks before the route does (console/inner.py).
-        looks = call.name in POLLED and proven(request.scope) is not None
         try:
             response: Response = await route.endpoint(request)
         except Exception as error:
@@ -96,7 +91,8 @@ def _audited(route: Route, audit: Audit, region: str) -> Route:
         _know(call, request)
         _answered(call, response)
         response.headers.setdefault("x-amzn-requestid", call.request_id)
-        if not looks or call.error is not None:
+        known = proven(request.scope)
+        if known is None or not (known.live and call.idle):
             audit(call)
         return response
 

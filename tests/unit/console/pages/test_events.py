@@ -55,13 +55,18 @@ async def test_who_called(lab: ConsoleLab) -> None:
     assert "user/bob" not in (await browser.get("/events/calls?user=bob")).text
 
 
-async def test_looking_leaves_no_trace(lab: ConsoleLab) -> None:
+async def test_a_page_that_goes_on_leaves_no_trace_and_who_opens_it_does(lab: ConsoleLab) -> None:
     browser = await lab.logged_in()
-    await browser.get("/events")
+    on = "/events/calls/rows?newest=x"
+    for path in ("/events/rows?newest=x", "/images-rows", "/microvms/changes", on):
+        assert (await browser.get(path, **LIVE)).status_code in (200, 204)
+    await browser.get("/images")
+    page = await shown(browser, on, "ListMicrovmImages")
+    assert page.count("<summary>") == 1, "the one that was asked for"
     await browser.get("/events/calls")
-    assert "<summary>LookupCalls" not in (await browser.get("/events/calls")).text
-    await lab.signed("GET", "/audit")
-    await shown(browser, "/events/calls?name=LookupCalls", "<summary>LookupCalls")
+    await shown(browser, on, "<summary>LookupCalls")
+    await browser.get("/microvm/microvm-none/summary", **LIVE)
+    await shown(browser, f"{on}&only=failed", "<summary>GetMicrovm")
 
 
 async def test_texts_stay_texts(lab: ConsoleLab) -> None:

@@ -12,11 +12,14 @@ from botocore.credentials import Credentials
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from microvmd.api.audit import Call, record
 from microvmd.api.authenticate import Authenticator, wall_clock
 from microvmd.api.credentials import Identity, KeyRing
+from microvmd.api.requests import RequestContext
+from microvmd.console.inner import Inner, Refused
+from microvmd.model.caller import Caller
 from microvmd.model.errors import ValidationError
 from microvmd.service.routes.audited import Nameless, audited
 from microvmd.service.routes.extensions import PREFIX, answering
@@ -24,6 +27,9 @@ from microvmd.service.routes.extensions import PREFIX, answering
 pytestmark = pytest.mark.anyio
 
 KEY = Identity("AKIDEXAMPLE", "wJalrXUtnFEMI", "123456789012")
+CONTEXT = RequestContext(
+    KEY.account, "us-east-1", KEY.access_key, "r", wall_clock(), Caller.root(KEY.account)
+)
 KEYS = f"{PREFIX}/accounts/{{account}}/keys"
 
 
@@ -96,6 +102,26 @@ async def test_refusals_and_faults() -> None:
     assert unproven["errorCode"] == "InvalidSignatureException"
     assert fault["errorCode"] == "InternalError"
     assert "fresh-secret" not in str(fault)
+
+
+async def test_what_a_page_asks_by_itself_is_recorded_when_it_fails() -> None:
+    calls: list[Call] = []
+    authenticate = Authenticator(KeyRing([KEY]))
+
+    async def events(request: Request) -> Response:
+        await authenticate(request)
+        if request.query_params:
+            raise ValidationError("since must be seconds")
+        return JSONResponse({})
+
+    routes = [Route(f"{PREFIX}/events", answering(events))]
+    inner = Inner(Router(audited(routes, calls.append, "us-east-1")))
+    await inner.ask(CONTEXT, "GET", "/events", live=True)
+    assert calls == []
+    await inner.ask(CONTEXT, "GET", "/events")
+    with pytest.raises(Refused):
+        await inner.ask(CONTEXT, "GET", "/events", {"since": "x"}, live=True)
+    assert [call.error for call in calls] == [None, "ValidationException"]
 
 
 def _forget(_: Call) -> None:
