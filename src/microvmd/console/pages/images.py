@@ -51,35 +51,43 @@ async def _rows(visit: Visit) -> dict[str, Any]:
 
 
 async def one(visit: Visit) -> Response:
-    found = await _image(visit, visit.path("name"))
-    return visit.render("images/one.html", **found)
+    found = await _image(visit)
+    return visit.render("images/one.html", **found, **await _versions(visit, found))
 
 
 async def one_live(visit: Visit) -> Response:
-    found = await _image(visit, visit.path("name"))
+    """The same again, or nothing: whatever changes, changes an image or a version."""
+    found = await _image(visit)
     if found["digest"] == visit.query("seen"):
         return Response(status_code=204)
-    return visit.render("images/one_live.html", **found)
+    return visit.render("images/one_live.html", **found, **await _versions(visit, found))
 
 
-async def _image(visit: Visit, name: str) -> dict[str, Any]:
-    arn = arn_of(visit, name)
+async def _image(visit: Visit) -> dict[str, Any]:
+    arn = arn_of(visit, visit.path("name"))
     image = await visit.ask("GetMicrovmImage", imageIdentifier=arn)
     versions = await visit.ask(
         "ListMicrovmImageVersions", imageIdentifier=arn, maxResults=PAGE_SIZE
     )
-    builds = await asyncio.gather(
-        *(_build_if_known(visit, arn, item["imageVersion"]) for item in versions["items"])
-    )
-    shown = list(zip(versions["items"], builds, strict=True))
-    newest = max(versions["items"], key=lambda item: float(item["createdAt"]), default=None)
+    newest_first = sorted(versions["items"], key=lambda one: float(one["createdAt"]), reverse=True)
     return {
         "image": image,
-        "versions": sorted(shown, key=lambda pair: float(pair[0]["createdAt"]), reverse=True),
-        "newest": newest,
+        "listed": newest_first,
         "more": versions["nextToken"] is not None,
         "busy": image["state"] in BUSY,
-        "digest": _digest([image, shown]),
+        "digest": _digest([image, newest_first]),
+    }
+
+
+async def _versions(visit: Visit, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Each version with its build."""
+    arn, listed = arn_of(visit, visit.path("name")), found["listed"]
+    builds = await asyncio.gather(
+        *(_build_if_known(visit, arn, item["imageVersion"]) for item in listed)
+    )
+    return {
+        "versions": list(zip(listed, builds, strict=True)),
+        "newest": next(iter(listed), None),
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from microvmd.messages.node import BuildFailed, BuildStarted, BuildVersion
 from tests.consolelab import ConsoleLab
-from tests.unit.control.plane import ACCOUNT, CREATE
+from tests.unit.control.plane import ACCOUNT, CREATE, IMAGE_ARN
 
 pytestmark = pytest.mark.anyio
 NEW = {
@@ -59,6 +59,30 @@ async def test_one_image_and_its_versions(lab: ConsoleLab) -> None:
     assert "Activate" in told
     assert (await browser.get("/images/app/live?seen=")).status_code == 200
     assert (await browser.get("/images/nothing")).status_code == 404
+
+
+async def test_each_step_of_a_build_is_a_change_of_its_image(lab: ConsoleLab) -> None:
+    await lab.plane.built()
+    browser = await lab.logged_in()
+
+    async def shown(before: str) -> tuple[str, str]:
+        """The live part and its digest, which is another one than before."""
+        lab.plane.clock.now += 1
+        page = (await browser.get(f"/images/app/live?seen={before}")).text
+        return page, page.split("seen=")[1].split('"')[0]
+
+    _, seen = await shown("")
+    await lab.plane.images.update(ACCOUNT, {**CREATE, "imageIdentifier": IMAGE_ARN})
+    _, seen = await shown(seen)
+    command = lab.plane.node.commands.pop()
+    assert isinstance(command, BuildVersion)
+    await lab.plane.images.report(BuildStarted(command.version, command.build_id))
+    page, seen = await shown(seen)
+    assert "IN_PROGRESS" in page
+    await lab.plane.images.report(BuildFailed(command.version, command.build_id, "no room"))
+    page, seen = await shown(seen)
+    assert "no room" in page
+    assert (await browser.get(f"/images/app/live?seen={seen}")).status_code == 204
 
 
 async def test_an_image_is_deleted_by_its_name(lab: ConsoleLab) -> None:
