@@ -11,37 +11,28 @@ from microvmd.console.page import Page, PageRoute, Section
 from microvmd.console.pages.images import arn_of, build_of
 from microvmd.console.visit import Visit
 
-LINES = 400
-"""Lines that one answer brings; the page asks for the next."""
 LINES_SHOWN = 5000
 """A page holds no more; the commands have all."""
 FINISHED = frozenset({"SUCCESSFUL", "FAILED"})
 
 
 async def one(visit: Visit) -> Response:
-    """The log comes by itself, from its first line on."""
+    """With the log so far; what follows comes by itself."""
     name, number = visit.path("name"), visit.path("version")
     arn = arn_of(visit, name)
     version = await visit.ask("GetMicrovmImageVersion", imageIdentifier=arn, imageVersion=number)
-    build = await build_of(visit, arn, number)
-    return visit.render(
-        "images/version.html",
-        name=name,
-        version=version,
-        after=0,
-        lines=[],
-        more=True,
-        **_progress(build, []),
-    )
+    shown = await _log(visit, 0)
+    return visit.render("images/version.html", **{**shown, "version": version})
 
 
 async def log(visit: Visit) -> Response:
-    """The lines after those that the page has, and how far the build is.
+    """The lines after those that the page has, and how far the build is."""
+    return visit.render("images/log.html", **await _log(visit, _count(visit.query("after"))))
 
-    The state is asked for before the lines: when it is final, the lines are complete.
-    """
+
+async def _log(visit: Visit, after: int) -> dict[str, Any]:
+    """The state is asked for before the lines: when it is final, the lines are complete."""
     name, number = visit.path("name"), visit.path("version")
-    after = _count(visit.query("after"))
     build = await build_of(visit, arn_of(visit, name), number)
     found: list[dict[str, Any]] = []
     problem = ""
@@ -50,21 +41,18 @@ async def log(visit: Visit) -> Response:
             found = await _lines(visit, name, number, build["buildId"])
         except Refused as error:
             problem = error.message
-    new = found[after : after + LINES]
-    whole = len(found) <= after + LINES
     finished = build is None or build["buildState"] in FINISHED
-    return visit.render(
-        "images/log.html",
-        name=name,
-        version={"imageVersion": number},
-        lines=new,
-        after=after + len(new),
-        more=not (finished and whole) and not problem and after + len(new) < LINES_SHOWN,
-        hurry=not whole,
-        problem=problem,
-        full=after + len(new) >= LINES_SHOWN,
+    full = len(found) >= LINES_SHOWN
+    return {
+        "name": name,
+        "version": {"imageVersion": number},
+        "lines": found[after:],
+        "after": max(after, len(found)),
+        "more": not (finished or problem or full),
+        "problem": problem,
+        "full": full,
         **_progress(build, [line["message"] for line in found]),
-    )
+    }
 
 
 async def _lines(visit: Visit, name: str, number: str, build_id: str) -> list[dict[str, Any]]:
@@ -73,7 +61,7 @@ async def _lines(visit: Visit, name: str, number: str, build_id: str) -> list[di
         found = []
         async for line in lines:
             found.append(line)
-            if len(found) > LINES_SHOWN:
+            if len(found) == LINES_SHOWN:
                 break
         return found
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from microvmd.console.pages.image_version import LINES
+from microvmd.console.pages.image_version import LINES_SHOWN
 from microvmd.messages.node import BuildFailed, BuildStarted, BuildVersion
 from microvmd.messages.node_requests import LogLine
 from tests.consolelab import ConsoleLab
@@ -45,17 +45,35 @@ async def test_lines_come_once_and_the_page_asks_until_the_end(lab: ConsoleLab) 
     assert "hx-trigger" not in last, "nothing more will come"
 
 
-async def test_a_long_log_comes_in_pieces(lab: ConsoleLab) -> None:
+async def test_a_long_log_comes_at_once_and_within_bounds(lab: ConsoleLab) -> None:
     command = await _building(lab)
-    _log(lab, *(f"line {number}." for number in range(LINES + 10)))
+    _log(lab, *(f"line {number}." for number in range(LINES_SHOWN + 10)))
     await lab.plane.images.report(BuildFailed(command.version, command.build_id, "x"))
     browser = await lab.logged_in()
-    first = (await browser.get(f"{PATH}/log?after=0")).text
-    assert f"line {LINES - 1}." in first
-    assert f"line {LINES}." not in first
-    rest = (await browser.get(f"{PATH}/log?after={LINES}")).text
-    assert f"line {LINES + 9}." in rest
+    page = (await browser.get(PATH)).text
+    assert f"line {LINES_SHOWN - 1}." in page
+    assert f"line {LINES_SHOWN}." not in page
+    assert "microvmd logs has all of it" in page
+    assert "/log?after" not in page
+    rest = (await browser.get(f"{PATH}/log?after={LINES_SHOWN - 10}")).text
+    assert f"line {LINES_SHOWN - 10}." in rest
+    assert f"line {LINES_SHOWN - 11}." not in rest
     assert "hx-trigger" not in rest
+
+
+async def test_who_may_not_read_logs_sees_the_rest(lab: ConsoleLab) -> None:
+    await _building(lab)
+    _log(lab, "a secret")
+    policy = (
+        '{"Version": "2012-10-17", "Statement": '
+        '[{"Effect": "Allow", "Action": "lambda:*", "Resource": "*"}]}'
+    )
+    browser = await lab.logged_in(await lab.user("ann", policy))
+    page = (await browser.get(PATH)).text
+    assert "Wait until it is ready" in page
+    assert "logs:GetLogEvents" in page
+    assert "a secret" not in page
+    assert "has logged nothing" not in page
 
 
 async def test_nonsense_begins_at_the_begin(lab: ConsoleLab) -> None:
