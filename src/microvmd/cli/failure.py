@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionEr
 from rich.console import Console
 from rich.markup import escape
 
-from microvmd.cli.context import ContextError
+from microvmd.service.context import ContextError
 from microvmd.service.failure import Failure
 from microvmd.settings.settings import ConfigFileMissing
 

@@ -10,7 +10,6 @@ import typer
 
 from microvmd.cli import completion
 from microvmd.cli.client import Service
-from microvmd.cli.context import write_zip
 from microvmd.cli.failure import reported
 from microvmd.cli.follow import follow_build
 from microvmd.cli.output import (
@@ -24,6 +23,7 @@ from microvmd.cli.output import (
     size,
 )
 from microvmd.service.artifacts import upload
+from microvmd.service.context import write_zip
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
 

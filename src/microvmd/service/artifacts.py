@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,9 +13,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from microvmd.model.errors import AccessDenied, InternalError, NotFound, QuotaExceeded
+from microvmd.service.context import ContextError, write_zip
 from microvmd.settings.settings import Settings
 
 if TYPE_CHECKING:
+    from io import BufferedIOBase
+
     from types_boto3_s3 import S3Client
 
     # Not at run time: commands upload too, and have no use for the store behind it.
@@ -37,7 +39,7 @@ def upload(
     The bucket is made where it is missing. Raises ClientError.
     """
     archive.seek(0)
-    digest = sha256_of(archive)
+    digest = hashlib.file_digest(cast("BufferedIOBase", archive), "sha256").hexdigest()
     bucket = f"microvmd-artifacts-{account}-{region}"
     key = f"{name}/{digest[:16]}.zip"
     try:
@@ -51,13 +53,6 @@ def upload(
     archive.seek(0)
     s3.put_object(Bucket=bucket, Key=key, Body=archive)
     return f"s3://{bucket}/{key}", True
-
-
-def sha256_of(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _make_bucket(s3: "S3Client", region: str, bucket: str) -> None:
@@ -118,7 +113,10 @@ class Artifacts:
         if folder is None:
             raise NotFound(f"There is no example {example}.")
         async with self.file() as archive:
-            await asyncio.to_thread(_zip, folder, archive)
+            try:
+                await asyncio.to_thread(write_zip, folder, archive)
+            except ContextError as error:
+                raise InternalError(f"The example cannot be sent: {error}") from error
             return await self.put(identity, example, archive)
 
     def _put(self, identity: "Identity", name: str, archive: IO[bytes]) -> str:
@@ -150,10 +148,3 @@ def _summary(folder: Path) -> str:
     lines = readme.read_text().splitlines()[1:] if readme.is_file() else []
     text = "\n".join(lines).strip().split("\n\n")[0]
     return " ".join(text.split()).replace("`", "")
-
-
-def _zip(folder: Path, out: IO[bytes]) -> None:
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                archive.write(path, path.relative_to(folder))

@@ -5,8 +5,8 @@ import pytest
 import typer
 from botocore.exceptions import ClientError, EndpointConnectionError, ProfileNotFound
 
-from microvmd.cli.context import ContextError
 from microvmd.cli.failure import reported
+from microvmd.service.context import ContextError
 from microvmd.service.failure import Failure
 
 MISSING = ClientError(

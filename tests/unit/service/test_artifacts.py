@@ -1,7 +1,6 @@
 """Artifacts lie where their content says, and get there with the rights of who sends them."""
 
 import io
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ from moto import mock_aws
 
 from microvmd.api.credentials import Identity
 from microvmd.model.errors import InternalError, NotFound, QuotaExceeded
-from microvmd.service import artifacts
 from microvmd.service.artifacts import UPLOADS_AT_ONCE, Artifacts, upload
 from microvmd.settings.settings import ApiSettings, AwsSettings, Settings
 from tests.edgelab import free_port
@@ -81,10 +79,15 @@ async def test_examples(tmp_path: Path) -> None:
     assert Artifacts(_settings(tmp_path), tmp_path / "none").examples == {}
 
 
-def test_an_example_is_its_files(tmp_path: Path) -> None:
-    out = io.BytesIO()
-    artifacts._zip(artifacts.EXAMPLES / "hello", out)
-    assert {"Dockerfile", "app.py"} <= set(zipfile.ZipFile(out).namelist())
+@pytest.mark.anyio
+async def test_an_example_that_cannot_be_sent_says_which_file(tmp_path: Path) -> None:
+    folder = tmp_path / "examples" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "Dockerfile").write_text("FROM scratch\n")
+    (folder / "gone").symlink_to("nowhere")
+    found = Artifacts(_settings(tmp_path), tmp_path / "examples")
+    with pytest.raises(InternalError, match="gone is a link to nothing"):
+        await found.put_example(KEY, "broken")
 
 
 def test_a_real_s3_does_not_know_our_callers(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvmd.cli.context import ContextError, IgnoreRules, write_zip
+from microvmd.service.context import ContextError, IgnoreRules, write_zip
 
 
 @pytest.mark.parametrize(
