@@ -171,14 +171,6 @@ async def console_lab(
         identities(found.store, directory / "keys", OPERATOR) as who,
         AsyncExitStack() as stack,
     ):
-        handlers = control_handlers(
-            found.images,
-            found.microvms,
-            TokenIssuer(directory / "keys"),
-            connectors=found.connectors,
-            managed=found.managed,
-            endpoint_name=lambda endpoint_id: f"{endpoint_id}.test",
-        )
         logged: list[LogLine] = []
 
         async def played(
@@ -210,7 +202,7 @@ async def console_lab(
         ]
         told = audited(routes, audit, REGION)
         app = create_app(
-            handlers,
+            _handlers(found, directory / "keys"),
             who.ring,
             routes=told,
             authorize=who.authorizer,
@@ -225,6 +217,17 @@ async def console_lab(
         finally:
             for client in lab.clients:
                 await client.aclose()
+
+
+def _handlers(found: Plane, keys: Path) -> list[object]:
+    return control_handlers(
+        found.images,
+        found.microvms,
+        TokenIssuer(keys),
+        connectors=found.connectors,
+        managed=found.managed,
+        endpoint_name=lambda endpoint_id: f"{endpoint_id}.test",
+    )
 
 
 async def _no_traffic() -> Mapping[str, Activity]:
