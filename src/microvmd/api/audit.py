@@ -19,7 +19,7 @@ from microvmd.api.proven import Proven
 from microvmd.api.requests import RequestContext
 from microvmd.api.signed import Signature
 from microvmd.model.caller import Caller, CallerKind
-from microvmd.model.identifiers import is_connector_arn
+from microvmd.model.identifiers import is_connector_arn, microvm_arn, microvm_id_in
 
 VERSION = "1.11"
 HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"  # CloudTrail's own words
@@ -286,8 +286,7 @@ def _resources(call: Call, account: str | None, region: str) -> Iterator[dict[st
             yield {"accountId": arn.split(":")[4], "type": kind, "ARN": arn}
     microvm = asked.get("microvmId") or asked.get("microvmIdentifier")
     if isinstance(microvm, str) and account is not None:
-        prefix = f"arn:aws:lambda:{region}:{account}:microvm:"
-        arn = f"{prefix}{microvm.removeprefix(prefix)}"
+        arn = microvm_arn(account, region, microvm_id_in(microvm, account, region))
         yield {"accountId": account, "type": "AWS::Lambda::Microvm", "ARN": arn}
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from microvmd.api.credentials import Credentials, Identity
 from microvmd.api.errors import SignatureError
 from microvmd.api.proven import Proven, keep, keep_claimed, proven
-from microvmd.api.requests import RequestContext, read_body, signed_request
+from microvmd.api.requests import RequestContext, address_of, read_body, signed_request
 from microvmd.api.signed import Signature, SignedRequest
 from microvmd.api.sigv4 import read_signature, verify
 
@@ -73,7 +73,7 @@ class Authenticator:
             request_id=request_id,
             now=now,
             caller=await self._credentials.caller(identity, now),
-            source_ip=None if request.client is None else request.client.host,
+            source_ip=address_of(request),
         )
         keep(request.scope, Proven(context, body))
         return context, body

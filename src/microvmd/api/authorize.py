@@ -16,7 +16,7 @@ from microvmd.control.subjects import Subject
 from microvmd.model.caller import Caller, tags_context
 from microvmd.model.connector import Egress, Ingress, managed_arn
 from microvmd.model.errors import AccessDenied
-from microvmd.model.identifiers import is_connector_arn, is_slash_form
+from microvmd.model.identifiers import is_connector_arn, is_slash_form, microvm_arn
 from microvmd.model.pattern import Context
 from microvmd.model.policy import Asked
 
@@ -105,7 +105,7 @@ class Authorizer:
 
     async def _of_microvm(self, context: RequestContext, microvm_id: str) -> _Target:
         # Of one that is another account's or nobody's only the id is shown: it tells nothing.
-        shown = f"arn:aws:lambda:{context.region}:{context.account}:microvm:{microvm_id}"
+        shown = microvm_arn(context.account, context.region, microvm_id)
         return _target_of(await self._subjects.microvm(context.account, microvm_id), shown)
 
     async def _of_connector(self, context: RequestContext, identifier: str) -> _Target:

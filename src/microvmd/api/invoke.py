@@ -129,18 +129,24 @@ class Invoke:
             _log.exception("internal error", operation=name, request_id=context.request_id)
             raise hidden(context.request_id) from error
         finally:
-            seconds = time.monotonic() - started
-            self.observe(name, status, seconds)
-            if not (live and call.idle):
-                self.audit(call)
-            _log.info(
-                "answered",
-                operation=name,
-                status=status,
-                error=call.error,
-                milliseconds=round(seconds * 1000, 1),
-                request_id=context.request_id,
-            )
+            self.answered(call, name, status, started, recorded=not (live and call.idle))
+
+    def answered(
+        self, call: Call, operation: str, status: int, started: float, *, recorded: bool = True
+    ) -> None:
+        """Count, record and log a call; ``started`` by the monotonic clock."""
+        seconds = time.monotonic() - started
+        self.observe(operation, status, seconds)
+        if recorded:
+            self.audit(call)
+        _log.info(
+            "answered",
+            operation=operation,
+            status=status,
+            error=call.error,
+            milliseconds=round(seconds * 1000, 1),
+            request_id=call.request_id,
+        )
 
 
 async def unrestricted_only(context: RequestContext, operation: Operation, request: object) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
 from microvmd.api.errors import BodyTimeout, BodyTooLarge
@@ -31,9 +31,18 @@ class RequestContext:
     """What it may do; None may do nothing (authorize.py)."""
     source_ip: str | None = None
 
+    def is_root_of(self, account: str) -> bool:
+        """Whether an account's root asks: of the default account that is the operator."""
+        return self.caller is not None and self.caller.is_root_of(account)
+
     def microvm_id(self, request: Mapping[str, Any]) -> str:
         """Of the MicroVM that a request is about, whichever way it is named."""
         return microvm_id_in(request["microvmIdentifier"], self.account, self.region)
+
+
+def address_of(connection: HTTPConnection) -> str | None:
+    """Whence it comes; None where that is not known."""
+    return None if connection.client is None else connection.client.host
 
 
 def signed_request(scope: Scope) -> SignedRequest:

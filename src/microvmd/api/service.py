@@ -37,7 +37,7 @@ from microvmd.api.operations import Operation, load_operations
 from microvmd.api.parse import parse_query, parse_request
 from microvmd.api.proven import claimed_account, proven
 from microvmd.api.rates import Rates
-from microvmd.api.requests import RequestContext, gone_away, signed_request
+from microvmd.api.requests import RequestContext, address_of, gone_away, signed_request
 from microvmd.api.routes import Router
 from microvmd.api.serialize import WireResponse, serialize_error, serialize_response
 from microvmd.api.signed import Signature, SignedRequest
@@ -153,7 +153,7 @@ class _Service:
             return
         request, request_id = Request(scope, receive), str(uuid.uuid4())
         agent = request.headers.get("user-agent")
-        call = Call(request_id, self._region, _address(request), agent)
+        call = Call(request_id, self._region, address_of(request), agent)
         started = time.monotonic()
         try:
             answer = await self._answer(request, call)
@@ -161,18 +161,8 @@ class _Service:
             _log.info("client went away", request_id=request_id)
             return
         answer.response.headers.setdefault("x-amzn-requestid", request_id)
-        seconds = time.monotonic() - started
-        self._invoke.observe(answer.operation, answer.response.status_code, seconds)
         call.error, call.message = answer.error, answer.message
-        self._invoke.audit(call)
-        _log.info(
-            "answered",
-            operation=answer.operation,
-            status=answer.response.status_code,
-            error=answer.error,
-            milliseconds=round(seconds * 1000, 1),
-            request_id=request_id,
-        )
+        self._invoke.answered(call, answer.operation, answer.response.status_code, started)
         await answer.response(scope, receive, send)
 
     async def _answer(self, request: Request, call: Call) -> Answer:
@@ -250,10 +240,6 @@ class _Service:
                 "internal error", operation=operation.name, request_id=context.request_id
             )
             return _failed(context.request_id, operation)
-
-
-def _address(request: Request) -> str | None:
-    return None if request.client is None else request.client.host
 
 
 def _refused(error: ApiError, operation: Operation | None = None) -> Answer:

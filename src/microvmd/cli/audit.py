@@ -9,7 +9,7 @@ import typer
 
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
-from microvmd.cli.output import JsonFlag, print_json_line, print_line
+from microvmd.cli.output import JsonFlag, print_each
 from microvmd.settings import settings
 
 MINUTE_S = 60
@@ -46,14 +46,7 @@ def audit(
         query |= {key: "true" for key, wanted in flags.items() if wanted}
         if minutes:
             query["since"] = repr(time.time() - minutes * MINUTE_S)
-        try:
-            for call in service.stream("/audit", query):
-                if as_json:
-                    print_json_line(call)
-                else:
-                    print_line(shown(call))
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+        print_each(service.stream("/audit", query), shown, as_json=as_json)
 
 
 def shown(call: Mapping[str, Any]) -> str:

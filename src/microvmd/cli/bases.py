@@ -10,8 +10,16 @@ import typer
 from microvmd.build.bases import BaseStore, InvalidName, UnknownBase
 from microvmd.build.debian import DebianUnavailable
 from microvmd.build.oci import InvalidImage
-from microvmd.cli.failure import errors, reported
-from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table, size
+from microvmd.cli.failure import reported
+from microvmd.cli.output import (
+    JsonFlag,
+    console,
+    print_json,
+    print_raw,
+    print_table,
+    size,
+    stderr,
+)
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
 from microvmd.vmm.process import ProcessFailed
@@ -84,7 +92,7 @@ def debootstrap(
     """
     with reported():
         said = console.print if console.is_terminal else print_raw
-        log = errors.print if as_json else said
+        log = stderr.print if as_json else said
         made = _done(_store().debootstrap(name, suite, tuple(packages or ()), log))
         _print(name, made, as_json=as_json)
 

@@ -23,6 +23,7 @@ from typing import Literal
 import httpx
 
 from microvmd.node import kernel
+from microvmd.service.accelerator import CACHE
 from microvmd.service.failure import Failure
 from microvmd.service.keeper import SOCKET
 from microvmd.service.routes.extensions import PREFIX
@@ -102,9 +103,7 @@ def accelerator(settings: Settings) -> Finding:
     except kernel.KernelError as error:
         return Finding("failed", f"cannot be probed: {error}", "./run setup makes the guest kernel")
     probe = ProbeGuest(guest.vmlinux, guest.initrd)
-    found = asyncio.run(
-        detect(settings.vmm.accelerator, probe, settings.cache / "accelerator.json")
-    )
+    found = asyncio.run(detect(settings.vmm.accelerator, probe, settings.cache / CACHE))
     if found.kind is AcceleratorKind.KVM:
         return Finding("ok", f"KVM: {found.reason}")
     reason = " ".join(found.reason.split())[:REASON_LENGTH]

@@ -127,12 +127,11 @@ class Service:
         """Lines of a log as they come; with ``follow`` until the caller stops asking."""
         query = {"group": group, "stream": stream, "since": repr(since)}
         query["follow"] = "true" if follow else "false"
-        with self._open("/logs", query) as answer:
-            for line in answer.iter_lines():
-                yield LogLine(**json.loads(line))
+        for line in self.stream("/logs", query):
+            yield LogLine(**line)
 
     def stream(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """One JSON object after another, as they come: ``/events`` and ``/audit``."""
+        """One JSON object after another, as they come: ``/logs``, ``/events`` and ``/audit``."""
         with self._open(path, query) as answer:
             for line in answer.iter_lines():
                 one: dict[str, Any] = json.loads(line)

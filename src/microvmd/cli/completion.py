@@ -11,6 +11,7 @@ import boto3
 import typer
 from botocore.config import Config
 
+from microvmd.cli.client import LIVE
 from microvmd.settings import settings
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Offers = list[tuple[str, str]]
 
 
 def microvms(incomplete: str) -> Offers:
-    """Ids of MicroVMs that are not TERMINATED, with their state and image."""
+    """Ids of MicroVMs that live, with their state and image."""
     return _quietly(lambda: _microvms(incomplete))
 
 
@@ -40,7 +41,7 @@ def _microvms(incomplete: str) -> Iterator[tuple[str, str]]:
     wanted = (incomplete, f"microvm-{incomplete}")
     for item in _client().list_microvms(maxResults=50)["items"]:
         name, image = item["microvmId"], item["imageArn"].rpartition(":")[2]
-        if item["state"] != "TERMINATED" and name.startswith(wanted):
+        if item["state"] in LIVE and name.startswith(wanted):
             yield name, f"{item['state']} {image}"
 
 

@@ -9,7 +9,7 @@ import typer
 
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
-from microvmd.cli.output import JsonFlag, print_json_line, print_line
+from microvmd.cli.output import JsonFlag, print_each
 from microvmd.settings import settings
 
 MINUTE_S = 60
@@ -37,14 +37,7 @@ def events(
             query["resource"] = service.find_microvm(resource) if begins else resource
         if minutes is not None:
             query["since"] = repr(time.time() - minutes * MINUTE_S)
-        try:
-            for event in service.stream("/events", query):
-                if as_json:
-                    print_json_line(event)
-                else:
-                    print_line(shown(event))
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+        print_each(service.stream("/events", query), shown, as_json=as_json)
 
 
 def shown(event: Mapping[str, Any]) -> str:

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 import httpx
 import typer
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, ProfileNotFound
-from rich.console import Console
 from rich.markup import escape
 
+from microvmd.cli.output import stderr
 from microvmd.service.context import ContextError
 from microvmd.service.failure import Failure
 from microvmd.settings.settings import ConfigFileMissing
 
-errors = Console(stderr=True)
 START = "start it: microvmd serve (or ./run serve in a checkout)"
 
 
@@ -58,7 +57,7 @@ def _hint(code: str, operation: str) -> str:
 
 
 def _stop(message: str, hint: str) -> None:
-    errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    stderr.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     if hint:
-        errors.print(f"[dim]next:[/] {escape(hint)}", highlight=False, soft_wrap=True)
+        stderr.print(f"[dim]next:[/] {escape(hint)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)

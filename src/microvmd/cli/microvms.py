@@ -24,12 +24,11 @@ from microvmd.cli.failure import reported
 from microvmd.cli.output import (
     JsonFlag,
     age,
-    hints,
+    print_each,
     print_json,
-    print_json_line,
-    print_line,
     print_raw,
     print_table,
+    stderr,
     without_metadata,
 )
 from microvmd.cli.waiting import wait_for_microvm
@@ -89,11 +88,11 @@ def run(
             print_json(answer)
             return
         print_raw(answer["microvmId"])
-        hints.print(f"[dim]https://{answer['endpoint']}/[/]", soft_wrap=True)
+        stderr.print(f"[dim]https://{answer['endpoint']}/[/]", soft_wrap=True)
         short = answer["microvmId"][:16]
-        hints.print(f"[dim]next: microvmd curl {short} /[/]", soft_wrap=True)
+        stderr.print(f"[dim]next: microvmd curl {short} /[/]", soft_wrap=True)
         if shell:
-            hints.print(f"[dim]next: microvmd shell {short}[/]", soft_wrap=True)
+            stderr.print(f"[dim]next: microvmd shell {short}[/]", soft_wrap=True)
 
 
 def ps(
@@ -201,14 +200,8 @@ def logs(
     with reported():
         service = Service(settings.load())
         facts = service.facts(service.find_microvm(microvm))
-        try:
-            for line in service.logs(facts["log_group"], facts["log_stream"], follow=follow):
-                if as_json:
-                    print_json_line(asdict(line))
-                else:
-                    print_line(line.message)
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+        lines = service.logs(facts["log_group"], facts["log_stream"], follow=follow)
+        print_each(map(asdict, lines), lambda line: str(line["message"]), as_json=as_json)
 
 
 def curl(

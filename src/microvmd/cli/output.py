@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -13,8 +13,10 @@ from rich.table import Table
 
 from microvmd.node.log_lines import printable
 
+T = TypeVar("T")
+
 console = Console()
-hints = Console(stderr=True)
+stderr = Console(stderr=True)
 """What a person reads beside a result that a script takes: ``ID=$(microvmd run hello)``."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -62,6 +64,18 @@ def print_raw(text: str) -> None:
 def print_line(text: str) -> None:
     """A line of an application: as it is, but a terminal gets nothing that it would obey."""
     print_raw(printable(text) if sys.stdout.isatty() else text)
+
+
+def print_each(things: Iterable[T], shown: Callable[[T], str], *, as_json: bool) -> None:
+    """What comes one by one, until it ends or Ctrl-C is pressed, which is exit code 130."""
+    try:
+        for one in things:
+            if as_json:
+                print_json_line(one)
+            else:
+                print_line(shown(one))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -113,9 +113,14 @@ def is_microvm_id(text: str) -> bool:
     return _MICROVM_ID.fullmatch(text) is not None
 
 
+def microvm_arn(account: str, region: str, microvm_id: str) -> str:
+    """The other name of a MicroVM, which policies and records know it by."""
+    return f"arn:aws:lambda:{region}:{account}:microvm:{microvm_id}"
+
+
 def microvm_id_in(text: str, account: str, region: str) -> str:
     """What identifies a MicroVM is its id or its ARN (the model); a foreign ARN identifies none."""
-    return text.removeprefix(f"arn:aws:lambda:{region}:{account}:microvm:")
+    return text.removeprefix(microvm_arn(account, region, ""))
 
 
 def new_endpoint_id() -> str:

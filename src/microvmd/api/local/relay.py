@@ -27,7 +27,7 @@ from microvmd.api.local.headers import OURS, local_headers
 from microvmd.api.local.iam import LocalIam
 from microvmd.api.local.rights import ForeignRights
 from microvmd.api.proven import Proven, keep, keep_claimed
-from microvmd.api.requests import RequestContext, bounded, read_body
+from microvmd.api.requests import RequestContext, address_of, bounded, read_body
 from microvmd.api.signed import Signature, SignedRequest, check_body
 from microvmd.api.sigv4 import verify
 from microvmd.model.errors import AccessDenied
@@ -134,7 +134,7 @@ class Relay:
         assert identity is not None
         caller = await self._credentials.caller(identity, now)
         foreign = ForeignRequest(claim.service, claim.region, identity.account, signed, path, body)
-        address = None if request.client is None else request.client.host
+        address = address_of(request)
         key = identity.access_key
         context = RequestContext(
             identity.account, claim.region, key, request_id, now, caller, address

@@ -80,9 +80,7 @@ def _told(line: tuple[Place, dict[str, Any]]) -> Told:
 
 
 def _account(given: str | None, context: RequestContext, operator: str) -> str | None:
-    if context.caller is not None and context.caller.is_root_of(operator):
-        return given
-    return context.account
+    return given if context.is_root_of(operator) else context.account
 
 
 def _after(request: Request) -> Place | None:

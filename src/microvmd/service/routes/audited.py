@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from microvmd.api.audit import SOURCE, Audit, Call, is_secret
 from microvmd.api.errors import SignatureError
 from microvmd.api.proven import claimed_account, proven
-from microvmd.api.requests import signed_request
+from microvmd.api.requests import address_of, signed_request
 from microvmd.api.signed import Signature
 from microvmd.api.sigv4 import read_signature
 from microvmd.service.routes.extensions import PREFIX
@@ -102,8 +102,8 @@ def _audited(route: Route, audit: Audit, region: str) -> Route:
 def _call(request: Request, path: str, region: str) -> Call:
     method = "GET" if request.method == "HEAD" else request.method
     source, name = NAMES[method, path]
-    address = None if request.client is None else request.client.host
-    call = Call(str(uuid.uuid4()), region, address, request.headers.get("user-agent"))
+    agent = request.headers.get("user-agent")
+    call = Call(str(uuid.uuid4()), region, address_of(request), agent)
     call.source, call.name, call.read_only = source, name, method == "GET"
     call.data = source == SOURCE and name.startswith("GetMicrovm")
     return call

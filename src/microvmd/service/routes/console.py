@@ -63,5 +63,5 @@ def _shown(session: Session) -> dict[str, Any]:
 
 
 def _insist_on_operator(context: RequestContext, operator: str) -> None:
-    if context.caller is None or not context.caller.is_root_of(operator):
+    if not context.is_root_of(operator):
         raise AccessDenied("Only the operator sees and ends the sessions of the console.")

@@ -57,7 +57,7 @@ def egress_routes(
 
     async def reloaded(request: Request) -> Response:
         context, _ = await authenticate(request)
-        if context.caller is None or not context.caller.is_root_of(operator):
+        if not context.is_root_of(operator):
             raise AccessDenied("Only the operator may reload the mapping of networks.")
         return JSONResponse({"microvms": await reload()})
 

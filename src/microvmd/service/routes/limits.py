@@ -111,8 +111,7 @@ def limit_routes(
     async def answer(request: Request) -> Response:
         context, _ = await authenticate(request)
         authorize.thing(context, "lambda:GetAccountSettings", "*")
-        caller = context.caller
-        machine = caller is not None and caller.is_root_of(operator)
+        machine = context.is_root_of(operator)
         return JSONResponse(await limits.of(context.account, machine=machine))
 
     return [Route(f"{PREFIX}/limits", answering(answer))]
