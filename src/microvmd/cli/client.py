@@ -133,7 +133,7 @@ class Service:
     def stream(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """One JSON object after another, as they come: ``/logs``, ``/events`` and ``/audit``."""
         with self._open(path, query) as answer:
-            for line in answer.iter_lines():
+            for line in _lines(answer):
                 one: dict[str, Any] = json.loads(line)
                 yield one
 
@@ -236,6 +236,17 @@ def idle_policy(
         "suspendedDurationSeconds": suspended,
         "autoResumeEnabled": True,
     }
+
+
+def _lines(answer: httpx.Response) -> Iterator[bytes]:
+    """As they come. httpx's own reader breaks them at whatever Unicode breaks lines at, which JSON
+    does not escape."""
+    rest = b""
+    for piece in answer.iter_bytes():
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
 
 
 def _message(answer: httpx.Response) -> str:

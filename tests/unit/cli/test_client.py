@@ -20,6 +20,7 @@ IDS = [f"microvm-{digit * 8}-0000-0000-0000-000000000000" for digit in ("a", "b"
 LINES = [
     {"time": 1.0, "stream": "s", "message": "one"},
     {"time": 2.0, "stream": "s", "message": "2"},
+    {"time": 3.0, "stream": "s", "message": "one \u2028 line \x85 of JSON"},
 ]
 
 
@@ -37,7 +38,9 @@ def _handler(seen: Seen) -> type[BaseHTTPRequestHandler]:
             seen.requests.append((self.path, headers))
             status, body = 200, b""
             if self.path.startswith("/microvmd/v1/logs"):
-                body = "".join(json.dumps(line) + "\n" for line in LINES).encode()
+                body = "".join(
+                    json.dumps(line, ensure_ascii=False) + "\n" for line in LINES
+                ).encode()
             elif self.path.startswith("/microvmd/v1/microvms/absent"):
                 status, body = 404, b'{"message": "MicroVM not found: absent"}'
             else:
@@ -94,7 +97,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen) -> Iter
 
 def test_logs_and_their_signature(service: Service, seen: Seen) -> None:
     lines = list(service.logs("/aws/lambda-microvms/x y", "2026/01/01[1.0]m", since=1.5))
-    assert [line.message for line in lines] == ["one", "2"]
+    assert [line.message for line in lines] == ["one", "2", LINES[2]["message"]]
     path, headers = seen.requests[-1]
     assert "follow=false" in path
     assert "/lambda/aws4_request" in headers["authorization"]
