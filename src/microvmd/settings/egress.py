@@ -21,8 +21,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -64,11 +62,12 @@ def _named(pattern: re.Pattern[str], what: str) -> AfterValidator:
 
 class Subnet(BaseModel):
     """A subnet id stands for these networks; for every account if none is named. With names it
-    stands for what these lead to, in the whole internet if there are no networks."""
+    stands for what these lead to, in the whole internet if no networks are given: an empty list
+    stands for nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    networks: tuple[IPv4Network, ...] = ()
+    networks: tuple[IPv4Network, ...] | None = None
     names: Names = ()
     accounts: tuple[Annotated[str, Field(pattern=r"^\d{12}$")], ...] = ()
 
@@ -79,17 +78,9 @@ class Subnet(BaseModel):
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if not self.names and "networks" not in self.model_fields_set:
+        if not self.names and self.networks is None:
             raise ValueError("networks or names are needed")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The node reads what the service wrote: no networks given is not none at all."""
-        found: dict[str, Any] = plain(self)
-        if "networks" not in self.model_fields_set:
-            del found["networks"]
-        return found
 
 
 class Rule(BaseModel):
@@ -134,6 +125,6 @@ def egress_map(subnets: Subnets, groups: Groups, *, strict: bool) -> EgressMap:
 
 def _mapped(subnet: Subnet) -> MappedSubnet:
     networks = subnet.networks
-    if subnet.names and "networks" not in subnet.model_fields_set:
+    if networks is None:
         networks = (IPv4Network("0.0.0.0/0"),)
     return MappedSubnet(networks, frozenset(subnet.accounts), subnet.names)
