@@ -7,6 +7,7 @@ lock of the root is the service; the kernel tells who that is.
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,17 +46,29 @@ async def end_service(root: Path, run: Path, edge: EdgeSettings) -> Ended:
 
 def holder_of(lock: Path) -> int | None:
     """The process that holds a lock (flock); None: nobody. /proc/locks names files by device and
-    inode (Documentation/filesystems/proc.rst)."""
+    inode (Documentation/filesystems/proc.rst); the device is not the one that stat tells on btrfs,
+    so the process must have the file open. Raises PermissionError for another user's process."""
     try:
         found = lock.stat()
     except FileNotFoundError:
         return None
-    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    inode = str(found.st_ino)
     for line in LOCKS.read_text().splitlines():
         words = line.split()
-        if words[1] == "FLOCK" and words[5] == device:
-            return int(words[4])
+        if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
+            pid = int(words[4])
+            if _has_open(pid, found):
+                return pid
     return None
+
+
+def _has_open(pid: int, file: os.stat_result) -> bool:
+    with suppress(FileNotFoundError):  # it has ended
+        for name in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if os.path.samestat(name.stat(), file):
+                    return True
+    return False
 
 
 async def _end(pid: int | None) -> int | None:

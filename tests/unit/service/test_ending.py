@@ -49,6 +49,23 @@ def test_who_holds_it(tmp_path: Path) -> None:
     assert holder_of(lock) is None
 
 
+def test_the_device_of_a_lock_may_be_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on btrfs; and a file of the same number on another file system is not taken for it."""
+    lock, other = tmp_path / "lock", tmp_path / "other"
+    lock.touch()
+    inode = lock.stat().st_ino
+    with _holder(lock) as process, _holder(other) as stranger:
+        row = "{}: FLOCK  ADVISORY  WRITE {} 00:2a:{} 0 EOF\n"
+        told = tmp_path / "locks"
+        told.write_text(row.format(1, stranger.pid, inode) + row.format(2, process.pid, inode))
+        monkeypatch.setattr(ending, "LOCKS", told)
+        assert holder_of(lock) == process.pid
+        process.kill()
+        stranger.kill()
+
+
 async def test_a_service_is_ended(tmp_path: Path) -> None:
     settings = Settings(root=tmp_path, run=tmp_path / "run")
     with _holder(tmp_path / "lock") as process:
