@@ -175,13 +175,16 @@ def _each(
         names = [service.find_microvm(text) for text in microvms]
         for name in names:
             act(service, name)
+        found = []
         for name in names:
             if wanted is not None:
-                wait_for_microvm(service, name, wanted)
+                found.append(wait_for_microvm(service, name, wanted))
+            elif as_json:
+                found.append(_state_of(service, name))
             if not as_json:
                 print_raw(name)
         if as_json:
-            print_json([_state_of(service, name) for name in names])
+            print_json(found)
 
 
 def _state_of(service: Service, name: str) -> dict[str, Any]:

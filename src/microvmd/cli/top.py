@@ -69,21 +69,20 @@ class Looking:
         self._service = service
         self._version = ""
         self._rows: dict[str, Row] = {}
-        self._order: list[str] = []
 
     def look(self) -> list[Row]:
         """As they are now."""
         query = {"after": self._version} if self._version else {}
         self.take(self._service.ask("GET", "/live", query=query))
-        return [self._rows[name] for name in self._order if name in self._rows]
+        return list(self._rows.values())
 
     def take(self, found: Mapping[str, Any]) -> None:
         """An answer of ``GET /microvmd/v1/live``."""
         self._version = found["version"]
         self._rows |= {row["microvm"]: row for row in found["rows"]}
         if found["microvms"] is not None:
-            self._order = list(found["microvms"])
-            self._rows = {name: row for name, row in self._rows.items() if name in self._order}
+            rows = self._rows
+            self._rows = {name: rows[name] for name in found["microvms"] if name in rows}
 
 
 def in_order(rows: list[Row], sort: Sort) -> list[Row]:

@@ -261,10 +261,11 @@ class MicroVms:
         """What a node says; reports of an older generation change nothing."""
         event, told = _told(report)
         live = self._live.get(report.microvm_id)
-        if live is not None and live.generation == report.generation:
+        stale = live is None or live.generation != report.generation
+        if not stale:
             # Before the decision: who sees the new state finds its timings.
             self._note_timings(report)
-        with self._traces.caused_by(report):
+        with self._traces.caused_by(report, stale=stale):
             await self._decide(report.microvm_id, event, told)
 
     async def route_to(

@@ -55,12 +55,12 @@ def span(
     parent: str | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
     **attributes: str | None,
-) -> Iterator[Span]:
+) -> Iterator[None]:
     """What happens within, below the span around it or below a ``traceparent``."""
     tracer = _exporting.provider.get_tracer(SCOPE)
     context = None if parent is None else context_of(parent)
-    with tracer.start_as_current_span(name, context, kind, attributes=_known(attributes)) as made:
-        yield made
+    with tracer.start_as_current_span(name, context, kind, attributes=_known(attributes)):
+        yield
 
 
 @contextmanager
@@ -91,8 +91,9 @@ class Starts:
         self._parents: dict[str, str] = {}
 
     @contextmanager
-    def caused_by(self, report: object) -> Iterator[None]:
-        """What is decided on a report is logged, and spans are made, below the call it comes of."""
+    def caused_by(self, report: object, *, stale: bool) -> Iterator[None]:
+        """What is decided on a report is logged, and spans are made, below the call it comes of.
+        A ``stale`` one, of an older generation, changes nothing: what follows is below another."""
         if not isinstance(report, Started) or report.cause is None:
             yield
             return
@@ -101,7 +102,8 @@ class Starts:
             if parent is None:
                 yield
                 return
-            self._parents[report.microvm_id] = parent
+            if not stale:
+                self._parents[report.microvm_id] = parent
             _spans_of(report, context_of(parent))
             with span("report Started", parent):
                 yield

@@ -180,10 +180,6 @@ class AuditLog:
         """The newest ones, oldest first; looks no further back than `LAST_BYTES`."""
         return await asyncio.to_thread(self._files.last, query, count)
 
-    def newest(self) -> Place:
-        """Where one begins who wants what comes."""
-        return self._files.newest()
-
     def _tell(self) -> None:
         self._written.set()
         self._written = asyncio.Event()
@@ -225,10 +221,6 @@ class _Files:
     def first(self, since: float | None) -> Place:
         """Before all that can be of interest."""
         return Place() if since is None else Place(f"{_day(max(0.0, since))}.0000")
-
-    def newest(self) -> Place:
-        paths = self._paths()
-        return Place(paths[-1].stem, paths[-1].stat().st_size) if paths else Place()
 
     def page(
         self, query: AuditQuery, place: Place

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,22 @@ async def test_one_run_is_one_trace(tmp_path: Path, spans: InMemorySpanExporter)
     trace_ids = {f"{one.context.trace_id:032x}" for one in found.values()}
     assert trace_ids == {CLIENT.split("-")[1]}
     assert [line["microvm_id"] for line in logs if line["event"] == "microvm"] == [made.microvm_id]
+
+
+async def test_a_report_of_what_is_gone_leaves_nothing(
+    tmp_path: Path, spans: InMemorySpanExporter
+) -> None:
+    async with plane(tmp_path) as p:
+        await p.built()
+        with tracing.call("RunMicrovm", "request-1", CLIENT):
+            made = await p.microvms.run(ACCOUNT, {"imageIdentifier": IMAGE_ARN})
+        command = p.node.commands[-1]
+        assert isinstance(command, StartMicrovm)
+        late = Started(made.microvm_id, 7, "10.0.0.1", cause=command.spec.cause)
+        await p.microvms.report(late)
+        assert not p.microvms._traces._parents
+        await p.microvms.report(replace(late, generation=1))
+        assert list(p.microvms._traces._parents) == [made.microvm_id]
 
 
 async def test_nothing_is_made_while_nobody_exports(tmp_path: Path) -> None:
