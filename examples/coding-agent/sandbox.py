@@ -1,5 +1,6 @@
 """A MicroVM as the place where the tools run: boto3 for its life, HTTPS for its use."""
 
+import base64
 import os
 import ssl
 from pathlib import Path
@@ -57,7 +58,7 @@ class Sandbox:
         self._http.close()
 
     def call(self, tool, **arguments):
-        """The tool's answer: {"result": ...} or {"error": "..."}."""
+        """The tool's answer: {"result": ...} or {"error": "..."}, for the model to read."""
         answer = self._http.post(f"/{tool}", json=arguments)
         answer.raise_for_status()
         return answer.json()
@@ -66,19 +67,25 @@ class Sandbox:
         for path in sorted(Path(directory).rglob("*")):
             if path.is_file() and not {".git", "__pycache__"} & set(path.parts):
                 name = path.relative_to(directory).as_posix()
-                answer = self.call("write_file", path=name, content=path.read_text())
-                if "error" in answer:
-                    raise OSError(f"{path}: {answer['error']}")
+                self._need("write_file", path=name, content=path.read_text())
 
     def download(self, directory):
         """Write what the repository is now into a directory; the names come from the guest."""
         top = Path(directory).resolve()
-        for name in self.call("list_files")["result"]:
+        for name in self._need("list_files"):
             target = (top / name).resolve()
-            if not target.is_relative_to(top):
-                raise OSError(f"the guest named a file outside of the repository: {name}")
+            # What git finds in .git it may run, here and not in the MicroVM.
+            if not target.is_relative_to(top) or ".git" in target.relative_to(top).parts:
+                raise OSError(f"the guest named a file that is not of the repository: {name}")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(self.call("read_file", path=name)["result"])
+            target.write_bytes(base64.b64decode(self._need("fetch_file", path=name)))
+
+    def _need(self, tool, **arguments):
+        """The tool's result, where without it there is no going on."""
+        answer = self.call(tool, **arguments)
+        if "error" in answer:
+            raise OSError(f"{tool} {arguments.get('path', '')}: {answer['error']}")
+        return answer["result"]
 
     def suspend(self):
         self._aws.suspend_microvm(microvmIdentifier=self.microvm)

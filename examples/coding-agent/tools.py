@@ -6,6 +6,7 @@ is what goes back to the model. Standard library only.
 POST /<tool> with the tool's arguments as a JSON object answers {"result": ...} or {"error": "..."}.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -48,6 +49,15 @@ def read_file(path):
     if len(text) > LONGEST_RESULT:
         return text[:LONGEST_RESULT] + "\n[cut here: read the rest with run]"
     return text
+
+
+def fetch_file(path):
+    """The whole file in base64: for the client to write back. The model does not know this one."""
+    with _inside(path).open("rb") as file:
+        data = file.read(LONGEST_BODY + 1)
+    if len(data) > LONGEST_BODY:
+        raise ToolError(f"more than {LONGEST_BODY} bytes")
+    return base64.b64encode(data).decode()
 
 
 def write_file(path, content):
@@ -93,7 +103,7 @@ def _inside(path):
     return target
 
 
-TOOLS = {tool.__name__: tool for tool in (list_files, read_file, write_file, run)}
+TOOLS = {tool.__name__: tool for tool in (list_files, read_file, fetch_file, write_file, run)}
 
 
 class Handler(BaseHTTPRequestHandler):

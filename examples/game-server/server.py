@@ -38,26 +38,27 @@ class Game:
         await self.begun.wait()
         while True:
             await asyncio.sleep(SECONDS)
-            names = list(self.scripts)
-            moves = await asyncio.gather(*(self._move(name) for name in names))
-            self.world.step(dict(zip(names, moves, strict=True)))
+            playing = list(self.scripts.items())
+            moves = await asyncio.gather(*(self._move(*player) for player in playing))
+            self.world.step(dict(zip(dict(playing), moves, strict=True)))
             text = json.dumps(self.world.state())
             await asyncio.gather(*(self._tell(client, text) for client in list(self.clients)))
 
-    async def _move(self, name):
+    async def _move(self, name, script):
         """What a player's script chose; a script that fails too often is ended."""
-        script, robot = self.scripts[name], self.world.robots[name]
+        robot = self.world.robots[name]
         try:
             return await script.move(self.world.view(name))
         except ScriptError as error:
-            robot.faults += 1
-            if script.silent or robot.faults >= MOST_FAULTS:
-                await self._end(name, str(error))
+            # The player may have sent another script meanwhile, which is not to blame.
+            if self.scripts.get(name) is script:
+                robot.faults += 1
+                if script.silent or robot.faults >= MOST_FAULTS:
+                    await self._end(name, str(error))
             return "stay"
 
     async def _end(self, name, why):
-        script = self.scripts.pop(name)
-        await script.close()
+        await self.scripts.pop(name).close()
         print(f"{name} is out: {why}", flush=True)
         text = json.dumps({"error": f"the script of {name} was ended: {why}"})
         await asyncio.gather(*(self._tell(client, text) for client in list(self.clients)))
