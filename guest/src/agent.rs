@@ -328,16 +328,8 @@ impl Agent {
     }
 
     fn application_ended(&mut self, exit: Exit) {
-        for index in 0..2 {
-            // The first process of a pid namespace is the last to go: both pipes end here.
-            while self.application.logs[index].is_some() {
-                let before = self.application.logs[index].as_ref().map(AsRawFd::as_raw_fd);
-                self.pump_log(index);
-                if self.application.logs[index].as_ref().map(AsRawFd::as_raw_fd) == before {
-                    break;
-                }
-            }
-        }
+        // The first process of a pid namespace is the last to go: both pipes end here.
+        self.pump_logs();
         let ran = self.application.state == State::Running;
         self.application.ended(exit);
         if ran {
@@ -346,6 +338,13 @@ impl Agent {
             self.control(Kind::Event, 0, &event.encode());
         }
         self.finish_shutdown();
+    }
+
+    /// All that the application has written so far: a pipe holds no more than one pump takes.
+    pub(crate) fn pump_logs(&mut self) {
+        for index in 0..2 {
+            self.pump_log(index);
+        }
     }
 
     pub(crate) fn pump_log(&mut self, index: usize) {

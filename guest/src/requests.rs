@@ -62,9 +62,7 @@ impl Agent {
 
     /// What the application has written so far goes out before the answer does.
     fn drain(&mut self) -> Result<Option<Value>, Failure> {
-        for index in 0..2 {
-            self.pump_log(index);
-        }
+        self.pump_logs();
         Ok(Some(object([])))
     }
 

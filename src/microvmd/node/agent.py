@@ -59,7 +59,7 @@ class BuildRefused(Exception):
 
 
 class Builder(Protocol):
-    """Makes image versions; ``build/`` implements it, ``cli/`` hands it in."""
+    """Makes image versions; ``build/`` implements it, ``service/`` hands it in."""
 
     async def build(self, command: BuildVersion) -> SnapshotSizes:
         """Raise BuildRefused with the reason that the caller reads."""

@@ -54,6 +54,9 @@ Reporter = Callable[[Report], Awaitable[None]]
 Begin = StartMicrovm | ResumeMicrovm | AdoptMicrovm
 Order = SuspendMicrovm | TerminateMicrovm
 
+STARTS = 5
+"""How often one MicroVM is started; its start may be what makes the node end each time."""
+
 FAILURES = (
     MachineFailed,
     GuestFailed,
@@ -69,10 +72,6 @@ FAILURES = (
     OSError,
     TimeoutError,
 )
-
-
-STARTS = 5
-"""How often one MicroVM is started; its start may be what makes the node end each time."""
 
 
 class Ended(Exception):
@@ -130,7 +129,7 @@ class MicrovmTask:
         except (Ended, OutOfMemory) as end:
             last = self._died(str(end))
         except Exception as error:
-            log.exception("microvm.failed", id=self.spec.microvm_id)
+            log.exception("microvm.failed")
             # What was decided stays so, whatever fails while the rest is taken down: a SUSPENDED
             # MicroVM must not lose its files because its network could not be removed.
             last = last or self._died(f"The MicroVM failed: {_reason(error)}")
@@ -144,7 +143,7 @@ class MicrovmTask:
             await asyncio.to_thread(remove, self.files.directory)
         except OSError:
             # The next start of the node sweeps what is left; the MicroVM is gone all the same.
-            log.exception("microvm.files_left", id=self.spec.microvm_id)
+            log.exception("microvm.files_left")
 
     async def _live(self, stack: AsyncExitStack) -> Report:
         hold = await stack.enter_async_context(self.equipment.vault.holding(self.spec.microvm_id))
@@ -166,7 +165,7 @@ class MicrovmTask:
         except Exception as error:
             if not self.files.suspended:
                 raise
-            log.exception("microvm.resume_failed", id=self.spec.microvm_id)
+            log.exception("microvm.resume_failed")
             return self._resume_failed(f"Resume failed: {_reason(error)}")
 
     async def _adopt(self, stack: AsyncExitStack, hold: Hold, phase: Phase) -> Running | Report:
@@ -195,11 +194,10 @@ class MicrovmTask:
         """A start that a restart cut off. Nobody was let in yet: what it made is thrown away, also
         a VMM in which /run was called, for nobody knows with what answer."""
         attempt = self.files.attempt + 1
-        if attempt > STARTS:
-            await self.equipment.end_vmm(self.files, self.spec.microvm_id)
-            raise Ended(f"The MicroVM was lost: {STARTS} starts were interrupted by a restart.")
-        log.info("microvm.start_again", id=self.spec.microvm_id, attempt=attempt)
         await self.equipment.end_vmm(self.files, self.spec.microvm_id)
+        if attempt > STARTS:
+            raise Ended(f"The MicroVM was lost: {STARTS} starts were interrupted by a restart.")
+        log.info("microvm.start_again", attempt=attempt)
         await asyncio.to_thread(remove, self.files.directory)
         await self.equipment.vault.clear(hold)
         return await self._start(stack, hold, attempt)
@@ -313,7 +311,7 @@ class MicrovmTask:
         except (MachineFailed, SnapshotBroken, KeyRefused, OSError) as error:
             running.files.retire()
             await running.machine.cont()
-            log.exception("microvm.suspend_failed", id=self.spec.microvm_id)
+            log.exception("microvm.suspend_failed")
             self.shells.begin(running.guest)
             await self.report(
                 SuspendFailed(
@@ -349,7 +347,7 @@ class MicrovmTask:
         try:
             await running.guest.drain()
         except GuestFailed as error:
-            log.warning("microvm.drain", id=self.spec.microvm_id, error=str(error))
+            log.warning("microvm.drain", error=str(error))
 
     async def _hook(self, running: Running, name: HookName, body: str | None = None) -> HookAnswer:
         hooks = self.spec.hooks
@@ -363,10 +361,10 @@ class MicrovmTask:
         try:
             answer = await self._hook(running, HookName.TERMINATE)
         except (GuestFailed, TimeoutError) as error:
-            log.warning("microvm.terminate_hook", id=self.spec.microvm_id, error=str(error))
+            log.warning("microvm.terminate_hook", error=str(error))
             return
         if not answer.ok:
-            log.warning("microvm.terminate_hook", id=self.spec.microvm_id, answer=answer)
+            log.warning("microvm.terminate_hook", answer=answer)
 
     async def _settled(self, phase: Phase) -> Report | None:
         """What an interrupted change left, where there is no VMM to adopt."""
