@@ -128,7 +128,10 @@ class DeleteVersion:
 
 @dataclass(frozen=True, slots=True)
 class AdoptMicrovm:
-    """Take over a MicroVM that an earlier process of this node left in ``phase``."""
+    """Take over a MicroVM that an earlier process of this node left in ``phase``.
+
+    PENDING is begun anew instead: nobody was let in yet.
+    """
 
     spec: MicrovmSpec
     phase: Phase
