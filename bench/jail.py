@@ -53,18 +53,19 @@ async def launcher_for(way: str, jails: dict[str, Jails]) -> AsyncIterator[Launc
 
 async def measure(cache: Path, runs: int) -> dict[str, list[float]]:
     jailer = load().assets / "microvmd-jailer"
-    jails = {
-        way: await Jails.open(JailSettings(jailer, cache, GROUP, FIRST_UID, seccomp=seccomp))
-        for way, seccomp in (("jail", "off"), ("jail and filter", "enforce"))
-    }
     samples: dict[str, list[float]] = {way: [] for way in WAYS}
-    for number in range(runs + 1):
-        for way in WAYS:
-            began = time.perf_counter()
-            async with launcher_for(way, jails) as launcher:
-                await start(launcher)
-            if number > 0:  # the first fills the page cache
-                samples[way].append(time.perf_counter() - began)
+    with contextlib.ExitStack() as stack:
+        jails = {}
+        for way, seccomp in (("jail", "off"), ("jail and filter", "enforce")):
+            settings = JailSettings(jailer, cache, GROUP, FIRST_UID, seccomp=seccomp)
+            jails[way] = stack.enter_context(contextlib.closing(await Jails.open(settings)))
+        for number in range(runs + 1):
+            for way in WAYS:
+                began = time.perf_counter()
+                async with launcher_for(way, jails) as launcher:
+                    await start(launcher)
+                if number > 0:  # the first fills the page cache
+                    samples[way].append(time.perf_counter() - began)
     return samples
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
 
-CHECKOUT = Path(__file__).parents[1]
+from tests.checkout import CHECKOUT
+
 CHROMIUM = Path("/usr/bin/chromium")
 AXE = CHECKOUT / "build" / "javascript" / "node_modules" / "axe-core" / "axe.min.js"
 SCREENSHOTS = CHECKOUT / "build" / "screenshots"

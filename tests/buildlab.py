@@ -26,12 +26,11 @@ from microvmd.node.jail import Jails, JailSettings
 from microvmd.node.network import NetworkPool
 from microvmd.node.slots import NetworkSettings
 from microvmd.vmm.accelerator import ProbeGuest, detect
+from tests.checkout import ASSETS
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-CHECKOUT = Path(__file__).parents[1]
-ASSETS = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets"))
 CACHE = Path(os.environ.get("MICROVMD_CACHE", "/var/cache/microvmd"))
 TOOLS = ("dash", "cat", "id", "sleep", "ln", "mkdir", "rm")
 STATIC_PROGRAM = '#include <unistd.h>\nint main(void) { return write(1, "hello\\n", 6) != 6; }\n'

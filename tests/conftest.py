@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-CHECKOUT = Path(__file__).parents[1]
+from tests.checkout import ASSETS
+
 CI_VARIABLE = "MICROVMD_CI"
 SEED_VARIABLE = "MICROVMD_TEST_SEED"
 TOOLS = {
@@ -24,7 +25,7 @@ TOOLS = {
     "faults": ("qemu-system-x86_64",),
     "browser": ("chromium",),
 }
-ASSETS = ("microvmd-agent", "microvmd-jailer", "kernel")
+NEEDED_ASSETS = ("microvmd-agent", "microvmd-jailer", "kernel")
 # One line per started process, so that a failure can be told from a hang in somebody else's test.
 LOG_SUFFIXES = (".log",)
 LOG_BYTES = 8000
@@ -86,9 +87,8 @@ def missing_need(item: pytest.Item) -> str | None:
         for tool in TOOLS[need]:
             if shutil.which(tool) is None:
                 return f"needs {tool}: ./run setup installs it"
-        assets = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets"))
-        for asset in ASSETS:
-            if not (assets / asset).exists():
+        for asset in NEEDED_ASSETS:
+            if not (ASSETS / asset).exists():
                 return f"needs {asset} in build/assets: ./run setup makes it"
     return None
 

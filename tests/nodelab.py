@@ -53,9 +53,8 @@ from microvmd.node.vault import Vault
 from microvmd.vmm.accelerator import measure_tsc_khz
 from microvmd.vmm.machine import Accelerator, AcceleratorKind
 from microvmd.vmm.qemu import installed_version
+from tests.checkout import ASSETS, CHECKOUT
 
-CHECKOUT = Path(__file__).parents[1]
-ASSETS = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets"))
 PROGRAM = CHECKOUT / "tests" / "vm" / "lifecycle.c"
 ACCOUNT = "000000000000"
 ROLE = "arn:aws:iam::123456789012:role/lab"

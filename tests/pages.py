@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servicelab import ACCOUNT, CHECKOUT, REGION, Image, Service
+from tests.checkout import CHECKOUT
+from tests.servicelab import ACCOUNT, REGION, Image, Service
 
 SHELLS = ("sh", "bash", "console")
 DEFAULT_ROOT = "/var/lib/microvmd"

@@ -32,10 +32,10 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 
 from microvmd.cli.waiting import poll
+from tests.checkout import CHECKOUT
 from tests.edgelab import free_port
 from tests.holdings import KEEPER, UIDS, Holdings, Place
 
-CHECKOUT = Path(__file__).parents[1]
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 ACCOUNT = "123456789012"
 REGION = "us-east-1"

@@ -419,8 +419,8 @@ def _resident(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def soaking(seed: int, *, workers: int, pause: float, disk_mib: int = DISK_MIB) -> Iterator[Soak]:
-    """A service of its own whose root is a small disk, with an image of a counting application."""
+def on_small_disk(disk_mib: int) -> Iterator[tuple[SoakService, SmallDisk]]:
+    """A service of its own whose root is a small disk."""
     with tempfile.TemporaryDirectory(prefix="mvt") as name:
         # The service's user passes through, and reads nothing here.
         Path(name).chmod(0o711)
@@ -430,12 +430,19 @@ def soaking(seed: int, *, workers: int, pause: float, disk_mib: int = DISK_MIB) 
             service = SoakService(directory, Place.claim())
             try:
                 service.start()
-                image = service.image("counter", {"Dockerfile": DOCKERFILE, "server": _server()})
-                soak = Soak(service, image, disk, seed, workers=workers, pause=pause)
-                yield soak
-                soak.findings += _ended(soak)
+                yield service, disk
             finally:
                 service.close()
+
+
+@contextlib.contextmanager
+def soaking(seed: int, *, workers: int, pause: float, disk_mib: int = DISK_MIB) -> Iterator[Soak]:
+    """Such a service with an image of a counting application."""
+    with on_small_disk(disk_mib) as (service, disk):
+        image = service.image("counter", {"Dockerfile": DOCKERFILE, "server": _server()})
+        soak = Soak(service, image, disk, seed, workers=workers, pause=pause)
+        yield soak
+        soak.findings += _ended(soak)
 
 
 def _server() -> bytes:

@@ -9,11 +9,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browserlab import Tab, axe, shots
+from tests.checkout import CHECKOUT
 from tests.servicelab import ACCOUNT, REGION, Service
 
 pytestmark = [pytest.mark.browser, pytest.mark.vm]
 
-CHECKOUT = Path(__file__).parents[2]
 FOLDER = CHECKOUT / "examples" / "interpreter"
 BUILD_MS = 280_000
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'

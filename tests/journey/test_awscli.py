@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkout import CHECKOUT
 from tests.pages import run_page
-from tests.servicelab import CHECKOUT, Service
+from tests.servicelab import Service
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey, pytest.mark.timeout(900)]
 

@@ -13,7 +13,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from microvmd.model.capacity import NO_ROOM
-from tests.servicelab import CHECKOUT, Image, Microvm, Service, folder
+from tests.checkout import CHECKOUT
+from tests.servicelab import Image, Microvm, Service, folder
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.servicelab import CHECKOUT, MICROVM_HOOKS, Image, Microvm, Service, folder
+from tests.checkout import CHECKOUT
+from tests.servicelab import MICROVM_HOOKS, Image, Microvm, Service, folder
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 

@@ -10,7 +10,8 @@ import websockets.exceptions
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from tests.servicelab import CHECKOUT, PORT_HEADER, TOKEN_HEADER, Image, Microvm, Service
+from tests.checkout import CHECKOUT
+from tests.servicelab import PORT_HEADER, TOKEN_HEADER, Image, Microvm, Service
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 

@@ -24,7 +24,7 @@ from microvmd.build.job import Job
 from microvmd.node import nftables
 from microvmd.node.namespace import Visitor
 from microvmd.node.network import Network
-from tests import attacklab, buildlab
+from tests import buildlab
 from tests.netlab import (
     HOST_PUBLIC,
     INTERNET,
@@ -327,8 +327,11 @@ async def world(here: Site) -> AsyncIterator[tuple[Network, Network, Place]]:
         yield building, neighbour, inet
 
 
-def test_a_step_reaches_the_internet_alone_and_a_taken_port_ends_the_build(tmp_path: Path) -> None:
+def test_a_step_reaches_the_internet_alone_and_a_taken_port_ends_the_build(
+    tmp_path: Path, attacker_here: Path
+) -> None:
     """The first network of a lab is the build's, the second its neighbour's."""
+    attacker = attacker_here.read_bytes()
 
     async def test(here: Site) -> None:
         pool = here.shop.networks
@@ -347,7 +350,7 @@ def test_a_step_reaches_the_internet_alone_and_a_taken_port_ends_the_build(tmp_p
         every = {f"{address}:{PORT}" for address in (*closed, INTERNET)}
         targets = [f"{address} {PORT}" for address in (*closed, INTERNET)]
         dockerfile = SEIZING.format(targets=" ".join([*targets, f"{PRIVATE} {OVER}"]))
-        files = {"seizer": seizer(tmp_path), "plant": SEIZER}
+        files = {"seizer": attacker, "plant": SEIZER}
         async with asyncio.TaskGroup() as tasks:
             build = tasks.create_task(refused(here, dockerfile, files))
             await here.hears("round 1 ended")
@@ -371,14 +374,6 @@ def test_a_step_reaches_the_internet_alone_and_a_taken_port_ends_the_build(tmp_p
         assert any("the guest broke the protocol" in line for line in here.lines)
 
     run(tmp_path, test)
-
-
-def seizer(directory: Path) -> bytes:
-    """`apps/attacker`, static."""
-    program = directory / "seizer"
-    argv = ["gcc", "-O1", "-static", "-s", "-o", f"{program}", f"{attacklab.PROGRAM}"]
-    subprocess.run(argv, check=True, timeout=60)
-    return program.read_bytes()
 
 
 async def refused(here: Site, dockerfile: str, files: Mapping[str, bytes]) -> str:

@@ -25,10 +25,10 @@ from microvmd.node.jail import Jails, JailSettings, limits_for
 from microvmd.vmm.machine import AcceleratorKind, VmmCommand
 from microvmd.vmm.process import Exit
 from microvmd.vmm.qemu import QEMU
+from tests.checkout import ASSETS
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
 
-ASSETS = Path(__file__).parents[2] / "build" / "assets"
 SOURCE = Path(__file__).with_name("escape.c")
 PROGRAM = "/usr/bin/escape"
 GROUP = "microvmd-jail-attacks"

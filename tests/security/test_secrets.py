@@ -27,11 +27,11 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from tests.checkout import CHECKOUT
 from tests.otlp import Collector, attributes, collector
 from tests.servicelab import (
     ACCOUNT,
     AUTO_RESUME,
-    CHECKOUT,
     REGION,
     TOKEN_HEADER,
     Microvm,

@@ -13,8 +13,8 @@ from typer.main import get_command
 from microvmd.cli.limits import limits_page
 from microvmd.cli.main import app, reference_page
 from tests import pages
+from tests.checkout import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted(
     [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"), *CHECKOUT.glob("examples/**/*.md")]
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+from tests.checkout import CHECKOUT
+
 SOURCE = CHECKOUT / "src" / "microvmd"
 FILE_LINES = 500
 TEST_FILE_LINES = 800

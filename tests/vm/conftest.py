@@ -27,10 +27,9 @@ from microvmd.vmm.machine import (
     Start,
 )
 from microvmd.vmm.qemu import PlainLauncher, QemuMachine, launch
+from tests.checkout import ASSETS
 from tests.nodelab import NodeLab
 
-CHECKOUT = Path(__file__).parents[2]
-ASSETS = CHECKOUT / "build" / "assets"
 BOOT_LIMIT = 120
 ANSWER_LIMIT = 60
 GROUP = "microvmd-vm-tests"
@@ -150,8 +149,9 @@ def jail_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JailSett
 @pytest.fixture
 async def jails(jail_settings: JailSettings) -> AsyncIterator[Jails]:
     jails = await Jails.open(jail_settings)
-    yield jails
-    jails.sweep(set())
+    with contextlib.closing(jails):
+        yield jails
+        jails.sweep(set())
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import shutil
 import subprocess
@@ -28,10 +27,10 @@ from microvmd.vmm.machine import (
     MachineSpec,
 )
 from microvmd.vmm.qemu import PlainLauncher, QemuMachine, launch
+from tests.checkout import ASSETS
 
 pytestmark = [pytest.mark.vm, pytest.mark.anyio]
 
-CHECKOUT = Path(__file__).parents[2]
 PROBE = Path(__file__).with_name("guest_probe.c")
 BOOT_LIMIT = 60
 SHORT = 20
@@ -86,8 +85,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     with disk.open("wb") as file:
         file.truncate(64 << 20)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F", disk], check=True, timeout=SHORT)
-    assets = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets"))
-    kernel = prepare(assets, directory / "cache")
+    kernel = prepare(ASSETS, directory / "cache")
     spec = MachineSpec(
         memory_mib=256,
         vcpus=1,

@@ -1,9 +1,7 @@
 """The codec of the guest wire: round trips, any split, hostile bytes, the agent's own parser."""
 
-import os
 import struct
 import subprocess
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,9 +19,9 @@ from microvmd.messages.guest import (
     json_frame,
     json_payload,
 )
+from tests.checkout import ASSETS
 
-CHECKOUT = Path(__file__).parents[3]
-AGENT = Path(os.environ.get("MICROVMD_ASSETS", CHECKOUT / "build" / "assets")) / "microvmd-agent"
+AGENT = ASSETS / "microvmd-agent"
 
 frames = st.builds(
     Frame,

@@ -42,8 +42,10 @@ async def test_what_was_used(tmp_path: Path) -> None:
         )
         (line,) = found["lines"]
         assert (line["key"], line["running_s"]) == (made.microvm_id, 60)
-        assert line["cost"] == pytest.approx(line["vcpu_s"] * found["prices"]["vcpu_s"], rel=1)
-        assert line["cost"] > 0
+        priced = ("vcpu_s", "memory_gb_s")
+        expected = sum(line[unit] * found["prices"][unit] for unit in priced)
+        assert line["cost"] == pytest.approx(expected)
+        assert expected > 0
 
 
 @pytest.mark.parametrize(
