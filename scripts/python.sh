@@ -30,11 +30,21 @@ install_uv() {
     PIP_DISABLE_PIP_VERSION_CHECK=1 .uv/bin/pip install --require-hashes --no-deps --requirement scripts/uv.lock.txt
 }
 
+# What only the tests need stays where it once was installed: who develops calls demo in between.
+python_lock() {
+    if [[ $tests == yes || -x .venv/bin/pytest ]]; then
+        echo requirements-tests.lock
+    else
+        echo requirements.lock
+    fi
+}
+
 python_inputs() {
     /usr/bin/python3 --version
     # An editable install holds the path of the checkout.
     pwd
-    cat requirements.lock pyproject.toml scripts/python.sh
+    python_lock
+    cat "$(python_lock)" pyproject.toml scripts/python.sh
 }
 
 python_present() {
@@ -49,6 +59,6 @@ install_python() {
         .uv/bin/uv venv --python /usr/bin/python3 .venv
     fi
     export VIRTUAL_ENV=$PWD/.venv
-    .uv/bin/uv pip sync --require-hashes requirements.lock
+    .uv/bin/uv pip sync --require-hashes "$(python_lock)"
     .uv/bin/uv pip install --no-deps --no-build-isolation --editable .
 }

@@ -10,6 +10,7 @@ from tests.checkout import CHECKOUT
 
 LOCKS = (
     "requirements.lock",
+    "requirements-tests.lock",
     "scripts/uv.lock.txt",
     "scripts/node.lock.txt",
     "scripts/firecracker.lock.txt",
@@ -31,17 +32,38 @@ def test_holds_pins_and_hashes_only(lock: str) -> None:
         assert pin or digest, f"neither a pin nor a hash: {line}"
 
 
-def test_is_complete() -> None:
+@pytest.mark.parametrize(
+    ("lock", "groups"),
+    [("requirements.lock", {"aws", "build"}), ("requirements-tests.lock", {"aws", "build", "dev"})],
+)
+def test_is_complete(lock: str, groups: set[str]) -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     wanted = {_name(text) for text in project["project"]["dependencies"]}
-    for group in project["dependency-groups"].values():
-        wanted |= {_name(text) for text in group}
-    pinned = {
-        _name(line)
-        for line in (CHECKOUT / "requirements.lock").read_text().splitlines()
-        if "==" in line
-    }
+    for group in groups:
+        wanted |= {_name(text) for text in project["dependency-groups"][group]}
+    pinned = {_name(pin) for pin in _pins(lock)}
     assert wanted <= pinned, "scripts/lock.sh was not called after a change of pyproject.toml"
+
+
+def test_the_product_needs_no_test_tools() -> None:
+    """What runs is what is tested: the same versions and files, and none that only tests need."""
+    product, everything = _pins("requirements.lock"), _pins("requirements-tests.lock")
+    assert product.items() <= everything.items()
+    only_tests = {"hypothesis", "mypy", "playwright", "pytest", "ruff", "types-boto3"}
+    assert not only_tests & {_name(pin) for pin in product}
+
+
+def _pins(lock: str) -> dict[str, list[str]]:
+    """Hashes by pin."""
+    found: dict[str, list[str]] = {}
+    pin = ""
+    for line in (CHECKOUT / lock).read_text().splitlines():
+        if "==" in line:
+            pin = line
+            found[pin] = []
+        else:
+            found[pin].append(line.strip(" \\"))
+    return found
 
 
 @pytest.mark.parametrize("folder", JAVASCRIPT)
