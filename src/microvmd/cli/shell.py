@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from microvmd.cli.client import ENDPOINT_SECONDS, TOKEN_HEADER, Service
 from microvmd.cli.failure import START
 from microvmd.cli.terminal import Escapes, LocalTerminal
+from microvmd.messages.shell import first_ended
 from microvmd.service.failure import Failure
 
 EXITED = 1000
@@ -113,13 +114,7 @@ async def _relay(socket: ClientConnection, terminal: LocalTerminal) -> End:
     works = [_show(socket, terminal), _type(socket, terminal)]
     if terminal.interactive:
         works.append(_follow_size(socket, terminal))
-    async with asyncio.TaskGroup() as tasks:
-        ways = [tasks.create_task(_ended(work)) for work in works]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        first = next(way for way in ways if way.done())
-        for way in ways:
-            way.cancel()
-    return first.result()
+    return await first_ended(*(_ended(work) for work in works))
 
 
 async def _ended(work: Awaitable[End]) -> End:

@@ -14,9 +14,9 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from microvmd.console.visit import SocketVisit
+from microvmd.messages.shell import ENDPOINT_HEADER, first_ended
 from microvmd.model.errors import ApiError
 
-ENDPOINT_HEADER = "x-microvmd-endpoint"
 OPEN_SECONDS = 60.0
 """To the shell's begin: a MicroVM that is SUSPENDED resumes first."""
 WATCH_SECONDS = 2.0
@@ -83,16 +83,9 @@ async def _session(visit: SocketVisit) -> End:
 
 async def _relay(visit: SocketVisit, shell: ClientConnection) -> End:
     """Both directions until one side ends, or the session does."""
-    async with asyncio.TaskGroup() as tasks:
-        ways = [
-            tasks.create_task(_ended(work))
-            for work in (_show(visit.socket, shell), _type(visit, shell), _watch(visit))
-        ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        first = next(way for way in ways if way.done())
-        for way in ways:
-            way.cancel()
-    return first.result()
+    return await first_ended(
+        _ended(_show(visit.socket, shell)), _ended(_type(visit, shell)), _ended(_watch(visit))
+    )
 
 
 async def _show(socket: WebSocket, shell: ClientConnection) -> End:

@@ -30,12 +30,17 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from microvmd.edge.resolve import Answer, Refuse, Resolve, Resolver, bind
-from microvmd.messages.shell import OpenShell, ShellEnd, ShellEnded, Terminal
+from microvmd.messages.shell import (
+    ENDPOINT_HEADER,
+    OpenShell,
+    ShellEnd,
+    ShellEnded,
+    Terminal,
+    first_ended,
+)
 
 log = structlog.get_logger(__name__)
 
-ENDPOINT_HEADER = "x-microvmd-endpoint"
-"""Set by HAProxy, whatever a client sent under this name."""
 LARGEST_MESSAGE = 256 * 1024
 """Bytes of one message from a client; a larger one ends the session with close 1009."""
 QUEUED_FRAMES = 4
@@ -179,18 +184,13 @@ class Bridge:
 
 async def _relay(socket: ServerConnection, terminal: Terminal) -> Close:
     """Both directions until one of them ends, or the MicroVM does."""
-    async with asyncio.TaskGroup() as tasks:
-        # In the order in which they count when several end at once. A client that takes nothing
-        # keeps the first from learning that the MicroVM is gone.
-        ways = [
-            tasks.create_task(_ended(work))
-            for work in (_show(socket, terminal), _watch(terminal), _type(socket, terminal))
-        ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        first = next(way for way in ways if way.done())
-        for way in ways:
-            way.cancel()
-    return first.result()
+    # In the order in which they count when several end at once. A client that takes nothing keeps
+    # the first from learning that the MicroVM is gone.
+    return await first_ended(
+        _ended(_show(socket, terminal)),
+        _ended(_watch(terminal)),
+        _ended(_type(socket, terminal)),
+    )
 
 
 async def _show(socket: ServerConnection, terminal: Terminal) -> Close:

@@ -4,9 +4,15 @@ The edge knows endpoints and WebSockets, the node guests and processes; ``cli/``
 other.
 """
 
+import asyncio
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+ENDPOINT_HEADER = "x-microvmd-endpoint"
+"""Says to the bridge whose shell is wanted. HAProxy sets it, whatever a client sent under it."""
+Ended = TypeVar("Ended")
 
 
 class ShellEnd(StrEnum):
@@ -54,3 +60,15 @@ class OpenShell(Protocol):
 
     def __call__(self, name: str, /) -> AbstractAsyncContextManager[Terminal]:
         """Entering raises ShellEnded."""
+
+
+async def first_ended(*ways: Coroutine[Any, Any, Ended]) -> Ended:
+    """What the directions of a shell end with: the result of the one that ends first, in the order
+    given where several end at once. The others are cancelled."""
+    async with asyncio.TaskGroup() as tasks:
+        going = [tasks.create_task(way) for way in ways]
+        await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+        first = next(way for way in going if way.done())
+        for way in going:
+            way.cancel()
+    return first.result()

@@ -55,7 +55,7 @@ from microvmd.messages.node_wire import (
     TO_NODE,
     WireError,
 )
-from microvmd.messages.shell import ShellEnd, ShellEnded
+from microvmd.messages.shell import ShellEnd, ShellEnded, first_ended
 from microvmd.messages.shell import Terminal as Shell
 from microvmd.model.egress import EgressMap
 from microvmd.node.agent import Builder, NodeAgent
@@ -241,19 +241,12 @@ async def _converse(channel: Channel, shell: Shell) -> ShellEnd | None:
     """Both ways until one of them ends; why, or None when the shell exited or the client left."""
     terminal = Terminal(channel)
     # In the order in which they count when several end at once.
-    works = (
-        _show(shell, terminal),
-        shell.over(),
-        _listen(channel, shell, terminal),
-        _type(terminal, shell),
+    return await first_ended(
+        _ended(_show(shell, terminal)),
+        _ended(shell.over()),
+        _ended(_listen(channel, shell, terminal)),
+        _ended(_type(terminal, shell)),
     )
-    async with asyncio.TaskGroup() as tasks:
-        ways = [tasks.create_task(_ended(work)) for work in works]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        first = next(way for way in ways if way.done())
-        for way in ways:
-            way.cancel()
-    return first.result()
 
 
 async def _show(shell: Shell, terminal: Terminal) -> None:
