@@ -1,9 +1,9 @@
 // One MicroVM: charts, states and log go on by themselves. Every value is set as text.
 
-const EVERY = 2000;
+import { asked, follow, tone } from "./live.js";
+
 const KEPT = 450;
 const LINES = 2000;
-const TONES = { RUNNING: "good", SUSPENDED: "idle", TERMINATED: "off" };
 const about = document.getElementById("microvm").dataset;
 const base = `/console/microvm/${encodeURIComponent(about.microvm)}`;
 
@@ -100,7 +100,7 @@ function showStates() {
     const seconds = Math.max(0, (times[at + 1] ?? now) - times[at]);
     sums.set(state, (sums.get(state) ?? 0) + seconds);
     const part = document.createElement("span");
-    part.className = TONES[state] ?? "busy";
+    part.className = tone(state);
     part.title = `${state} ${span(seconds)}`;
     part.style.flexGrow = `${seconds}`;
     return [part];
@@ -108,7 +108,7 @@ function showStates() {
   document.getElementById("legend").replaceChildren(...[...sums].map(([state, seconds]) => {
     const item = document.createElement("li");
     const name = document.createElement("span");
-    name.className = `state ${TONES[state] ?? "busy"}`;
+    name.className = `state ${tone(state)}`;
     name.textContent = state;
     item.append(name, ` ${span(seconds)}`);
     return item;
@@ -125,11 +125,8 @@ let over = state === "TERMINATED";
 async function ask() {
   const query = new URLSearchParams({ after: `${columns[0].at(-1) ?? 0}`, version });
   if (wanted) query.set("states", "yes");
-  const answer = await fetch(`${base}/samples?${query}`, { headers: { "hx-request": "true" } });
-  const login = answer.headers.get("hx-redirect");
-  if (login !== null) location.assign(login);
-  if (!answer.ok) return;
-  const found = await answer.json();
+  const found = await asked(`${base}/samples?${query}`);
+  if (found === null) return;
   if (found.states !== null && wanted) {
     states = found.states;
     wanted = false;
@@ -144,21 +141,6 @@ async function ask() {
   version = found.version;
   add(found.samples);
   showStates();
-}
-
-async function follow() {
-  const lost = document.getElementById("lost");
-  while (!over || wanted) {
-    try {
-      if (!document.hidden) {
-        await ask();
-        lost.hidden = true;
-      }
-    } catch {
-      lost.hidden = false;
-    }
-    await new Promise((resolve) => setTimeout(resolve, EVERY));
-  }
 }
 
 // -- log
@@ -200,7 +182,7 @@ function readLog() {
 
 drawAll();
 showStates();
-follow();
+follow(ask, () => !over || wanted);
 readLog();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 new ResizeObserver(() => {

@@ -1,7 +1,6 @@
 // The list of MicroVMs: asks for what has changed, and writes only that. Every value is set as text.
 
-const EVERY = 2000;
-const TONES = { RUNNING: "good", PENDING: "busy", SUSPENDING: "busy", TERMINATING: "busy", SUSPENDED: "idle" };
+import { asked, follow, tone } from "./live.js";
 
 const body = document.getElementById("rows");
 const template = document.getElementById("row");
@@ -53,7 +52,7 @@ function span(seconds) {
 function fill(cells, row) {
   const state = cells.state.firstElementChild;
   put(state, row.state);
-  state.className = `state ${TONES[row.state] ?? "off"}`;
+  state.className = `state ${tone(row.state)}`;
   put(cells.memory, row.memory === null ? "" : `${row.memory} MiB`);
   put(cells.cpu, row.cpu === null ? "" : `${row.cpu} %`);
   put(cells.rate, row.rate === null ? "" : row.rate.toFixed(1));
@@ -162,25 +161,8 @@ function apply(answer) {
 
 async function ask() {
   const query = version === "" ? "" : `?after=${encodeURIComponent(version)}`;
-  const answer = await fetch(`/console/microvms/changes${query}`, { headers: { "hx-request": "true" } });
-  const login = answer.headers.get("hx-redirect");
-  if (login !== null) location.assign(login);
-  else if (answer.ok) apply(await answer.json());
-}
-
-async function follow() {
-  const lost = document.getElementById("lost");
-  for (;;) {
-    try {
-      if (!document.hidden) {
-        await ask();
-        lost.hidden = true;
-      }
-    } catch {
-      lost.hidden = false;
-    }
-    await new Promise((resolve) => setTimeout(resolve, EVERY));
-  }
+  const answer = await asked(`/console/microvms/changes${query}`);
+  if (answer !== null) apply(answer);
 }
 
 function choose() {
@@ -216,4 +198,4 @@ setInterval(() => {
   const now = Date.now() / 1000;
   for (const id of near) if (all.has(id) && shown.has(id)) count(shown.get(id), all.get(id), now);
 }, 1000);
-follow();
+follow(ask);
