@@ -177,6 +177,7 @@ def main() -> None:
     )
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.assets = options.assets.absolute()
     if options.serve:
         asyncio.run(serve(options.serve, options.assets, options.count))
         return

@@ -5,6 +5,7 @@ Pure. Fields are texts, as a browser sends them; what cannot be a request says a
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Self
 
 from microvmd.model.connector import Egress, managed_arn
@@ -22,16 +23,7 @@ _WORDS = {
     "logging": ("logging", "loggroup", "logstream"),
 }
 TEXTS = (
-    *(
-        "name",
-        "description",
-        "uploaded",
-        "upload_name",
-        "s3_uri",
-        "example",
-        "base",
-        "base_version",
-    ),
+    *("name", "description", "uploaded", "upload_name", "s3_uri", "example", "base"),
     *("base_version", "role", "memory", "network", "kms_key", "hook_port", "log_group"),
     *("log_stream", "token"),
 )
@@ -123,8 +115,8 @@ class ImageForm:
         made.capabilities = bool(last("capabilities"))
         made.hooks = {name.value: bool(last(f"hook.{name.value}")) for name in HookName}
         made.timeouts = {name.value: last(f"timeout.{name.value}") for name in HookName}
-        made.environment = list(_pairs(fields, "env", "variable"))
-        made.tags = list(_pairs(fields, "tag", "tag"))
+        made.environment = list(_pairs(fields, "env"))
+        made.tags = list(_pairs(fields, "tag"))
         return made
 
     def request(self, uri: str) -> dict[str, Any]:
@@ -212,13 +204,19 @@ def networks(region: str) -> list[tuple[str, str]]:
     return [(managed_arn(name, region), name.value) for name in Egress]
 
 
-def _pairs(fields: Fields, prefix: str, noun: str) -> Iterator[tuple[str, str]]:
+def _pairs(fields: Fields, prefix: str) -> Iterator[tuple[str, str]]:
     names, values = fields.get(f"{prefix}_name", ()), fields.get(f"{prefix}_value", ())
-    if len(names) != len(values) or len(names) > ROWS:
-        raise Unusable("environment", f"At most {ROWS} rows, each with a {noun} and its value.")
-    for name, value in zip(names, values, strict=True):
+    for name, value in zip_longest(names, values, fillvalue=""):
         if name.strip() or value:
             yield name.strip(), value
+
+
+def check_rows(fields: Fields) -> None:
+    """Raises Unusable where names and values do not belong together, or are too many."""
+    for prefix, noun in (("env", "variable"), ("tag", "tag")):
+        names, values = fields.get(f"{prefix}_name", ()), fields.get(f"{prefix}_value", ())
+        if len(names) != len(values) or len(names) > ROWS:
+            raise Unusable("environment", f"At most {ROWS} rows, each with a {noun} and its value.")
 
 
 def _map(rows: Sequence[tuple[str, str]], step: str) -> dict[str, str]:

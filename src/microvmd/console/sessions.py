@@ -110,10 +110,6 @@ class Sessions:
         """At once: the next request of its browser is a stranger's."""
         self._found = {key: s for key, s in self._found.items() if s is not session}
 
-    def __contains__(self, session: object) -> bool:
-        """Whether it goes on; what follows for long (a terminal, a log) asks now and then."""
-        return any(s is session and not self._over(s) for s in self._found.values())
-
     def _over(self, session: Session) -> bool:
         now = self._clock()
         idle = now - session.used_at > self._idle_s

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from microvmd.console.image_form import ROWS, ImageForm, Unusable, networks, step_of
+from microvmd.console.image_form import ROWS, ImageForm, Unusable, check_rows, networks, step_of
 
 BASE = "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1"
 VERSION: dict[str, Any] = {
@@ -92,7 +92,9 @@ def test_rows_that_do_not_fit() -> None:
         {"tag_name": ["A"] * (ROWS + 1), "tag_value": ["1"] * (ROWS + 1)},
     ):
         with pytest.raises(Unusable):
-            ImageForm.of_fields(fields)
+            check_rows(fields)
+        shown = ImageForm.of_fields(fields)
+        assert len(shown.environment) + len(shown.tags) == max(map(len, fields.values()))
 
 
 @pytest.mark.parametrize("kind", ["upload", "s3", "example"])

@@ -28,21 +28,19 @@ async def detail(visit: Visit) -> Response:
 
 async def create(visit: Visit) -> Response:
     """CreateNetworkConnector for MicroVMs, with the subnets and groups that the operator maps."""
-    form = await visit.form()
-    name = (form.get("name") or [""])[-1].strip()
+    name = (await visit.field("name")).strip()
     egress = {
-        "SubnetIds": _words(form.get("subnets")),
-        "SecurityGroupIds": _words(form.get("groups")) or None,
+        "SubnetIds": _words(await visit.field("subnets")),
+        "SecurityGroupIds": _words(await visit.field("groups")) or None,
         "AssociatedComputeResourceTypes": ["MicroVm"],
         "NetworkProtocol": "IPv4",
     }
-    role = (form.get("role") or [""])[-1].strip()
     await visit.ask(
         "CreateNetworkConnector",
         Name=name,
         Configuration={"VpcEgressConfiguration": egress},
-        OperatorRole=role or None,
-        ClientToken=(form.get("token") or [""])[-1] or None,
+        OperatorRole=(await visit.field("role")).strip() or None,
+        ClientToken=await visit.field("token") or None,
     )
     visit.notify(f"Connector {name} is being made.")
     return visit.go(f"/connectors/{name}")
@@ -54,8 +52,8 @@ async def delete(visit: Visit) -> Response:
     return visit.go("/connectors")
 
 
-def _words(values: list[str] | None) -> list[str]:
-    return (values or [""])[-1].replace(",", " ").split()
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
 
 
 PAGE = Page(

@@ -8,9 +8,11 @@ from starlette.responses import Response
 
 from microvmd.console.page import Page, PageRoute, Section
 from microvmd.console.visit import Visit
+from microvmd.model.event import Kind
 
 SHOWN = "100"
-KINDS = ("MicroVM", "MicroVM Image", "MicroVM Image Version", "Network Connector")
+_SUFFIX = " State Change"
+KINDS = [kind.removesuffix(_SUFFIX) for kind in Kind]
 
 
 async def happened(visit: Visit) -> Response:
@@ -43,7 +45,7 @@ async def _events(visit: Visit) -> dict[str, Any]:
     wanted = {name: visit.query(name).strip() for name in ("kind", "resource")}
     query = {"last": SHOWN, "resource": wanted["resource"]}
     if wanted["kind"] in KINDS:
-        query["kind"] = f"{wanted['kind']} State Change"
+        query["kind"] = f"{wanted['kind']}{_SUFFIX}"
     rows = await _newest(visit, "/events", query)
     return {"rows": rows, "wanted": wanted, "newest": rows[0]["id"] if rows else ""}
 

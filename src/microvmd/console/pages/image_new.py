@@ -9,12 +9,12 @@ from typing import IO, Any
 from starlette.responses import JSONResponse, Response
 
 from microvmd.api.requests import bounded
-from microvmd.console.image_form import STEPS, ImageForm, Unusable, networks, step_of
+from microvmd.console.image_form import STEPS, ImageForm, check_rows, networks, step_of
 from microvmd.console.page import Page, PageRoute, Section
 from microvmd.console.pages.images import arn_of
 from microvmd.console.visit import Visit
 from microvmd.model.errors import AccessDenied, ApiError, ValidationError
-from microvmd.model.hooks import IMAGE_HOOKS, MICROVM_HOOKS
+from microvmd.model.size import DEFAULT_MEMORY_MIB, Size
 
 DOCKERFILE = "Dockerfile"
 UPLOAD_SECONDS = 1800.0
@@ -39,11 +39,7 @@ async def form(visit: Visit) -> Response:
 async def create(visit: Visit) -> Response:
     """Make it, or show the form again with everything that was typed and what is the matter."""
     of = visit.query("of")
-    try:
-        made = ImageForm.of_fields(await visit.form())
-    except Unusable as problem:
-        made = ImageForm.fresh(visit.known.identity.account, "", secrets.token_urlsafe(16))
-        return _shown(visit, made, await _bases(visit), of=of, problem=problem)
+    made = ImageForm.of_fields(await visit.form())
     try:
         answer = await _create(visit, made, of)
     except ApiError as problem:
@@ -55,6 +51,7 @@ async def create(visit: Visit) -> Response:
 
 
 async def _create(visit: Visit, made: ImageForm, of: str) -> dict[str, Any]:
+    check_rows(await visit.form())
     uri = made.source()
     request, tags = made.request(uri), made.tag_map()
     if not uri:
@@ -143,10 +140,9 @@ def _shown(
         problem=None if problem is None else problem.message,
         step=step or ("review" if problem else STEPS[0]),
         bases=bases,
-        sizes=visit.console.memory_sizes,
+        sizes=[Size.of(mib) for mib in visit.console.memory_sizes],
+        default_mib=DEFAULT_MEMORY_MIB,
         networks=networks(visit.console.region),
-        image_hooks=[name.value for name in IMAGE_HOOKS],
-        microvm_hooks=[name.value for name in MICROVM_HOOKS],
         artifacts=artifacts,
     )
 

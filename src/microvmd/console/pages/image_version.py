@@ -10,6 +10,8 @@ from microvmd.console.inner import Refused
 from microvmd.console.page import Page, PageRoute, Section
 from microvmd.console.pages.images import arn_of, build_of
 from microvmd.console.visit import Visit
+from microvmd.model.hooks import DEFAULT_PORT
+from microvmd.model.size import DEFAULT_MEMORY_MIB
 
 LINES_SHOWN = 5000
 """A page holds no more; the commands have all."""
@@ -22,7 +24,12 @@ async def one(visit: Visit) -> Response:
     arn = arn_of(visit, name)
     version = await visit.ask("GetMicrovmImageVersion", imageIdentifier=arn, imageVersion=number)
     shown = await _log(visit, 0)
-    return visit.render("images/version.html", **{**shown, "version": version})
+    return visit.render(
+        "images/version.html",
+        **{**shown, "version": version},
+        default_mib=DEFAULT_MEMORY_MIB,
+        default_port=DEFAULT_PORT,
+    )
 
 
 async def log(visit: Visit) -> Response:

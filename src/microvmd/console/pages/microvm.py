@@ -11,13 +11,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from microvmd.console.inner import Refused
 from microvmd.console.page import Page, PageRoute, Section, SocketRoute
+from microvmd.console.pages.microvms import ACTIONS
 from microvmd.console.terminal import serve_terminal
 from microvmd.console.visit import Visit
 from microvmd.model.connector import allows_http, allows_shell
 from microvmd.model.errors import NotFound, ValidationError
-from microvmd.model.metering import BASELINE_MIB_PER_VCPU, GB, HOUR_S
+from microvmd.model.metering import GB, HOUR_S, Prices, Usage
 
-MIB = 1 << 20
 LOG_SECONDS = 60.0
 """A log that is followed asks again after this, so that it ends with its session."""
 TOKEN_MINUTES = 30
@@ -26,11 +26,6 @@ _OPTIONAL = (
     *("ingressNetworkConnectors", "egressNetworkConnectors"),
 )
 """Members of GetMicrovm's answer that need not be there."""
-_ACTIONS = {
-    "suspend": ("SuspendMicrovm", "The MicroVM is being suspended."),
-    "resume": ("ResumeMicrovm", "The MicroVM is being resumed."),
-    "terminate": ("TerminateMicrovm", "The MicroVM is being terminated."),
-}
 
 
 async def detail(visit: Visit) -> Response:
@@ -64,11 +59,11 @@ async def samples(visit: Visit) -> Response:
 async def act(visit: Visit) -> Response:
     """Suspend, resume or terminate."""
     name, wanted = visit.path("microvm"), visit.path("action")
-    if wanted not in _ACTIONS:
+    if wanted not in ACTIONS:
         raise NotFound("There is nothing like this to do with a MicroVM.")
-    operation, told = _ACTIONS[wanted]
+    operation, word = ACTIONS[wanted]
     await visit.ask(operation, microvmIdentifier=name)
-    visit.notify(told)
+    visit.notify(f"The MicroVM is being {word}.")
     return visit.go(f"/microvm/{name}")
 
 
@@ -154,23 +149,24 @@ async def _cost(
 ) -> dict[str, Any] | None:
     """So far, and what each step would add; None for who may not read usage."""
     name = found["microvmId"]
+    query = {"by": "microvm", "since": repr(float(found["startedAt"]))}
     try:
-        usage = await visit.service("GET", "/usage", {"by": "microvm"})
+        usage = await visit.service("GET", "/usage", query)
     except Refused:
         return None
     line = next((line for line in usage["lines"] if line["key"] == name), None)
-    return {"currency": usage["currency"], "so_far": line, **_steps(facts or {}, usage["prices"])}
+    steps = _steps(facts or {}, Prices(**usage["prices"]))
+    return {"currency": usage["currency"], "so_far": line, **steps}
 
 
-def _steps(facts: dict[str, Any], prices: dict[str, float]) -> dict[str, float]:
+def _steps(facts: dict[str, Any], prices: Prices) -> dict[str, float]:
     """Cost of an hour in each state, of reading what is stored, and of writing a GiB."""
-    mib, stored = facts.get("memory_mib", 0), facts.get("stored_bytes", 0)
-    second = mib / BASELINE_MIB_PER_VCPU * prices["vcpu_s"] + mib * MIB / GB * prices["memory_gb_s"]
+    stored = facts.get("stored_bytes", 0)
     return {
-        "running_hour": second * HOUR_S,
-        "suspended_hour": stored / GB * prices["stored_gb_hour"],
-        "resume": stored / GB * prices["read_gb"],
-        "written_gb": prices["written_gb"],
+        "running_hour": prices.cost(Usage.running(HOUR_S, facts.get("memory_mib", 0))),
+        "suspended_hour": prices.cost(Usage.suspended(HOUR_S, stored)),
+        "resume": prices.cost(Usage(read_bytes=stored)),
+        "written_gb": prices.cost(Usage(written_bytes=GB)),
     }
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from microvmd.console.image_form import networks
 from microvmd.console.page import Page, PageRoute, Section
 from microvmd.console.visit import Visit
-from microvmd.model.connector import Egress, Ingress, managed_arn
+from microvmd.model.connector import Ingress, managed_arn
 from microvmd.model.errors import ApiError, ValidationError
+from microvmd.model.microvm import State
 
-STATES = ("PENDING", "RUNNING", "SUSPENDING", "SUSPENDED", "TERMINATING")
+STATES = [state.value for state in State if state is not State.TERMINATED]
 FIRST_ROWS = 100
 """Rows that come with the page itself; its script fetches the others."""
 ENDED_PAGE = 50
@@ -19,7 +21,7 @@ API_PAGES = 20
 """Pages of the API that are read for one page of what has ended."""
 AT_ONCE = 8
 IMAGES = 200
-_ACTIONS = {
+ACTIONS = {
     "suspend": ("SuspendMicrovm", "suspended"),
     "resume": ("ResumeMicrovm", "resumed"),
     "terminate": ("TerminateMicrovm", "terminated"),
@@ -66,8 +68,8 @@ async def run_form(visit: Visit) -> Response:
         "microvms/run.html",
         images=images,
         chosen=visit.query("image"),
-        ingress=[(one.value, managed_arn(one, visit.console.region)) for one in Ingress],
-        egress=[(one.value, managed_arn(one, visit.console.region)) for one in Egress],
+        ingress=[(managed_arn(one, visit.console.region), one.value) for one in Ingress],
+        egress=networks(visit.console.region),
         own=own,
     )
 
@@ -85,9 +87,9 @@ async def many(visit: Visit) -> Response:
     """The same for each MicroVM that was ticked; one that refuses keeps none from it."""
     form = await visit.form()
     action, chosen = (form.get("action") or [""])[-1], form.get("microvm", [])
-    if action not in _ACTIONS:
+    if action not in ACTIONS:
         raise ValidationError("Choose what to do with the MicroVMs.")
-    operation, word = _ACTIONS[action]
+    operation, word = ACTIONS[action]
     turns, refused = asyncio.Semaphore(AT_ONCE), []
 
     async def each(name: str) -> None:

@@ -13,7 +13,6 @@ from microvmd.console.visit import Visit
 DAY_S = 86_400.0
 SPANS = {"1": "1 day", "7": "7 days", "30": "30 days", "365": "365 days"}
 DEFAULT_SPAN = "30"
-GB = 1 << 30
 BY = ("image", "microvm")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -32,7 +31,6 @@ async def used(visit: Visit) -> Response:
         kinds=BY,
         quotas=limits["quotas"],
         rates=limits["rates"],
-        gb=GB,
     )
 
 
