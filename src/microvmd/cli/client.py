@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 
 from microvmd.cli.failure import START
 from microvmd.model.connector import Ingress, managed_arn
+from microvmd.model.hooks import APPLICATION_PORT
 from microvmd.service.failure import Failure
 from microvmd.service.routes.extensions import PREFIX, LogLine
 from microvmd.settings.settings import Settings
@@ -171,12 +172,12 @@ class Service:
                 raise Failure(_message(answer))
             yield answer
 
-    def token(self, microvm_id: str, minutes: int = TOKEN_MINUTES) -> str:
-        """An auth token for all ports of a MicroVM."""
+    def token(self, microvm_id: str, port: int = APPLICATION_PORT) -> str:
+        """An auth token for one port of a MicroVM."""
         answer = self.microvms.create_microvm_auth_token(
             microvmIdentifier=microvm_id,
-            expirationInMinutes=minutes,
-            allowedPorts=[{"allPorts": {}}],
+            expirationInMinutes=TOKEN_MINUTES,
+            allowedPorts=[{"port": port}],
         )
         return answer["authToken"][TOKEN_HEADER]
 

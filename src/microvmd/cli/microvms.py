@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,7 @@ from microvmd.cli.output import (
     without_metadata,
 )
 from microvmd.cli.waiting import wait_for_microvm
+from microvmd.model.hooks import APPLICATION_PORT
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
 
@@ -213,9 +215,11 @@ def curl(
     arguments: Annotated[
         list[str] | None, typer.Argument(help="Further arguments, for curl itself.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the application (8080).")] = None,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the application.")
+    ] = APPLICATION_PORT,
 ) -> None:
-    """Call an endpoint with curl; the token is made for you.
+    """Call an endpoint with curl; a token for this port is made for you.
 
     Example: microvmd curl 12ab /health --port 3000
     """
@@ -223,20 +227,26 @@ def curl(
         service = Service(settings.load())
         name = service.find_microvm(microvm)
         endpoint = service.microvms.get_microvm(microvmIdentifier=name)["endpoint"]
-        argv = curl_command(service, endpoint, path, service.token(name), port, arguments or [])
         program = shutil.which("curl")
         if program is None:
             raise Failure("curl is not installed", "apt-get install curl")
+        headers = header_file(service.token(name, port), port)
+        argv = curl_command(service.ca_file, endpoint, path, headers, arguments or [])
         # Replaces this process: the terminal, the signals and the exit code are curl's.
         os.execv(program, argv)  # noqa: S606 - an argv, no shell
 
 
+def header_file(token: str, port: int) -> int:
+    """A descriptor that curl inherits: who lists processes sees its argv, but not this."""
+    descriptor = os.memfd_create("headers", 0)
+    os.write(descriptor, f"{TOKEN_HEADER}: {token}\n{PORT_HEADER}: {port}\n".encode())
+    return descriptor
+
+
 def curl_command(
-    service: Service, endpoint: str, path: str, token: str, port: int | None, arguments: list[str]
+    ca_file: Path, endpoint: str, path: str, headers: int, arguments: list[str]
 ) -> list[str]:
-    """The command line that a person would type."""
-    argv = ["curl", "--silent", "--show-error", "--cacert", str(service.ca_file)]
-    argv += ["--header", f"{TOKEN_HEADER}: {token}"]
-    if port is not None:
-        argv += ["--header", f"{PORT_HEADER}: {port}"]
+    """The command line of curl, which reads the token's header from a descriptor."""
+    argv = ["curl", "--silent", "--show-error", "--cacert", str(ca_file)]
+    argv += ["--header", f"@/dev/fd/{headers}"]
     return [*argv, *arguments, f"https://{endpoint}/{path.lstrip('/')}"]
