@@ -50,9 +50,9 @@ from microvmd.node.roles import open_roles
 from microvmd.node.slots import NetworkSettings
 from microvmd.node.snapshot import ImageFiles, Stamp
 from microvmd.node.vault import Vault
-from microvmd.vmm.accelerator import measure_tsc_khz
-from microvmd.vmm.machine import Accelerator, AcceleratorKind
+from microvmd.vmm.machine import Accelerator
 from microvmd.vmm.qemu import installed_version
+from tests.accelerated import accelerator
 from tests.checkout import ASSETS, CHECKOUT
 
 PROGRAM = CHECKOUT / "tests" / "vm" / "lifecycle.c"
@@ -150,8 +150,7 @@ class NodeLab:
     @classmethod
     def make(cls, directory: Path) -> "NodeLab":
         kernel = prepare(ASSETS, directory / "cache")
-        accelerator = Accelerator(AcceleratorKind.TCG, "tests", measure_tsc_khz())
-        return cls(Lane.claim(), directory, kernel, accelerator)
+        return cls(Lane.claim(), directory, kernel, accelerator())
 
     @property
     def plain(self) -> Path:

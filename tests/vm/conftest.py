@@ -14,10 +14,8 @@ import pytest
 from microvmd.node.disk import create_disk, create_overlay
 from microvmd.node.jail import Jails, JailSettings
 from microvmd.node.kernel import prepare
-from microvmd.vmm.accelerator import measure_tsc_khz
 from microvmd.vmm.machine import (
     Accelerator,
-    AcceleratorKind,
     Boot,
     Drive,
     FromImage,
@@ -27,6 +25,7 @@ from microvmd.vmm.machine import (
     Start,
 )
 from microvmd.vmm.qemu import PlainLauncher, QemuMachine, launch
+from tests.accelerated import accelerator
 from tests.checkout import ASSETS
 from tests.nodelab import NodeLab
 
@@ -105,8 +104,7 @@ def small_guest(tmp_path_factory: pytest.TempPathFactory) -> SmallGuest:
     source, program = Path(__file__).with_name("init.c"), assets / "microvmd-agent"
     subprocess.run(["gcc", "-static", "-O2", "-o", program, source], check=True)
     kernel = prepare(assets, directory / "cache")
-    accelerator = Accelerator(AcceleratorKind.TCG, "tests", measure_tsc_khz())
-    return asyncio.run(_boot(directory, kernel.vmlinux, kernel.initrd, accelerator))
+    return asyncio.run(_boot(directory, kernel.vmlinux, kernel.initrd, accelerator()))
 
 
 async def _boot(

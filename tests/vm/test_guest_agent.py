@@ -16,10 +16,7 @@ import pytest
 from microvmd.messages.guest import RESYNC, Frame, FrameKind
 from microvmd.node.guest import Exit, GuestClient, GuestError, GuestGone, GuestTimeout, connect
 from microvmd.node.kernel import prepare
-from microvmd.vmm.accelerator import measure_tsc_khz
 from microvmd.vmm.machine import (
-    Accelerator,
-    AcceleratorKind,
     Boot,
     Drive,
     FromImage,
@@ -27,6 +24,7 @@ from microvmd.vmm.machine import (
     MachineSpec,
 )
 from microvmd.vmm.qemu import PlainLauncher, QemuMachine, launch
+from tests.accelerated import accelerator
 from tests.checkout import ASSETS
 
 pytestmark = [pytest.mark.vm, pytest.mark.anyio]
@@ -92,7 +90,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         memory_file=directory / "memory",
         kernel=kernel.vmlinux,
         initrd=kernel.initrd,
-        accelerator=Accelerator(AcceleratorKind.TCG, "test", measure_tsc_khz()),
+        accelerator=accelerator(),
         drives=(Drive("rootfs", make_root(directory), read_only=True), Drive("disk", disk)),
     )
     files = MachineFiles(directory)

@@ -33,6 +33,7 @@ from microvmd.vmm.machine import (
 )
 from microvmd.vmm.process import ProcessGone, ProcessIdentity
 from microvmd.vmm.qemu import adopt, launch
+from tests.accelerated import accelerator_kind
 
 if TYPE_CHECKING:
     from tests.vm.conftest import SmallGuest
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.anyio]
 
 LIMITS = limits_for(512, 1)
-TCG = AcceleratorKind.TCG
+KIND = accelerator_kind()
+DEVICES = {"null", "urandom"} | ({"kvm"} if KIND is AcceleratorKind.KVM else set())
 NAMESPACES = ("mnt", "pid", "net", "ipc", "uts")
 START_LIMIT = 60
 
@@ -49,8 +51,8 @@ async def test_the_kernel_shows_a_jail(
     small_guest: "SmallGuest", jails: Jails, tmp_path: Path
 ) -> None:
     async with (
-        jails.jail("first", LIMITS, TCG) as jail,
-        jails.jail("second", LIMITS, TCG) as other,
+        jails.jail("first", LIMITS, KIND) as jail,
+        jails.jail("second", LIMITS, KIND) as other,
         small_guest.restored(tmp_path, launcher=jail) as (machine, voice),
     ):
         assert await voice.ask("ping") == "pong"
@@ -80,7 +82,7 @@ async def test_the_kernel_shows_a_jail(
 def _assert_root_is_bare(process: Path) -> None:
     root = process / "root"
     assert set(os.listdir(root)) == {"dev", "lib", "lib64", "machine", "proc", "usr"}
-    assert set(os.listdir(root / "dev")) == {"null", "urandom"}
+    assert set(os.listdir(root / "dev")) == DEVICES
     assert os.listdir(root / "proc") == ["sys"]
     assert os.listdir(root / "usr/bin") == ["qemu-system-x86_64"]
     for path in ("etc", "root", "home", "var", "tmp", "run", "sys", "proc/self"):
@@ -106,7 +108,7 @@ async def test_suspends_and_resumes_in_jails(
     memory_sum = small_guest.memory_sum
     for generation in range(3):
         async with (
-            jails.jail("one", LIMITS, TCG) as jail,
+            jails.jail("one", LIMITS, KIND) as jail,
             small_guest.restored(tmp_path, start, jail) as (machine, voice),
         ):
             assert await voice.ask("sum") == memory_sum
@@ -121,7 +123,7 @@ async def test_ends_without_a_trace(
     small_guest: "SmallGuest", jails: Jails, jail_settings: JailSettings, tmp_path: Path
 ) -> None:
     async with (
-        jails.jail("gone", LIMITS, TCG) as jail,
+        jails.jail("gone", LIMITS, KIND) as jail,
         small_guest.restored(tmp_path, launcher=jail) as (machine, _),
     ):
         identity = machine.identity
@@ -133,7 +135,7 @@ async def test_running_out_of_memory_is_told(
     small_guest: "SmallGuest", jails: Jails, tmp_path: Path
 ) -> None:
     async with (
-        jails.jail("small", Limits(memory_bytes=160 << 20, pids=64), TCG) as jail,
+        jails.jail("small", Limits(memory_bytes=160 << 20, pids=64), KIND) as jail,
         small_guest.restored(tmp_path, launcher=jail) as (machine, voice),
     ):
         voice.say("dirty 300 1")
@@ -149,7 +151,7 @@ async def test_a_jail_that_cannot_be_built_says_why(
 ) -> None:
     spec = small_guest.spec_for(tmp_path)
     start = FromImage(small_guest.device)
-    async with jails.jail("none", LIMITS, TCG) as jail:
+    async with jails.jail("none", LIMITS, KIND) as jail:
         with pytest.raises(MachineFailed, match="exec /usr/bin/nothing"):
             async with launch(
                 spec, MachineFiles(tmp_path), jail, start, qemu=Path("/usr/bin/nothing")
@@ -178,7 +180,7 @@ async def play_node(plan: dict[str, str]) -> None:
     jails = await Jails.open(settings)
     files, spec = MachineFiles(Path(plan["directory"])), _spec(plan)
     async with (
-        jails.jail("kept", LIMITS, TCG) as jail,
+        jails.jail("kept", LIMITS, KIND) as jail,
         launch(spec, files, jail, FromImage(Path(plan["device"]))) as machine,
     ):
         await machine.cont()
@@ -196,7 +198,7 @@ def _spec(plan: dict[str, str]) -> MachineSpec:
         memory_file=Path(plan["memory"]),
         kernel=Path(plan["kernel"]),
         initrd=Path(plan["initrd"]),
-        accelerator=Accelerator(TCG, "tests", 1),
+        accelerator=Accelerator(KIND, "tests", 1),
         drives=(Drive("disk", Path(plan["overlay"]), backing=Path(plan["disk"])),),
     )
 

@@ -1,0 +1,20 @@
+"""Which accelerator the machines of the tests run under: emulation, unless told otherwise.
+
+Tests on the bare machine must show the same everywhere; within a KVM host (`tests/kvmhost`) the
+same tests are told to use KVM.
+"""
+
+import os
+
+from microvmd.vmm.accelerator import measure_tsc_khz
+from microvmd.vmm.machine import Accelerator, AcceleratorKind
+
+VARIABLE = "MICROVMD_TEST_ACCELERATOR"
+
+
+def accelerator_kind() -> AcceleratorKind:
+    return AcceleratorKind(os.environ.get(VARIABLE, "tcg"))
+
+
+def accelerator() -> Accelerator:
+    return Accelerator(accelerator_kind(), "tests", measure_tsc_khz())

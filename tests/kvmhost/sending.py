@@ -1,0 +1,50 @@
+"""Brings this checkout into a KVM host: its files and what has been built from it."""
+
+import io
+import os
+import subprocess
+import tarfile
+
+from tests.checkout import ASSETS, CHECKOUT
+from tests.kvmhost.machine import KvmHost
+from tests.kvmhost.root import INSIDE, guest_kernel
+
+SENT = ("src", "tests", "bench", "pyproject.toml")
+BUILT = CHECKOUT / "build"
+ASSET_NAMES = ("microvmd-agent", "microvmd-jailer", "busybox", "console")
+ENVIRONMENT = {"MICROVMD_ASSETS": f"{INSIDE}/build/assets", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def send(host: KvmHost) -> None:
+    """What runs in there is this checkout as it is now, with changes that are not committed."""
+    host.put(_packed(), INSIDE)
+    release = guest_kernel().name
+    link = f"{INSIDE}/build/assets/kernel/{release}"
+    host.run(["mkdir", "-p", os.path.dirname(link)], limit=60)
+    host.run(["ln", "-sfn", f"/usr/lib/kvm-host/kernel/{release}", link], limit=60)
+
+
+def _packed() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in _files():
+            archive.add(CHECKOUT / name, arcname=name, filter=_as_root)
+        for name in ASSET_NAMES:
+            if (ASSETS / name).exists():
+                archive.add(ASSETS / name, arcname=f"build/assets/{name}", filter=_as_root)
+        if (BUILT / "firecracker").exists():
+            archive.add(BUILT / "firecracker", arcname="build/firecracker", filter=_as_root)
+    return buffer.getvalue()
+
+
+def _files() -> list[str]:
+    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *SENT]
+    listed = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=CHECKOUT)
+    names = [name for name in listed.stdout.split("\0") if name]
+    return [name for name in names if (CHECKOUT / name).exists()]
+
+
+def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    return entry
