@@ -60,18 +60,25 @@ class Call:
     source_ip: str | None = None
     user_agent: str | None = None
     claim: Signature | None = None
+    access_key: str | None = None
+    user_name: str | None = None
     account: str | None = None
     context: RequestContext | None = None
+    kind: str = "AwsApiCall"
+    """The record's ``eventType``."""
     source: str = LAMBDA
     name: str = UNKNOWN
     read_only: bool = False
     data: bool = False
     parameters: Mapping[str, Any] | None = None
     elements: Mapping[str, Any] | None = None
+    more: Mapping[str, Any] | None = None
+    """The record's ``additionalEventData``."""
     secrets: tuple[str, ...] = ()
     """Texts that must not be in the error's message."""
     error: str | None = None
     message: str | None = None
+    """Of an error; without a code where CloudTrail has none."""
 
     @property
     def idle(self) -> bool:
@@ -133,13 +140,16 @@ def record(call: Call, now: datetime) -> dict[str, Any]:
         "eventID": str(uuid.uuid4()),
         "readOnly": call.read_only,
         "resources": list(_resources(call, account, region)),
-        "eventType": "AwsApiCall",
+        "eventType": call.kind,
         "managementEvent": not call.data,
         "recipientAccountId": account,
         "eventCategory": "Data" if call.data else "Management",
     }
+    if call.more is not None:
+        made["additionalEventData"] = dict(call.more)
     if call.error is not None:
         made["errorCode"] = call.error
+    if call.error is not None or call.message is not None:
         made["errorMessage"] = _cut(_scrubbed(call.message or "", call.secrets))
     return made
 
@@ -235,7 +245,8 @@ def _camel(name: str) -> str:
 
 def _identity(call: Call) -> dict[str, Any]:
     if call.context is None or call.context.caller is None:
-        found = {"accountId": call.account, "accessKeyId": _claimed(call.claim)}
+        key = call.access_key or _claimed(call.claim)
+        found = {"accountId": call.account, "accessKeyId": key, "userName": call.user_name}
         return {"type": "Unknown", **{k: v for k, v in found.items() if v is not None}}
     caller = call.context.caller
     identity: dict[str, Any] = {

@@ -56,6 +56,7 @@ def shown(call: Mapping[str, Any]) -> str:
     who = identity.get("arn") or identity.get("accessKeyId") or "nobody"
     about = ", ".join(one["ARN"].rpartition(":")[2] for one in call["resources"])
     what = f"{call['eventName']} {about}".rstrip()
-    came = "ok" if "errorCode" not in call else f"{call['errorCode']}: {call['errorMessage']}"
+    why = [call[name] for name in ("errorCode", "errorMessage") if name in call]
+    came = ": ".join(why) or "ok"
     source = call["sourceIPAddress"]
     return f"{moment:%Y-%m-%d %H:%M:%S}  {what}  by {who} from {source}  {came}"

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.websockets import WebSocket
 
+from microvmd.api.audit import Audit, unaudited
 from microvmd.api.credentials import Credentials, Identity
 from microvmd.api.requests import RequestContext, read_body
 from microvmd.console.inner import AGENT, Inner
@@ -97,6 +98,8 @@ class Console:
     region: str
     operator: str
     """The account whose root may end every session."""
+    audit: Audit = unaudited
+    """Told of each login."""
     shells: Path | None = None
     """The socket of the edge's shell bridge; None where there is none."""
     navigation: tuple[tuple[Section, str], ...] = ()

@@ -97,7 +97,7 @@ class AuditQuery:
             and self.name in (None, found["eventName"])
             and (self.since is None or _moment(found["eventTime"]) >= self.since)
             and (self.error in (None, found.get("errorCode")))
-            and not (self.failed and "errorCode" not in found)
+            and not (self.failed and "errorMessage" not in found)
             and not (self.writes and found["readOnly"])
             and (self.user is None or self.user in _names(found["userIdentity"]))
         )
@@ -130,7 +130,8 @@ class AuditLog:
             return
         made = record(call, datetime.fromtimestamp(now, UTC))
         if self._lost:
-            made["additionalEventData"] = {"callsNotRecorded": self._lost}
+            more = made.setdefault("additionalEventData", {})
+            more["callsNotRecorded"] = self._lost
             self._lost = 0
         self._waiting.put(json.dumps(made, separators=(",", ":")).encode() + b"\n")
 

@@ -67,6 +67,7 @@ def console_pages(
             memory_sizes=settings.image.sizes.offered,
             region=settings.region,
             operator=settings.account,
+            audit=audit,
             shells=shells,
             navigation=navigation_of(found),
         )

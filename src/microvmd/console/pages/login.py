@@ -8,7 +8,8 @@ from starlette.responses import Response
 from microvmd.api.credentials import Identity
 from microvmd.console.logins import identity_of
 from microvmd.console.page import Page, PageRoute
-from microvmd.console.visit import COOKIE, THEME_COOKIE, THEMES, Visit
+from microvmd.console.sign_in import Attempt
+from microvmd.console.visit import COOKIE, THEME_COOKIE, THEMES, Visit, new_context
 from microvmd.model.errors import Throttled
 
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._-]*")
@@ -21,17 +22,17 @@ async def form(visit: Visit) -> Response:
 
 async def by_key(visit: Visit) -> Response:
     """What was typed stays, but for the secret."""
-    source = _source(visit)
-    _insist_on_pause(visit, source)
+    attempt = _attempt(visit, "AccessKey")
+    _insist_on_pause(visit, attempt)
     access_key = (await visit.field("access_key")).strip()
     secret = (await visit.field("secret_key")).strip()
     wanted = _next(await visit.field("next"))
     identity = await identity_of(visit.console.credentials, access_key, secret)
     if identity is None:
-        visit.console.attempts.fail(source)
+        _fail(visit, attempt, await visit.console.credentials.find(access_key))
         problem = "There is no such access key with this secret."
         return visit.render("login.html", 403, problem=problem, access_key=access_key, next=wanted)
-    return await _enter(visit, identity, wanted)
+    return await _enter(visit, attempt, identity, wanted)
 
 
 async def link(visit: Visit) -> Response:
@@ -44,13 +45,13 @@ async def link(visit: Visit) -> Response:
 
 
 async def by_link(visit: Visit) -> Response:
-    source = _source(visit)
-    _insist_on_pause(visit, source)
+    attempt = _attempt(visit, "Link")
+    _insist_on_pause(visit, attempt)
     identity = await _behind(visit, visit.path("token"), use_up=True)
     if identity is None:
-        visit.console.attempts.fail(source)
+        _fail(visit, attempt, None)
         return visit.render("link.html", 403, name=None)
-    return await _enter(visit, identity, "/")
+    return await _enter(visit, attempt, identity, "/")
 
 
 async def leave(visit: Visit) -> Response:
@@ -84,23 +85,33 @@ async def _behind(visit: Visit, token: str, *, use_up: bool) -> Identity | None:
     return None if found is None or found.expired(visit.console.now()) else found
 
 
-async def _enter(visit: Visit, identity: Identity, wanted: str) -> Response:
-    agent = visit.request.headers.get("user-agent", "")
-    token, _ = await visit.console.login(identity, _source(visit), agent)
+def _attempt(visit: Visit, way: str) -> Attempt:
+    client = visit.request.client
+    source = "-" if client is None else client.host
+    return Attempt(visit.console.region, source, visit.request.headers.get("user-agent", ""), way)
+
+
+async def _enter(visit: Visit, attempt: Attempt, identity: Identity, wanted: str) -> Response:
+    console, now = visit.console, visit.console.now()
+    token, _ = await console.login(identity, attempt.source, attempt.agent)
+    caller = await console.credentials.caller(identity, now)
+    context = new_context(identity, caller, console.region, now, attempt.source)
+    console.audit(attempt.succeeded(context))
     answer = visit.go(wanted)
     # Gone with the browser; the service ends it earlier by its own clock.
     answer.set_cookie(COOKIE, token, path="/", secure=True, httponly=True, samesite="lax")
     return answer
 
 
-def _source(visit: Visit) -> str:
-    client = visit.request.client
-    return "-" if client is None else client.host
+def _fail(visit: Visit, attempt: Attempt, claimed: Identity | None) -> None:
+    visit.console.attempts.fail(attempt.source)
+    visit.console.audit(attempt.refused(claimed))
 
 
-def _insist_on_pause(visit: Visit, source: str) -> None:
-    wait = visit.console.attempts.wait(source)
+def _insist_on_pause(visit: Visit, attempt: Attempt) -> None:
+    wait = visit.console.attempts.wait(attempt.source)
     if wait > 0:
+        visit.console.audit(attempt.refused(None, "Too many logins from this address have failed"))
         minutes = math.ceil(wait / 60)
         raise Throttled(
             f"Too many logins from your address have failed. Try again in {minutes} min, or ask "

@@ -1,5 +1,9 @@
 """In and out: by key and by link, with bounds, and never to another site."""
 
+import asyncio
+import json
+from typing import Any
+
 import pytest
 
 from microvmd.console.logins import FAILURES_OF_A_SOURCE
@@ -93,6 +97,54 @@ async def test_a_link_of_a_temporary_key_ends_with_it(lab: ConsoleLab) -> None:
     await lab.temporary(minutes=-1)
     assert (await lab.browser().get(path)).status_code == 403
     assert (await lab.browser().post(path)).status_code == 403
+
+
+async def test_each_login_is_recorded_as_on_aws_and_tells_no_secret(lab: ConsoleLab) -> None:
+    path = await lab.link()
+    for sent in (OPERATOR.access_key, OPERATOR.secret_key):
+        await lab.browser().log_in(sent, "a-wrong-secret")
+    assert (await lab.browser().post(path)).status_code == 303
+    assert (await lab.browser().post(path)).status_code == 403
+    await lab.logged_in()
+    found = await recorded(lab, "ConsoleLogin", 5)
+    outcomes = [one["responseElements"]["ConsoleLogin"] for one in found]
+    assert outcomes == ["Failure", "Failure", "Success", "Failure", "Success"]
+    wrong, hidden, link, _, key = found
+    for one in found:
+        assert one["eventSource"] == "signin.amazonaws.com"
+        assert one["eventType"] == "AwsConsoleSignIn"
+        assert one["sourceIPAddress"] == "192.0.2.1"
+        assert (one["readOnly"], one["requestParameters"]) == (False, None)
+        assert "errorCode" not in one
+        text = str(one)
+        assert OPERATOR.secret_key not in text
+        assert "a-wrong-secret" not in text
+        assert path.rpartition("/")[2] not in text
+    assert wrong["userIdentity"]["accessKeyId"] == OPERATOR.access_key
+    assert wrong["errorMessage"] == "Failed authentication"
+    assert hidden["userIdentity"]["userName"] == "HIDDEN_DUE_TO_SECURITY_REASONS"
+    assert link["userIdentity"]["type"] == "Root"
+    ways = [one["additionalEventData"]["LoginWith"] for one in (link, key)]
+    assert ways == ["Link", "AccessKey"]
+
+
+async def test_a_login_that_has_to_wait_is_recorded(lab: ConsoleLab) -> None:
+    browser = lab.browser("192.0.2.7")
+    for _ in range(FAILURES_OF_A_SOURCE + 1):
+        await browser.log_in("AKIANOBODY", "guess")
+    last = (await recorded(lab, "ConsoleLogin", FAILURES_OF_A_SOURCE + 1))[-1]
+    assert last["responseElements"] == {"ConsoleLogin": "Failure"}
+    assert "Too many" in last["errorMessage"]
+
+
+async def recorded(lab: ConsoleLab, name: str, count: int) -> list[dict[str, Any]]:
+    """So many calls of the name, oldest first: a thread of its own writes what was called."""
+    found: list[dict[str, Any]] = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            answer = await lab.signed("GET", f"/audit?name={name}&last=100")
+            found = [json.loads(line) for line in answer.text.splitlines()]
+    return found
 
 
 async def test_logging_out_ends_the_session(lab: ConsoleLab) -> None:
