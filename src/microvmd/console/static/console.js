@@ -71,8 +71,9 @@ document.addEventListener("htmx:afterSettle", () => {
   for (const log of document.querySelectorAll('[data-follows="end"]')) log.scrollTop = log.scrollHeight;
 });
 
-// A page that nobody sees asks for nothing.
+// A page that nobody sees asks for nothing, and what is open to be read stays.
 document.addEventListener("htmx:beforeRequest", (event) => {
   const polls = event.detail.elt.getAttribute("hx-trigger")?.startsWith("every ");
-  if (polls && document.hidden) event.preventDefault();
+  const read = event.detail.elt.querySelector("details[open]") !== null;
+  if (polls && (document.hidden || read)) event.preventDefault();
 });

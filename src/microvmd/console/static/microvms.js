@@ -35,7 +35,9 @@ function show(id, cells) {
 
 function cellsOf(line) {
   const cells = { line };
-  for (const cell of line.querySelectorAll("[data-cell]")) cells[cell.dataset.cell] = cell;
+  for (const cell of line.querySelectorAll("[data-cell]")) {
+    cells[cell.dataset.cell] = cell.querySelector(".value") ?? cell;
+  }
   return cells;
 }
 
