@@ -24,6 +24,7 @@ from microvmd.cli.egress import arn_of
 from microvmd.cli.failure import reported
 from microvmd.cli.output import (
     JsonFlag,
+    Narrow,
     age,
     print_each,
     print_json,
@@ -123,6 +124,7 @@ def ps(
                 ]
                 for item in items
             ],
+            Narrow(("VERSION", "AGE"), cut="IMAGE"),
         )
 
 

@@ -1,12 +1,15 @@
 """How commands print: tables for people, JSON for programs, colours for states, short times."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +17,10 @@ from rich.table import Table
 from microvmd.node.log_lines import printable
 
 T = TypeVar("T")
+GAP = 2
+"""Between two columns."""
+LEAST = 12
+"""Characters that a column is cut to at most."""
 
 console = Console()
 stderr = Console(stderr=True)
@@ -78,17 +85,69 @@ def print_each(things: Iterable[T], shown: Callable[[T], str], *, as_json: bool)
         raise typer.Exit(130) from None
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Cells are plain text; the one in a column named STATE is coloured."""
-    console.print(table_of(columns, rows))
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """Where a table is too wide: columns left out, one after the other, until it fits, and one that
+    is cut to `LEAST` characters before that. With neither, cells are folded."""
+
+    without: tuple[str, ...] = ()
+    cut: str | None = None
 
 
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """The same, to be shown again and again."""
+NOTHING = Narrow()
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], narrow: Narrow = NOTHING
+) -> None:
+    """Cells are plain text; the one in a column named STATE is coloured. What is no terminal gets
+    lines as long as they are."""
+    cells = [list(row) for row in rows]
+    if console.is_terminal or "COLUMNS" in os.environ:
+        where = console
+    else:
+        where = Console(width=max(1, sum(_widths(columns, cells)) + GAP * len(columns)))
+    left_out = _left_out(columns, cells, where.width, narrow)
+    kept = [number for number, column in enumerate(columns) if column not in left_out]
+    rows = [[row[number] for number in kept] for row in cells]
+    where.print(table_of([columns[number] for number in kept], rows, narrow.cut))
+    if left_out:
+        names = ", ".join(column for column in columns if column in left_out)
+        stderr.print(f"[dim]a wider terminal, or --json, shows also: {names}[/]", soft_wrap=True)
+
+
+def _left_out(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], room: int, narrow: Narrow
+) -> set[str]:
+    widths = dict(zip(columns, _widths(columns, rows), strict=True))
+    if narrow.cut is not None:
+        widths[narrow.cut] = min(widths[narrow.cut], LEAST)
+    left_out: set[str] = set()
+    for column in narrow.without:
+        if sum(widths.values()) + GAP * (len(widths) - 1) <= room:
+            break
+        left_out.add(column)
+        del widths[column]
+    return left_out
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [
+        max(map(cell_len, (column, *cells))) for column, *cells in zip(columns, *rows, strict=True)
+    ]
+
+
+def table_of(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], cut: str | None = None
+) -> Table:
+    """The same, to be shown again and again, in the room that there is."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         # The first column is what the next command is given: it stays in one piece.
-        table.add_column(column, overflow="fold", no_wrap=number == 0)
+        if column == cut:
+            table.add_column(column, overflow="ellipsis")
+        else:
+            table.add_column(column, overflow="fold", no_wrap=number == 0 or cut is not None)
     for row in rows:
         cells = [
             coloured(cell) if column == "STATE" else escape(cell)

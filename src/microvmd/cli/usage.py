@@ -9,13 +9,16 @@ import typer
 
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
-from microvmd.cli.output import JsonFlag, print_json, print_table
+from microvmd.cli.output import JsonFlag, Narrow, print_json, print_table
 from microvmd.settings import settings
 
 DAY_S = 86400
 GB = 1 << 30
 HOUR_S = 3600
 COLUMNS = ("MICROVMS", "RUNNING", "SUSPENDED", "VCPU-S", "GB-S", "READ GB", "WRITTEN GB", "GB-H")
+NARROW = Narrow(
+    ("READ GB", "WRITTEN GB", "MICROVMS", "GB-H", "VCPU-S", "GB-S", "SUSPENDED", "RUNNING")
+)
 Line = dict[str, Any]
 
 
@@ -40,7 +43,7 @@ def usage(
         else:
             rows = [_cells(line, found["by"]) for line in found["lines"]]
             what = found["by"].upper()
-            print_table((what, *COLUMNS, f"COST {found['currency']}"), rows)
+            print_table((what, *COLUMNS, f"COST {found['currency']}"), rows, NARROW)
 
 
 def _print_csv(lines: list[Line]) -> None:

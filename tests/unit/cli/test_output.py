@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from microvmd.cli import output
 
@@ -57,6 +59,56 @@ def test_json_refuses_what_it_does_not_know() -> None:
 def test_unknown_states_keep_their_text() -> None:
     assert output.coloured("[ODD]") == "[ODD]"
     assert output.coloured("RUNNING") == "[green]RUNNING[/]"
+
+
+MICROVM = "microvm-12345678-1234-1234-1234-123456789012"
+TABLE = (
+    ("MICROVM", "STATE", "IMAGE", "VERSION", "AGE"),
+    [(MICROVM, "RUNNING", "an-image-with-a-long-name", "12.0", "42 min")],
+    output.Narrow(("VERSION", "AGE"), cut="IMAGE"),
+)
+
+
+def _lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int) -> Any:
+    """A table on a terminal: its lines, and what is said beside it."""
+    terminal = Console(width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(output, "console", terminal)
+    output.print_table(*TABLE)
+    said = capsys.readouterr()
+    return [line.split() for line in said.out.splitlines()], said.err
+
+
+def test_a_table_that_fits_is_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (head, row), beside = _lines(monkeypatch, capsys, 120)
+    assert head == list(TABLE[0])
+    assert row == [MICROVM, "RUNNING", "an-image-with-a-long-name", "12.0", "42", "min"]
+    assert beside == ""
+
+
+def test_a_table_that_does_not_fit_keeps_ids_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each row is a line: what matters least is cut, and then left out and told."""
+    (head, row), beside = _lines(monkeypatch, capsys, 80)
+    assert head == ["MICROVM", "STATE", "IMAGE", "AGE"]
+    assert row == [MICROVM, "RUNNING", "an-image-with-a-…", "42", "min"]
+    assert beside.rstrip().endswith("shows also: VERSION")
+    (head, row), beside = _lines(monkeypatch, capsys, 68)
+    assert (head, row[0]) == (["MICROVM", "STATE", "IMAGE"], MICROVM)
+    assert beside.rstrip().endswith("shows also: VERSION, AGE")
+
+
+def test_a_program_gets_whole_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(output, "console", Console())
+    output.print_table(*TABLE)
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == list(TABLE[0])
+    assert row.split()[:4] == [MICROVM, "RUNNING", "an-image-with-a-long-name", "12.0"]
 
 
 def _shown(text: str, *, terminal: bool) -> str:
