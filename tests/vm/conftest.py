@@ -47,6 +47,9 @@ class Voice:
 
     async def ask(self, command: str, limit: float = ANSWER_LIMIT) -> str:
         self.say(command)
+        return await self.hears(limit)
+
+    async def hears(self, limit: float = ANSWER_LIMIT) -> str:
         async with asyncio.timeout(limit):
             return (await self._reader.readline()).decode().strip()
 

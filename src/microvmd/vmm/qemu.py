@@ -4,6 +4,9 @@ Suspending a clone writes its device state with `xen-save-devices-state`, which 
 does what is needed: device state without memory. The memory goes beside it (`vmm/memory.py`). This
 was tested on the versions of TESTED only; others save all memory in QEMU's own `mapped-ram` format.
 With `live: true` after `stop` the disks end flushed and released, and `cont` takes everything back.
+
+QEMU stops a guest whose write finds no room on the node's disk (`werror=enospc`, its default) and
+makes the write again at `cont`: so such a guest waits until there is room, and loses nothing.
 """
 
 import asyncio
@@ -19,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from microvmd.vmm import memory
+from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.command_line import (
     DEVICE_FDSET,
     DriveFiles,
@@ -66,6 +70,10 @@ MEMORY_LIMIT = 300.0
 """Seconds for moving guest memory; only a full snapshot of a large guest comes near it."""
 ROLLBACK_LIMIT = 60.0
 VERSION_LIMIT = 10.0
+ROOM_POLL = 1.0
+"""Seconds between two tries of a write that found no room: nobody is told when there is some."""
+TOLD_EVERY = 60.0
+STOPPED_BY_A_WRITE = "io-error"
 END_REASONS = {
     "guest-shutdown": EndReason.GUEST_SHUTDOWN,
     "guest-reset": EndReason.GUEST_RESET,
@@ -98,6 +106,8 @@ class QemuMachine:
         self._qmp = qmp
         self._logs = logs
         self._killed = False
+        self._held = False
+        """vCPUs stand still because we want it: only the next `cont` lets them run."""
 
     @property
     def identity(self) -> ProcessIdentity:
@@ -111,6 +121,7 @@ class QemuMachine:
         self._process.detach()
 
     async def cont(self) -> None:
+        self._held = False
         await self._execute("cont")
 
     async def cont_until_agent(self) -> None:
@@ -123,6 +134,21 @@ class QemuMachine:
         answer = await self._execute("query-status")
         running = isinstance(answer, dict) and answer.get("running") is True
         return Status.RUNNING if running else Status.PAUSED
+
+    async def keep_going(self) -> None:
+        """Let the guest go on after each write that found no room; until the VMM ends."""
+        told = -TOLD_EVERY
+        with self._qmp.events("BLOCK_IO_ERROR") as errors, contextlib.suppress(QmpFailed):
+            async for _ in errors:
+                if (now := time.monotonic()) - told >= TOLD_EVERY:
+                    log.warning("machine.waits_for_room", pid=self._process.pid)
+                    told = now
+                await asyncio.sleep(ROOM_POLL)
+                errors.clear()
+                state = await self._qmp.execute("query-status")
+                stopped = isinstance(state, dict) and state.get("status") == STOPPED_BY_A_WRITE
+                if stopped and not self._held:
+                    await self._qmp.execute("cont")
 
     async def wait(self) -> End:
         ended = await self._process.wait()
@@ -196,10 +222,12 @@ class QemuMachine:
     @contextlib.asynccontextmanager
     async def _rolling_back(self, what: str) -> AsyncIterator[None]:
         """Let the vCPUs run again when the body fails or is cancelled."""
+        self._held = True
         try:
             yield
         except BaseException as error:
             log.warning("machine.rollback", what=what, pid=self._process.pid, error=repr(error))
+            self._held = False
             try:
                 await shielded(self._qmp.execute("cont"), limit=ROLLBACK_LIMIT)
             except (QmpFailed, TimeoutError) as lost:
@@ -338,7 +366,19 @@ async def _connected(
                 await process.wait()
         raise machine.failed(str(error)) from error
     stack.push_async_callback(qmp.close)
+    await stack.enter_async_context(_going(machine))
     return machine
+
+
+@contextlib.asynccontextmanager
+async def _going(machine: QemuMachine) -> AsyncIterator[None]:
+    with ungrouped():
+        async with asyncio.TaskGroup() as tasks:
+            going = tasks.create_task(machine.keep_going())
+            try:
+                yield
+            finally:
+                going.cancel()
 
 
 def _make_memory_file(spec: MachineSpec) -> None:
