@@ -26,6 +26,7 @@ from microvmd.node.jail import Jails, JailSettings
 from microvmd.node.network import NetworkPool
 from microvmd.node.slots import NetworkSettings
 from microvmd.vmm.accelerator import ProbeGuest, detect
+from microvmd.vmm.qemu import QemuVmm, installed_version
 from tests.checkout import ASSETS
 
 if TYPE_CHECKING:
@@ -105,7 +106,12 @@ async def workshop(
     with contextlib.closing(jails):
         async with NetworkPool(NetworkSettings(run, prefix, subnet, ready=0)) as networks:
             yield MicrovmWorkshop(
-                kernel=guest, accelerator=accelerator, networks=networks, jails=jails, host_cpus=2
+                kernel=guest,
+                accelerator=accelerator,
+                vmm=QemuVmm(await installed_version()),
+                networks=networks,
+                jails=jails,
+                host_cpus=2,
             )
 
 

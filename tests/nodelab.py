@@ -50,11 +50,14 @@ from microvmd.node.roles import open_roles
 from microvmd.node.slots import NetworkSettings
 from microvmd.node.snapshot import ImageFiles, Stamp
 from microvmd.node.vault import Vault
-from microvmd.vmm.machine import Accelerator
-from microvmd.vmm.qemu import installed_version
+from microvmd.vmm.choice import Wanted, choose
+from microvmd.vmm.machine import Accelerator, Vmm
 from tests.accelerated import accelerator
 from tests.checkout import ASSETS, CHECKOUT
 
+FIRECRACKER = CHECKOUT / "build" / "firecracker"
+VMM_VARIABLE = "MICROVMD_TEST_VMM"
+"""The same tests under Firecracker, where there is KVM."""
 PROGRAM = CHECKOUT / "tests" / "vm" / "lifecycle.c"
 ACCOUNT = "000000000000"
 ROLE = "arn:aws:iam::123456789012:role/lab"
@@ -141,6 +144,7 @@ class NodeLab:
     directory: Path
     kernel: GuestKernel
     accelerator: Accelerator
+    vmm_kind: str = "qemu"
     aws: AwsAccess = NO_AWS
     kms: KmsSettings = field(default_factory=lambda: KmsSettings("us-east-1"))
     program: Path = PROGRAM
@@ -150,7 +154,8 @@ class NodeLab:
     @classmethod
     def make(cls, directory: Path) -> "NodeLab":
         kernel = prepare(ASSETS, directory / "cache")
-        return cls(Lane.claim(), directory, kernel, accelerator())
+        vmm_kind = os.environ.get(VMM_VARIABLE, "qemu")
+        return cls(Lane.claim(), directory, kernel, accelerator(), vmm_kind)
 
     @property
     def plain(self) -> Path:
@@ -161,20 +166,25 @@ class NodeLab:
     def network_settings(self) -> NetworkSettings:
         return NetworkSettings(self.directory / "run", self.lane.prefix, self.lane.subnet, ready=0)
 
+    async def vmm(self) -> Vmm:
+        return (await choose(Wanted(self.vmm_kind), self.accelerator, FIRECRACKER)).vmm
+
     @asynccontextmanager
     async def equipment(self) -> AsyncIterator[Equipment]:
         paths = NodePaths(self.directory / "root")
         paths.make()
         self.network_settings.run.mkdir(exist_ok=True)
+        vmm = await self.vmm()
         jails = await Jails.open(
             JailSettings(
                 jailer=ASSETS / "microvmd-jailer",
                 cache=self.directory / "cache",
                 group=self.lane.jails,
                 first_uid=self.lane.first_uid,
+                surroundings=vmm.surroundings,
             )
         )
-        stamp = Stamp.of(self.accelerator, await installed_version())
+        stamp = Stamp.of(self.accelerator, vmm)
         async with AsyncExitStack() as stack:
             stack.enter_context(closing(jails))
             networks = await stack.enter_async_context(NetworkPool(self.network_settings))
@@ -189,6 +199,7 @@ class NodeLab:
                 paths=paths,
                 kernel=self.kernel,
                 accelerator=self.accelerator,
+                vmm=vmm,
                 networks=networks,
                 jails=jails,
                 logs=logs,

@@ -1,7 +1,8 @@
-//! The agent's loop: the port to the node, the processes, the hooks, and who gets which event.
+//! The agent's loop: the channel to the node, the processes, the hooks, and who gets which event.
 
 use crate::app::{self, Application, Exit, State};
 use crate::boot::Booted;
+use crate::channel::Channel;
 use crate::exec::{Session, Tokens};
 use crate::frames::{Frame, Kind, Parser};
 use crate::hooks::{Hook, Outcome};
@@ -17,6 +18,7 @@ use std::os::unix::io::AsRawFd;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 const READ: usize = 32 * 1024;
+const CHANGES: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET;
 
 /// What a watched descriptor is; the low half of a token names which one.
 #[derive(Clone, Copy)]
@@ -54,7 +56,7 @@ pub struct Shutdown {
 
 pub struct Agent {
     pub(crate) epoll: Epoll,
-    port: File,
+    channel: Channel,
     signals: File,
     parser: Parser,
     pub(crate) outbox: Outbox,
@@ -83,16 +85,15 @@ impl Agent {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         // Edge-triggered: without a node the port is in hang-up all the time, and only the
         // change to connected wakes the agent.
-        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET;
         epoll
-            .add(booted.port.as_raw_fd(), token(Source::Port, 0), events)
-            .step("watch the port")?;
+            .add(booted.channel.watched(), token(Source::Port, 0), CHANGES)
+            .step("watch the channel")?;
         epoll
             .add(signals.as_raw_fd(), token(Source::Signals, 0), libc::EPOLLIN)
             .step("watch signals")?;
         Ok(Agent {
             epoll,
-            port: booted.port,
+            channel: booted.channel,
             signals,
             parser: Parser::default(),
             outbox: Outbox::default(),
@@ -155,13 +156,17 @@ impl Agent {
 
     fn exchange(&mut self, bytes: &mut [u8]) {
         loop {
-            if self.connected && !self.outbox.is_empty() && self.outbox.flush(&self.port).is_err() {
+            if self.connected && !self.outbox.is_empty() && self.outbox.flush(&self.channel).is_err()
+            {
                 self.node_left();
+            }
+            if let Some(fd) = self.channel.accept() {
+                let _ = self.epoll.add(fd, token(Source::Port, 0), CHANGES);
             }
             if !self.readable || self.outbox.congested() {
                 return;
             }
-            match (&self.port).read(bytes) {
+            match (&self.channel).read(bytes) {
                 Ok(0) => self.node_left(),
                 Ok(count) => {
                     self.parser.feed(&bytes[..count]);
@@ -175,9 +180,10 @@ impl Agent {
         }
     }
 
-    /// A read of nothing: no node is connected. The next one wakes the port.
+    /// A read of nothing: no node is connected. The next one wakes the port; where it comes by a
+    /// connection of its own, that may be waiting already.
     fn node_left(&mut self) {
-        self.readable = false;
+        self.readable = self.channel.hang_up();
         self.connected = false;
         self.parser.reset();
         self.outbox.forget_control();
@@ -237,7 +243,7 @@ impl Agent {
 
     /// Sends what waits, for the last words before power-off.
     pub(crate) fn flush(&mut self) {
-        let _ = self.outbox.flush(&self.port);
+        let _ = self.outbox.flush(&self.channel);
     }
 
     // Processes.

@@ -3,6 +3,7 @@
 //! The agent ends in a small tmpfs that holds only mount points. It cannot stay in the
 //! initramfs, because pivot_root(2) refuses to leave a rootfs and containers need it.
 
+use crate::channel::Channel;
 use crate::sys::{self, Error, Result, Step};
 use std::fs::{self, File};
 use std::os::raw::c_int;
@@ -10,6 +11,10 @@ use std::os::unix::io::AsRawFd;
 use std::path::{Path, PathBuf};
 
 const MODULES: &str = "/modules";
+/// The modules that only a machine with a vsock needs, in their order.
+const VSOCK_MODULES: &str = "/modules/vsock";
+/// In the virtio specification (5, device types), as sysfs shows it.
+const VIRTIO_VSOCK: &str = "0x0013";
 const PORT_NAME: &str = "microvmd.agent";
 const BASE: &str = "/base";
 /// In the initramfs: a static program that is a shell under the name of sh.
@@ -27,7 +32,7 @@ pub const TERMINALS: &str = "/terminals";
 const NODE_FLAGS: u64 = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
 
 pub struct Booted {
-    pub port: File,
+    pub channel: Channel,
     /// For images without a shell. Kept open: nothing else of the initramfs can be reached later.
     pub shell: Option<File>,
     /// Why there is no root for an application, if so; the agent still answers the node.
@@ -41,17 +46,23 @@ pub fn boot() -> Result<Booted> {
     }
     attach_console()?;
     let devices = Devices::new().step("open the uevent socket")?;
-    load_modules()?;
+    load_modules(&format!("{MODULES}/order"))?;
     if let Err(error) = crate::net::configure() {
         eprintln!("microvmd-agent: {error}");
     }
-    let port = devices.wait(find_port)?;
+    let found = devices.wait(find_channel)?;
+    match &found {
+        Found::Vsock => load_modules(VSOCK_MODULES)?,
+        Found::Port(_) => forget_modules(VSOCK_MODULES),
+    }
     let shell = File::open(BUILTIN_SHELL).ok();
     let root = prepare_base().and_then(|()| mount_disks());
     enter_base()?;
-    let port = fs::OpenOptions::new().read(true).write(true).open(&port).step("open the port")?;
-    sys::set_nonblocking(&port).step("set the port non-blocking")?;
-    Ok(Booted { port, shell, root })
+    let channel = match found {
+        Found::Port(path) => open_port(&path)?,
+        Found::Vsock => Channel::listen()?,
+    };
+    Ok(Booted { channel, shell, root })
 }
 
 /// Descriptors 0 to 2, so that no file of ours is ever taken for a standard stream.
@@ -67,8 +78,8 @@ fn attach_console() -> Result<()> {
     Ok(())
 }
 
-fn load_modules() -> Result<()> {
-    let order = fs::read_to_string(format!("{MODULES}/order")).step("read the module order")?;
+fn load_modules(order: &str) -> Result<()> {
+    let order = fs::read_to_string(order).step("read the module order")?;
     for name in order.lines() {
         let path = Path::new(MODULES).join(name);
         if let Err(error) = sys::load_module(&path) {
@@ -79,6 +90,42 @@ fn load_modules() -> Result<()> {
         let _ = sys::unlink(&path);
     }
     Ok(())
+}
+
+fn forget_modules(order: &str) {
+    for name in fs::read_to_string(order).unwrap_or_default().lines() {
+        let _ = sys::unlink(&Path::new(MODULES).join(name));
+    }
+}
+
+/// What a machine has for the agent: its VMM decides it.
+enum Found {
+    Port(PathBuf),
+    Vsock,
+}
+
+fn find_channel() -> Option<Found> {
+    match find_port() {
+        Some(path) => Some(Found::Port(path)),
+        None => has_vsock().then_some(Found::Vsock),
+    }
+}
+
+fn has_vsock() -> bool {
+    let devices = match fs::read_dir("/sys/bus/virtio/devices") {
+        Ok(devices) => devices,
+        Err(_) => return false,
+    };
+    devices.flatten().any(|entry| {
+        let kind = fs::read_to_string(entry.path().join("device")).unwrap_or_default();
+        kind.trim_end() == VIRTIO_VSOCK
+    })
+}
+
+fn open_port(path: &Path) -> Result<Channel> {
+    let port = fs::OpenOptions::new().read(true).write(true).open(path).step("open the port")?;
+    sys::set_nonblocking(&port).step("set the port non-blocking")?;
+    Ok(Channel::Port(port))
 }
 
 fn find_port() -> Option<PathBuf> {
@@ -118,7 +165,7 @@ impl Devices {
             }
             let left = deadline - sys::now();
             if left <= 0 {
-                return Err(Error::errno(format!("find the port {PORT_NAME}"), libc::ENODEV));
+                return Err(Error::errno(format!("find the port {PORT_NAME} or a vsock"), libc::ENODEV));
             }
             let mut poll =
                 libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };

@@ -1,6 +1,6 @@
 //! microvmd-agent: the first process of a MicroVM.
 //!
-//! It boots the guest from its initramfs, then serves the node over a virtio-serial port:
+//! It boots the guest from its initramfs, then serves the node over a virtio-serial port or vsock:
 //! starts and watches the application, calls its lifecycle hooks, runs further processes beside
 //! it, and makes every clone of a snapshot itself. One thread, one loop: after a restore each
 //! page that is touched is a page that the clone does not share.
@@ -8,6 +8,7 @@
 mod agent;
 mod app;
 mod boot;
+mod channel;
 mod connections;
 mod credentials;
 mod exec;

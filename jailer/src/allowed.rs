@@ -7,8 +7,27 @@
 //! all ioctl), and the call that another C library uses for the same thing. For a new QEMU run with
 //! `MICROVMD_VMM_SECCOMP=log`, and the kernel's log names what is missing by its number.
 //!
+//! Firecracker has a filter of its own for each of its threads, on before the guest runs, which allows
+//! less than this one; ours holds from its first instruction on. What it calls beside QEMU's is in
+//! `FIRECRACKER` (its sockets lie in its own directory), and in `seccomp.rs` UNIX sockets only.
+//!
 //! Left out on purpose, although QEMU tries it: io_uring (it then uses ppoll; answered like an old
 //! kernel would, see `ANSWERED`), and whatever makes sockets: those that it needs it inherits.
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Vmm {
+    Qemu,
+    Firecracker,
+}
+
+/// What Firecracker calls and QEMU need not.
+pub const FIRECRACKER: &[libc::c_long] = &[
+    // Its API, and the host's end of vsock.
+    libc::SYS_bind,
+    libc::SYS_connect,
+    // It wakes a vCPU so; only its own threads are in its pid namespace.
+    libc::SYS_tkill,
+];
 
 /// The most frequent ones first.
 pub const ALLOWED: &[libc::c_long] = &[

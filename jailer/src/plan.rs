@@ -3,10 +3,12 @@
 //! ```text
 //! microvmd-jailer --root DIR --uid N --gid N --report-fd N
 //!     [--cgroup PROCS_FILE]... [--bind SOURCE TARGET]... [--bind-writable SOURCE TARGET]...
-//!     [--device NAME MAJOR MINOR]... [--rlimit NAME VALUE]... [--keep-fd N]...
-//!     [--seccomp enforce|log|off] -- PROGRAM ARGS...
+//!     [--scratch TARGET] [--device NAME MAJOR MINOR]... [--rlimit NAME VALUE]... [--keep-fd N]...
+//!     [--network NAMESPACE_FILE] [--vmm qemu|firecracker] [--seccomp enforce|log|off]
+//!     -- PROGRAM ARGS...
 //! ```
 
+use crate::allowed::Vmm;
 use crate::seccomp::Filter;
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -40,7 +42,12 @@ pub struct Plan {
     pub report_fd: i32,
     pub cgroups: Vec<CString>,
     pub binds: Vec<Bind>,
+    /// A directory inside the root that becomes a small file system of the VMM's own.
+    pub scratch: Option<CString>,
     pub devices: Vec<Device>,
+    /// Without it the VMM has an empty network namespace.
+    pub network: Option<CString>,
+    pub vmm: Vmm,
     pub limits: Vec<Limit>,
     pub keep_fds: Vec<i32>,
     pub seccomp: Filter,
@@ -56,7 +63,10 @@ impl Plan {
             report_fd: -1,
             cgroups: Vec::new(),
             binds: Vec::new(),
+            scratch: None,
             devices: Vec::new(),
+            network: None,
+            vmm: Vmm::Qemu,
             limits: Vec::new(),
             keep_fds: Vec::new(),
             seccomp: Filter::Enforce,
@@ -94,6 +104,9 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Plan, String> 
                 value: number(&word()?)?,
             }),
             "--keep-fd" => plan.keep_fds.push(number(&word()?)?),
+            "--scratch" => plan.scratch = Some(word()?),
+            "--network" => plan.network = Some(word()?),
+            "--vmm" => plan.vmm = vmm(&text(&word()?)?)?,
             "--seccomp" => plan.seccomp = filter(&text(&word()?)?)?,
             "--" => {
                 plan.command = words.collect::<Result<_, _>>()?;
@@ -140,6 +153,14 @@ fn filter(name: &str) -> Result<Filter, String> {
     }
 }
 
+fn vmm(name: &str) -> Result<Vmm, String> {
+    match name {
+        "qemu" => Ok(Vmm::Qemu),
+        "firecracker" => Ok(Vmm::Firecracker),
+        _ => Err(format!("unknown VMM {name}")),
+    }
+}
+
 fn resource(name: &str) -> Result<u32, String> {
     match name {
         "core" => Ok(libc::RLIMIT_CORE),
@@ -176,6 +197,18 @@ mod tests {
     }
 
     #[test]
+    fn reads_what_firecracker_needs() {
+        let plan = plan(
+            "--root /r --uid 7 --gid 8 --report-fd 3 --scratch /machine/run --network /run/n \
+             --vmm firecracker -- /bin/f",
+        )
+        .unwrap();
+        assert_eq!(plan.scratch.unwrap().to_str(), Ok("/machine/run"));
+        assert_eq!(plan.network.unwrap().to_str(), Ok("/run/n"));
+        assert_eq!(plan.vmm, Vmm::Firecracker);
+    }
+
+    #[test]
     fn refuses_what_would_not_be_a_jail() {
         let rest = "--report-fd 3 -- /bin/q";
         assert!(plan(&format!("--root /r --uid 0 --gid 8 {rest}")).is_err());
@@ -187,6 +220,7 @@ mod tests {
         assert!(plan(&format!("--root /r --uid -1 --gid 8 {rest}")).is_err());
         assert!(plan(&format!("--chroot /r {rest}")).is_err());
         assert!(plan(&format!("--root /r --uid 7 --gid 8 --seccomp none {rest}")).is_err());
+        assert!(plan(&format!("--root /r --uid 7 --gid 8 --vmm none {rest}")).is_err());
         assert!(plan("--root").is_err());
     }
 }

@@ -5,6 +5,8 @@ use crate::plan::{Bind, Device, Plan};
 use crate::sys::{check, mount, Outcome};
 use std::ffi::{CStr, CString};
 
+/// Room for sockets and a device state.
+const SCRATCH_OPTIONS: &str = "mode=0700,size=16m,nr_inodes=64";
 const DEV_OPTIONS: &[u8] = b"mode=0755,size=4k,nr_inodes=16\0";
 
 pub fn enter(plan: &Plan) -> Outcome {
@@ -15,6 +17,7 @@ pub fn enter(plan: &Plan) -> Outcome {
     for item in &plan.binds {
         bind(plan, item)?;
     }
+    scratch(plan)?;
     devices(plan)?;
     check(unsafe { libc::chdir(plan.root.as_ptr()) }.into(), "chdir to the root")?;
     // Both arguments the same: the old root ends up on top of the new one and is detached there.
@@ -40,6 +43,17 @@ fn bind(plan: &Plan, item: &Bind) -> Outcome {
     restrict(&target, access | libc::MS_NODEV | libc::MS_NOEXEC)
 }
 
+fn scratch(plan: &Plan) -> Outcome {
+    let target = match &plan.scratch {
+        Some(target) => inside(&plan.root, target)?,
+        None => return Ok(()),
+    };
+    let options = format!("{SCRATCH_OPTIONS},uid={},gid={}", plan.uid, plan.gid);
+    let options = CString::new(options).map_err(|error| error.to_string())?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    mount(Some(c(b"scratch\0")), &target, Some(c(b"tmpfs\0")), flags, Some(&options))
+}
+
 fn devices(plan: &Plan) -> Outcome {
     let dev = inside(&plan.root, c(b"/dev\0"))?;
     let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
@@ -55,6 +69,11 @@ fn make(plan: &Plan, device: &Device) -> Outcome {
     path.extend_from_slice(device.name.as_bytes());
     let path = inside(&plan.root, &CString::new(path).map_err(|error| error.to_string())?)?;
     let name = path.to_string_lossy();
+    if let Some((directory, _)) = name.rsplit_once('/') {
+        // Of a name like net/tun; /dev itself is there.
+        let directory = CString::new(directory).map_err(|error| error.to_string())?;
+        unsafe { libc::mkdir(directory.as_ptr(), 0o755) };
+    }
     let number = libc::makedev(device.major, device.minor);
     check(
         unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o600, number) }.into(),

@@ -6,7 +6,7 @@
 //! made: clone goes for threads only, and clone3, whose flags a filter cannot see, is answered with
 //! ENOSYS, upon which the C library uses clone.
 
-use crate::allowed::{ALLOWED, ANSWERED};
+use crate::allowed::{Vmm, ALLOWED, ANSWERED, FIRECRACKER};
 use crate::sys::{check, Outcome};
 
 /// Instructions of classic BPF (linux/bpf_common.h): ld abs, jeq, jge, jset, ret.
@@ -39,20 +39,20 @@ pub enum Filter {
     Off,
 }
 
-pub fn apply(filter: Filter) -> Outcome {
+pub fn apply(filter: Filter, vmm: Vmm) -> Outcome {
     let otherwise = match filter {
         Filter::Enforce => libc::SECCOMP_RET_KILL_PROCESS,
         Filter::Log => libc::SECCOMP_RET_LOG,
         Filter::Off => return Ok(()),
     };
-    let mut program = program(otherwise);
+    let mut program = program(otherwise, vmm);
     let prog = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     let mode = libc::SECCOMP_SET_MODE_FILTER;
     check(unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, &prog) }, "seccomp")?;
     Ok(())
 }
 
-fn program(otherwise: u32) -> Vec<libc::sock_filter> {
+fn program(otherwise: u32, vmm: Vmm) -> Vec<libc::sock_filter> {
     let mut lines = vec![
         load(ARCHITECTURE),
         jump(EQUAL, OWN_ARCHITECTURE, 1, 0),
@@ -61,13 +61,21 @@ fn program(otherwise: u32) -> Vec<libc::sock_filter> {
         jump(AT_LEAST, X32, 0, 1),
         end(otherwise),
     ];
-    for number in ALLOWED {
+    let more = if vmm == Vmm::Firecracker { FIRECRACKER } else { &[] };
+    for number in ALLOWED.iter().chain(more) {
         lines.push(jump(EQUAL, *number as u32, 0, 1));
         lines.push(end(ALLOW));
     }
     for (number, error) in ANSWERED {
         lines.push(jump(EQUAL, *number as u32, 0, 1));
         lines.push(end(libc::SECCOMP_RET_ERRNO | *error as u32));
+    }
+    if vmm == Vmm::Firecracker {
+        lines.push(jump(EQUAL, libc::SYS_socket as u32, 0, 4));
+        lines.push(load(FIRST_ARGUMENT));
+        lines.push(jump(EQUAL, libc::AF_UNIX as u32, 0, 1));
+        lines.push(end(ALLOW));
+        lines.push(end(otherwise));
     }
     lines.push(jump(EQUAL, libc::SYS_clone as u32, 1, 0));
     lines.push(end(otherwise));
@@ -102,8 +110,8 @@ mod tests {
     const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
     /// What the kernel would answer: an interpreter of the few instructions above.
-    fn run(architecture: u32, number: u32, argument: u32) -> u32 {
-        let program = program(KILL);
+    fn run(vmm: Vmm, architecture: u32, number: u32, argument: u32) -> u32 {
+        let program = program(KILL, vmm);
         let (mut place, mut value) = (0, 0);
         loop {
             let line = program[place];
@@ -128,7 +136,11 @@ mod tests {
     }
 
     fn own(number: libc::c_long, argument: u32) -> u32 {
-        run(OWN_ARCHITECTURE, number as u32, argument)
+        run(Vmm::Qemu, OWN_ARCHITECTURE, number as u32, argument)
+    }
+
+    fn firecracker(number: libc::c_long, argument: u32) -> u32 {
+        run(Vmm::Firecracker, OWN_ARCHITECTURE, number as u32, argument)
     }
 
     #[test]
@@ -155,8 +167,20 @@ mod tests {
     }
 
     #[test]
+    fn firecracker_makes_unix_sockets_only() {
+        assert_eq!(firecracker(libc::SYS_socket, libc::AF_UNIX as u32), ALLOW);
+        assert_eq!(firecracker(libc::SYS_socket, libc::AF_INET as u32), KILL);
+        assert_eq!(firecracker(libc::SYS_socket, libc::AF_PACKET as u32), KILL);
+        assert_eq!(firecracker(libc::SYS_tkill, 0), ALLOW);
+        assert_eq!(firecracker(libc::SYS_clone, libc::CLONE_THREAD as u32), ALLOW);
+        assert_eq!(firecracker(libc::SYS_clone, libc::SIGCHLD as u32), KILL);
+        assert_eq!(own(libc::SYS_socket, libc::AF_UNIX as u32), KILL);
+        assert_eq!(own(libc::SYS_tkill, 0), KILL);
+    }
+
+    #[test]
     fn other_architectures_do_not_go() {
-        assert_eq!(run(0x4000_0003, libc::SYS_read as u32, 0), KILL);
+        assert_eq!(run(Vmm::Qemu, 0x4000_0003, libc::SYS_read as u32, 0), KILL);
         assert_eq!(own(libc::SYS_read | X32 as libc::c_long, 0), KILL);
     }
 }

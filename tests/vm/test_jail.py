@@ -236,7 +236,7 @@ def _node(plan: dict[str, str]) -> Iterator[ProcessIdentity]:
     node = subprocess.Popen(
         [sys.executable, "-c", NODE, json.dumps(plan)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.fspath(checkout)},
+        env={**os.environ, "PYTHONPATH": f"{checkout}/src:{checkout}"},
     )
     assert node.stdout is not None
     with node.stdout:

@@ -56,5 +56,5 @@ async def _adopted(guest: "SmallGuest", files: MachineFiles, identity: ProcessId
 
 async def test_sockets_are_for_root_only(small_guest: "SmallGuest", tmp_path: Path) -> None:
     async with small_guest.restored(tmp_path / "m"):
-        for path in (MachineFiles(tmp_path / "m").qmp, MachineFiles(tmp_path / "m").agent):
+        for path in (MachineFiles(tmp_path / "m").control, MachineFiles(tmp_path / "m").agent):
             assert os.stat(path).st_mode & 0o777 == 0o600

@@ -36,7 +36,7 @@ from microvmd.vmm.machine import (
     SuspendMethod,
 )
 from microvmd.vmm.process import run
-from microvmd.vmm.qemu import QemuMachine
+from microvmd.vmm.qemu import QemuMachine, QemuVmm
 
 if TYPE_CHECKING:
     from tests.vm.conftest import SmallGuest
@@ -181,7 +181,7 @@ async def test_commit_load_retire(small_guest: "SmallGuest", tmp_path: Path) -> 
 
     async def suspended() -> tuple[QemuMachine, Manifest, End]:
         async with small_guest.restored(tmp_path) as (machine, _):
-            stamp = Stamp.of(small_guest.spec.accelerator, machine.vmm_version)
+            stamp = Stamp.of(small_guest.spec.accelerator, QemuVmm(machine.vmm_version))
             image = Manifest(
                 SnapshotKind.IMAGE, stamp, 512, 1, None, None, {"memory": FileRecord(1, 1, "aa")}
             )

@@ -16,15 +16,14 @@ from microvmd.build.log import BuildLog
 from microvmd.messages.node import BuildVersion
 from microvmd.model.hooks import HookName, build_failure_reason
 from microvmd.node.agent import BuildRefused
-from microvmd.node.bring_up import INITRD, KERNEL, Equipment, launched
-from microvmd.node.disk import create_disk, create_overlay
+from microvmd.node.bring_up import INITRD, KERNEL, Equipment
+from microvmd.node.disk import create_disk
 from microvmd.node.guest import GuestClient, GuestError, GuestGone, connect
 from microvmd.node.jail import limits_of
 from microvmd.node.presence import build_present
 from microvmd.node.snapshot import ImageFiles, Manifest
 from microvmd.node.uniqueness import Given
-from microvmd.vmm.machine import Boot, Drive, MachineFiles, MachineSpec, Start
-from microvmd.vmm.qemu import QemuMachine
+from microvmd.vmm.machine import Boot, Drive, Machine, MachineFiles, MachineSpec, Start
 
 BOOT_LIMIT = 120.0
 """Seconds from power-on to the guest agent."""
@@ -163,7 +162,7 @@ class Capture:
         role = self.command.config.build_role_arn
         async with self.equipment.vault.holding(self.command.build_id) as hold:
             kept = await self.equipment.vault.image(hold, self.command.version, role)
-            create_overlay(overlay, kept.files.disk)
+            await self.equipment.create_disk(overlay, kept.files)
             spec = self.equipment.clone_spec(kept.files, kept.manifest, overlay)
             async with self._machine(spec, kept.files.start, "validate") as (_, guest):
                 given = Given.of(f"microvm-{self.command.build_id}")
@@ -175,7 +174,7 @@ class Capture:
     @asynccontextmanager
     async def _machine(
         self, spec: MachineSpec, start: Start, name: str
-    ) -> AsyncIterator[tuple[QemuMachine, GuestClient]]:
+    ) -> AsyncIterator[tuple[Machine, GuestClient]]:
         """A machine of this build, whose guest agent answers."""
         directory = self.work / name
         directory.mkdir(mode=0o700)
@@ -191,9 +190,11 @@ class Capture:
             jail = await stack.enter_async_context(
                 self.equipment.jails.jail(f"{name}-{self.command.build_id}", limits, kind)
             )
-            machine = await launched(stack, spec, files, jail, network, start)
+            machine = await stack.enter_async_context(
+                self.equipment.vmm.launch(spec, files, jail, start, tap=network.tap)
+            )
             await machine.cont()
-            guest = await stack.enter_async_context(connect(files.agent, timeout=BOOT_LIMIT))
+            guest = await stack.enter_async_context(connect(machine.agent, timeout=BOOT_LIMIT))
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(self.log.follow(guest))
                 try:

@@ -25,9 +25,8 @@ from microvmd.node.guest import GuestClient, GuestFailed, connect
 from microvmd.node.jail import Jails, limits_of
 from microvmd.node.kernel import GuestKernel
 from microvmd.node.network import NetworkPool
-from microvmd.vmm.machine import Accelerator, Boot, Drive, MachineFiles, MachineSpec
+from microvmd.vmm.machine import Accelerator, Boot, Drive, MachineFiles, MachineSpec, Vmm
 from microvmd.vmm.process import run
-from microvmd.vmm.qemu import launch
 
 slog = structlog.get_logger(__name__)
 
@@ -47,6 +46,7 @@ class MicrovmWorkshop:
 
     kernel: GuestKernel
     accelerator: Accelerator
+    vmm: Vmm
     networks: NetworkPool
     jails: Jails
     host_cpus: int
@@ -156,15 +156,11 @@ class MicrovmWorkshop:
             jail = await stack.enter_async_context(
                 self.jails.jail(name, limits, spec.accelerator.kind)
             )
-            tap = network.open_tap()
-            try:
-                machine = await stack.enter_async_context(
-                    launch(spec, files, jail, Boot(), tap=tap)
-                )
-            finally:
-                os.close(tap)
+            machine = await stack.enter_async_context(
+                self.vmm.launch(spec, files, jail, Boot(), tap=network.tap)
+            )
             await machine.cont()
-            guest = await stack.enter_async_context(connect(files.agent, timeout=_BOOT_LIMIT))
+            guest = await stack.enter_async_context(connect(machine.agent, timeout=_BOOT_LIMIT))
             # The machine's clock may be off, and certificates are checked in the build.
             await guest.restored("build", uuid.uuid4().hex)
             return await _execute(guest, order, log)

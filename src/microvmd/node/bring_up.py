@@ -6,9 +6,8 @@ image build (``build/capture.py``) brings its machines up the same way.
 
 import asyncio
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -25,6 +24,7 @@ import structlog
 
 from microvmd.messages.node import MicrovmSpec
 from microvmd.node.delivery import Deliveries
+from microvmd.node.disk import clone_drive, create_clone
 from microvmd.node.guest import GuestBroken, GuestClient, GuestGone, connect_restored
 from microvmd.node.jail import OUT_OF_MEMORY, Jail, Jails, limits_of
 from microvmd.node.kernel import GuestKernel
@@ -46,14 +46,14 @@ from microvmd.vmm.machine import (
     EndReason,
     FromImage,
     FromSuspend,
+    Machine,
     MachineFiles,
     MachineSpec,
-    Start,
     Status,
+    Vmm,
 )
 from microvmd.vmm.process import Process, ProcessGone, ProcessIdentity, owned
-from microvmd.vmm.qemu import QemuMachine, launch
-from microvmd.vmm.qemu import adopt as adopt_machine
+from microvmd.vmm.shield import shielded
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +65,8 @@ AGENT_LIMIT = 30.0
 CLOCK_TOLERANCE_NS = 30_000_000
 """By how much a guest's clock may be behind ours when it starts."""
 CLOCK_TRIES = 8
+COPY_LIMIT = 600.0
+"""Seconds for a MicroVM's copy of a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Equipment:
     paths: NodePaths
     kernel: GuestKernel
     accelerator: Accelerator
+    vmm: Vmm
     networks: NetworkPool
     jails: Jails
     logs: LogStore
@@ -111,13 +114,18 @@ class Equipment:
     uniqueness: Uniqueness = field(default_factory=Uniqueness)
 
     def clone_spec(self, image: ImageFiles, manifest: Manifest, overlay: Path) -> MachineSpec:
-        """The machine of a clone: the image's memory, its rootfs, and an overlay on its disk."""
+        """The machine of a clone: the image's memory, its rootfs, and a disk over or like its."""
         return self.machine_spec(
             image,
             manifest.memory_mib,
             manifest.vcpus,
-            Drive("disk", overlay, backing=image.disk),
+            clone_drive(self.vmm.disk_format, overlay, image.disk),
         )
+
+    async def create_disk(self, overlay: Path, image: ImageFiles) -> None:
+        """The disk of `clone_spec`."""
+        work = asyncio.to_thread(create_clone, self.vmm.disk_format, overlay, image.disk)
+        await shielded(work, limit=COPY_LIMIT)
 
     def machine_of(self, working: WorkingFiles) -> MachineSpec:
         """The machine of a MicroVM."""
@@ -178,9 +186,17 @@ class Running:
 
     network: Network
     jail: Jail
-    machine: QemuMachine
+    machine: Machine
     guest: GuestClient
     files: WorkingFiles
+    connect: Callable[[], Awaitable[GuestClient]]
+    """Reach its agent anew."""
+
+    async def mend(self) -> None:
+        """After a suspend that was taken back: under some VMMs it has cut the way to the agent."""
+        if self.machine.agent.knocks:
+            self.guest.hang_up()
+            self.guest = await self.connect()
 
     def kept(self) -> AbstractContextManager[None]:
         """When the body is cancelled, VMM and network are left alive for the next run to adopt."""
@@ -239,7 +255,9 @@ async def bring_up(
                 # Beside the start of the VMM: takes a process, and must be done before requests.
                 tasks.create_task(network.block_port(closed))
             with timings.step("vmm"):
-                machine = await launched(stack, machine_spec, sockets, jail, network, start)
+                machine = await stack.enter_async_context(
+                    equipment.vmm.launch(machine_spec, sockets, jail, start, tap=network.tap)
+                )
     VmmRecord(machine.identity, network.name).write(files.identity)
     with nullcontext() if before_cont is None else kept(working.hold, network, machine):
         if before_cont is not None:
@@ -247,10 +265,11 @@ async def bring_up(
         await machine.cont()
         with timings.step("guest.restored"):
             guest = await _identified(
-                stack, equipment, files, spec.microvm_id, end_connections=True
+                stack, equipment, machine, spec.microvm_id, end_connections=True
             )
         await stack.enter_async_context(equipment.output_kept(guest, spec, role))
-    return Running(network, jail, machine, guest, working)
+    connect = _connector(stack, equipment, machine, spec, role)
+    return Running(network, jail, machine, guest, working, connect)
 
 
 class Detachable(Protocol):
@@ -268,22 +287,6 @@ def kept(*held: Detachable) -> Iterator[None]:
         for one in held:
             one.detach()
         raise
-
-
-async def launched(
-    stack: AsyncExitStack,
-    spec: MachineSpec,
-    files: MachineFiles,
-    jail: Jail,
-    network: Network,
-    start: Start,
-) -> QemuMachine:
-    """A machine on ``stack`` with the network's tap, of which only the VMM keeps a descriptor."""
-    tap = network.open_tap()
-    try:
-        return await stack.enter_async_context(launch(spec, files, jail, start, tap=tap))
-    finally:
-        os.close(tap)
 
 
 async def adopt(
@@ -307,30 +310,46 @@ async def adopt(
         )
         stack.enter_context(jail.explained())
         machine = await stack.enter_async_context(
-            adopt_machine(machine_spec, MachineFiles(files.directory), record.identity)
+            equipment.vmm.adopt(machine_spec, MachineFiles(files.directory), record.identity)
         )
         with kept(network, machine):
             if await machine.status() is Status.PAUSED:
                 working.retire()
                 await machine.cont()
             guest = await _identified(
-                stack, equipment, files, spec.microvm_id, end_connections=not serving
+                stack, equipment, machine, spec.microvm_id, end_connections=not serving
             )
             await stack.enter_async_context(equipment.output_kept(guest, spec, role))
-    return Running(network, jail, machine, guest, working)
+    connect = _connector(stack, equipment, machine, spec, role)
+    return Running(network, jail, machine, guest, working, connect)
+
+
+def _connector(
+    stack: AsyncExitStack,
+    equipment: Equipment,
+    machine: Machine,
+    spec: MicrovmSpec,
+    role: RoleSession | None,
+) -> Callable[[], Awaitable[GuestClient]]:
+    async def connect() -> GuestClient:
+        guest = await _identified(stack, equipment, machine, spec.microvm_id, end_connections=False)
+        await stack.enter_async_context(equipment.output_kept(guest, spec, role))
+        return guest
+
+    return connect
 
 
 async def _identified(
     stack: AsyncExitStack,
     equipment: Equipment,
-    files: MicrovmFiles,
+    machine: Machine,
     microvm_id: str,
     *,
     end_connections: bool,
 ) -> GuestClient:
     """The agent of a guest that is proven to be this MicroVM and no copy. Raises NotUnique."""
     given = Given.of(microvm_id)
-    agent = MachineFiles(files.directory).agent
+    agent = machine.agent
     guest, found = await stack.enter_async_context(
         connect_restored(agent, AGENT_LIMIT, **asdict(given), end_connections=end_connections)
     )

@@ -1,6 +1,6 @@
 """The node's client of the guest agent: typed requests, logs and exec streams.
 
-    async with connect(files.agent, timeout=10) as guest:
+    async with connect(machine.agent, timeout=10) as guest:
         await guest.start(["/bin/app"], env=["A=1"])
 
 The wire is documented in messages/guest.py. Everything from the guest is hostile: a bad frame ends
@@ -38,6 +38,7 @@ from microvmd.node.guest_streams import (
     GuestGone,
     GuestTimeout,
 )
+from microvmd.vmm.agent_door import AgentAbsent, AgentDoor, PortDoor
 
 __all__ = [
     "STDERR",
@@ -63,6 +64,9 @@ SYNC_LIMIT = 120.0
 """Seconds for writing everything in the guest to its disk."""
 DRAIN_LIMIT = 1.0
 """Seconds for handing over what the application has written."""
+KNOCK_AGAIN = 0.01
+"""Seconds between two attempts to reach a guest that boots, or that has lost the first stream with
+all others that its snapshot knew of."""
 MAX_OUTPUT = 64 * 1024 * 1024
 
 
@@ -95,20 +99,22 @@ class ProcessOptions(TypedDict, total=False):
 
 
 @contextlib.asynccontextmanager
-async def connect(socket_path: Path, timeout: float) -> AsyncIterator["GuestClient"]:  # noqa: ASYNC109
+async def connect(agent: AgentDoor | Path, timeout: float) -> AsyncIterator["GuestClient"]:  # noqa: ASYNC109
     """Connect to an agent, which may still be booting; `timeout` in seconds.
+
+    A path is that of a socket which is the agent's port.
 
     Raises:
         GuestTimeout: it did not answer in time.
         GuestGone: nothing listens there, or the VMM ended.
     """
-    async with _connected(socket_path, timeout, None) as (client, _):
+    async with _connected(agent, timeout, None) as (client, _):
         yield client
 
 
 @contextlib.asynccontextmanager
 async def connect_restored(
-    socket_path: Path,
+    agent: AgentDoor | Path,
     timeout: float,  # noqa: ASYNC109
     *,
     hostname: str,
@@ -124,25 +130,18 @@ async def connect_restored(
     """
     members = _restored(hostname, machine_id, boot_id)
     opening = ("restored", {**members, "endConnections": end_connections})
-    async with _connected(socket_path, timeout, opening) as (client, result):
+    async with _connected(agent, timeout, opening) as (client, result):
         yield client, _identity(result)
 
 
 @contextlib.asynccontextmanager
 async def _connected(
-    socket_path: Path, limit: float, opening: Opening | None
+    agent: AgentDoor | Path, limit: float, opening: Opening | None
 ) -> AsyncIterator[tuple["GuestClient", dict[str, Any]]]:
-    loop = asyncio.get_running_loop()
+    door = PortDoor(agent) if isinstance(agent, Path) else agent
     try:
         async with asyncio.timeout(limit):
-            transport, connection = await loop.create_unix_connection(
-                GuestConnection, str(socket_path)
-            )
-            try:
-                result = await connection.greet(opening)
-            except BaseException:
-                transport.abort()
-                raise
+            transport, connection, result = await _greeted(door, opening)
     except TimeoutError:
         raise GuestTimeout(f"no answer from the guest agent in {limit:g} s") from None
     except OSError as error:
@@ -153,6 +152,35 @@ async def _connected(
         transport.abort()
 
 
+async def _greeted(
+    door: AgentDoor, opening: Opening | None
+) -> tuple[asyncio.Transport, GuestConnection, dict[str, Any]]:
+    """Again and again where a stream that ends means that the guest is not there yet.
+
+    `opening` may be sent twice then: what is asked in it can be done twice.
+    """
+    while True:
+        try:
+            return await _greet_once(door, opening)
+        except (AgentAbsent, GuestGone) as error:
+            if not door.knocks or isinstance(error, GuestBroken):
+                raise
+        await asyncio.sleep(KNOCK_AGAIN)
+
+
+async def _greet_once(
+    door: AgentDoor, opening: Opening | None
+) -> tuple[asyncio.Transport, GuestConnection, dict[str, Any]]:
+    loop = asyncio.get_running_loop()
+    stream = await door.open()
+    transport, connection = await loop.create_unix_connection(GuestConnection, sock=stream)
+    try:
+        return transport, connection, await connection.greet(opening)
+    except BaseException:
+        transport.abort()
+        raise
+
+
 class GuestClient:
     """One conversation with an agent. Made by `connect`."""
 
@@ -161,6 +189,10 @@ class GuestClient:
         self.hello = connection.hello
         self.logs = connection.logs
         """Iterate to get (STDOUT or STDERR, bytes); ends with the connection."""
+
+    def hang_up(self) -> None:
+        """End the conversation, before the context does."""
+        self._connection.hang_up()
 
     async def request(
         self, op: str, *, limit: float = REQUEST_LIMIT, **members: object

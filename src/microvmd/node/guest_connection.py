@@ -122,6 +122,9 @@ class GuestConnection(asyncio.Protocol):
             raise
         return session
 
+    def hang_up(self) -> None:
+        self._transport.abort()
+
     def _new_id(self) -> int:
         self._last_id = self._last_id % (ERROR_BIT - 1) + 1
         return self._last_id

@@ -1,10 +1,11 @@
 """Jails: a VMM is attacked code, so each runs as a user of its own that can reach nothing.
 
-A jail is a user id nobody else has, new namespaces (mounts, processes, network without interfaces,
-IPC, host name), a root with QEMU and this VM's memory file (for a boot the kernel and initramfs
-too), limits of memory, processes, processors, disks and files, no capabilities, and a list of
-system calls that it may make. `microvmd-jailer` builds it; QEMU adds a filter of its own.
-Everything else that the VMM uses, it inherits as open files.
+A jail is a user id nobody else has, new namespaces (mounts, processes, IPC, host name, a network
+without interfaces), a root with the VMM and this VM's memory file (for a boot the kernel and
+initramfs too), limits of memory, processes, processors, disks and files, no capabilities, and a
+list of system calls that it may make. `microvmd-jailer` builds it; a VMM adds a filter of its own.
+Everything else that QEMU uses, it inherits as open files. Firecracker opens its files by path, and
+its tap by name, in the network namespace of the MicroVM (`Surroundings`, `VmmCommand`).
 
 There is no user namespace. The VMM's user id is nobody's on the host either, and it has no
 capability in any namespace to begin with; in a user namespace of its own it would be born with all
@@ -14,8 +15,9 @@ of them over that, which opens more of the kernel to it than it closes.
 import asyncio
 import contextlib
 import os
+import stat
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -30,7 +32,7 @@ from microvmd.node.cgroup import (
     names,
     remove_empty,
 )
-from microvmd.vmm.machine import AcceleratorKind, Bind, MachineSpec, VmmCommand
+from microvmd.vmm.machine import AcceleratorKind, Bind, MachineSpec, Surroundings, VmmCommand
 from microvmd.vmm.process import (
     Exit,
     Process,
@@ -39,7 +41,7 @@ from microvmd.vmm.process import (
     owned,
     spawn,
 )
-from microvmd.vmm.qemu import QEMU
+from microvmd.vmm.qemu import surroundings
 from microvmd.vmm.shield import shielded
 
 log = structlog.get_logger(__name__)
@@ -88,7 +90,8 @@ class JailSettings:
     group: str = "microvmd"
     first_uid: int = 700_000
     slots: int = 4096
-    qemu: Path = QEMU
+    surroundings: Surroundings = field(default_factory=surroundings)
+    """Of the VMM that is jailed."""
     seccomp: str = ENFORCE
     """`enforce`, `log` or `off` (`jailer/src/seccomp.rs`)."""
 
@@ -128,7 +131,7 @@ class Jails:
 
     @classmethod
     async def open(cls, settings: JailSettings) -> "Jails":
-        root = await jail_root.prepare(settings.cache, settings.qemu)
+        root = await jail_root.prepare(settings.cache, settings.surroundings)
         return cls(settings, root, await asyncio.to_thread(find_hierarchies))
 
     def close(self) -> None:
@@ -236,8 +239,10 @@ class Jail:
     async def launch(self, command: VmmCommand) -> AsyncIterator[Process]:
         """Start the VMM; it is our own child although the jailer made it. Raises JailFailed."""
         for bind in command.binds:
-            if bind.writable:
+            if bind.writable or not bind.source.stat().st_mode & stat.S_IROTH:
                 os.chown(bind.source, self.uid, self.uid)
+        if command.tap is not None:
+            command.tap.hand_over(self.uid)
         async with contextlib.AsyncExitStack() as stack:
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             stack.callback(os.close, reader)
@@ -257,7 +262,8 @@ class Jail:
         try:
             argv = self._jailer_argv(command, writer)
             fds = (*command.fds, writer)
-            starting = spawn(argv, stdout=command.output, stderr=command.output, fds=fds)
+            console = command.output if command.console is None else command.console
+            starting = spawn(argv, stdout=console, stderr=command.output, fds=fds)
         except BaseException:
             os.close(writer)
             raise
@@ -279,7 +285,13 @@ class Jail:
         for bind in command.binds:
             option = "--bind-writable" if bind.writable else "--bind"
             argv += [option, os.fspath(bind.source), bind.target]
-        devices = dict(DEVICES)
+        if command.scratch is not None:
+            argv += ["--scratch", command.scratch.target]
+        if command.tap is not None:
+            argv += ["--network", os.fspath(command.tap.namespace)]
+        surroundings = self._settings.surroundings
+        argv += surroundings.jailer_options
+        devices = {**DEVICES, **surroundings.devices}
         if self._accelerator is AcceleratorKind.KVM:
             devices["kvm"] = KVM_DEVICE
         for name, (major, minor) in devices.items():

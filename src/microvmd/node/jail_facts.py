@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from microvmd.vmm.command_line import INITRD_TARGET, KERNEL_TARGET, MEMORY_TARGET
+from microvmd.vmm.choice import surroundings_of
+from microvmd.vmm.machine import Surroundings
 
 NAMESPACES = ("mnt", "pid", "net", "ipc", "uts")
 FILTERS = 2
-"""Ours, and QEMU's own; libseccomp may put on more than one."""
-OWN_MOUNTS = {"/", "/dev", MEMORY_TARGET, KERNEL_TARGET, INITRD_TARGET}
+"""Ours, and the VMM's own; libseccomp may put on more than one."""
 ROOT = {"dev", "lib", "lib64", "machine", "proc", "usr"}
-"""QEMU, its libraries, one file below `proc`, and what is bound."""
+"""The VMM, its libraries, what it reads below `proc`, and what is bound."""
 DEVICES = {"null", "urandom", "kvm"}
 DESCRIPTORS = (
     "socket:[",
@@ -71,10 +71,11 @@ class ProcessFacts:
 def flaws(pid: int) -> list[str]:
     """What this VMM has that a jail must not have. Raises OSError when it ends meanwhile."""
     facts = ProcessFacts(pid)
+    surroundings = surroundings_of(os.readlink(facts.place / "exe"))
     return [
         *_rights(facts.status()),
-        *_isolation(facts),
-        *_root(facts),
+        *_isolation(facts, surroundings),
+        *_root(facts, surroundings),
         *_descriptors(facts),
     ]
 
@@ -95,14 +96,14 @@ def _rights(status: dict[str, str]) -> Iterator[str]:
         yield f"{filters} of at least {FILTERS} filters of system calls are in force"
 
 
-def _isolation(facts: ProcessFacts) -> Iterator[str]:
+def _isolation(facts: ProcessFacts, surroundings: Surroundings) -> Iterator[str]:
     for namespace in NAMESPACES:
         own = os.readlink(f"/proc/self/ns/{namespace}")
         if os.readlink(facts.place / "ns" / namespace) == own:
             yield f"it shares the {namespace} namespace of the node"
     if len(facts.status()["NSpid"].split()) < 2:
         yield "it sees the processes of the node"
-    if facts.interfaces() != ["lo"]:
+    if surroundings.empty_network and facts.interfaces() != ["lo"]:
         yield f"it has network interfaces: {', '.join(facts.interfaces())}"
     # The directory itself is always of the user; what is in it is root's when it cannot be dumped.
     if (facts.place / "environ").stat().st_uid != 0:
@@ -116,17 +117,23 @@ def _isolation(facts: ProcessFacts) -> Iterator[str]:
         yield "no control group limits it"
 
 
-def _root(facts: ProcessFacts) -> Iterator[str]:
+def _root(facts: ProcessFacts, surroundings: Surroundings) -> Iterator[str]:
+    written = {*surroundings.written, surroundings.scratch}
+    known = {"/", "/dev", *surroundings.files, surroundings.scratch}
     for where, options in facts.mounts().items():
-        if where not in OWN_MOUNTS:
+        if where not in known:
             yield f"something is mounted at {where}"
-        elif "nosuid" not in options or ("rw" in options and where != MEMORY_TARGET):
+        elif "nosuid" not in options or ("rw" in options and where not in written):
             yield f"the mount at {where} has the options {','.join(sorted(options))}"
     root = facts.place / "root"
     if strange := set(os.listdir(root)) - ROOT:
         yield f"its root holds {', '.join(sorted(strange))}"
-    elif strange := set(os.listdir(root / "dev")) - DEVICES:
+    elif strange := set(os.listdir(root / "dev")) - DEVICES - _device_names(surroundings):
         yield f"its /dev holds {', '.join(sorted(strange))}"
+
+
+def _device_names(surroundings: Surroundings) -> set[str]:
+    return {name.split("/")[0] for name in surroundings.devices}
 
 
 def _descriptors(facts: ProcessFacts) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""The file system that all jails share: QEMU, its libraries, its firmware, and placeholders.
+"""The file system that all jails share: a VMM, its libraries, its firmware, and placeholders.
 
-Made once per QEMU build and kept under `cache/jail/<key>`; the key covers every file that went in,
-so an upgrade of QEMU or of a library makes a new one. Jails mount it read-only and bind the files
-of one VM over the placeholders in `machine/`.
+Made once per build of the VMM and kept under `cache/<key>`; the key covers every file that went
+in, so an upgrade of the VMM or of a library makes a new one. Jails mount it read-only and bind the
+files of one VM over the placeholders in `machine/`.
 """
 
 import asyncio
@@ -13,25 +13,33 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from microvmd.vmm.command_line import INITRD_TARGET, KERNEL_TARGET, MEMORY_TARGET
+from microvmd.vmm.machine import Surroundings
 from microvmd.vmm.process import run
 
-LAYOUT = "2"
+LAYOUT = "3"
 """Raise it when the tree below changes."""
 DATA_DIRECTORIES = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
-FIRMWARE = ("bios-microvm.bin", "pvh.bin")
+FIRMWARE_PLACE = "/usr/share/qemu"
+STATIC = re.compile(r"not a dynamic executable|statically linked")
 LIBRARY = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$")
 
 
 class JailRootFailed(Exception):
-    """A file that QEMU needs is not on this machine."""
+    """A file that the VMM needs is not on this machine."""
 
 
-async def prepare(cache: Path, qemu: Path) -> Path:
-    """The root for this QEMU, made if it is not there yet."""
-    listing = (await run(["ldd", os.fspath(qemu)], timeout=30)).text
-    files = {os.fspath(qemu): qemu, **libraries(listing), **_firmware()}
-    return await asyncio.to_thread(_make, cache, files, qemu)
+async def prepare(cache: Path, surroundings: Surroundings) -> Path:
+    """The root for this VMM, made if it is not there yet."""
+    program = surroundings.program
+    listed = await run(["ldd", os.fspath(program)], timeout=30, check=False)
+    listing = (listed.stdout + listed.stderr).decode(errors="replace")
+    needed = {} if STATIC.search(listing) else libraries(listing)
+    files = {
+        os.fspath(surroundings.place): program,
+        **needed,
+        **_firmware(surroundings.firmware),
+    }
+    return await asyncio.to_thread(_make, cache, files, surroundings)
 
 
 def libraries(listing: str) -> dict[str, Path]:
@@ -44,7 +52,7 @@ def libraries(listing: str) -> dict[str, Path]:
         (Path(path).parent for name, path in found if name and name.startswith("libc.so")), None
     )
     if directory is None:
-        raise JailRootFailed("QEMU is not a dynamic program of this machine's C library")
+        raise JailRootFailed("the VMM is not a dynamic program of this machine's C library")
     return {
         # Without a name it is the dynamic linker, which the program names by its full path.
         (os.fspath(directory / name) if name else path): Path(path)
@@ -52,18 +60,18 @@ def libraries(listing: str) -> dict[str, Path]:
     }
 
 
-def _firmware() -> dict[str, Path]:
+def _firmware(names: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for name in FIRMWARE:
+    for name in names:
         source = next((path / name for path in DATA_DIRECTORIES if (path / name).exists()), None)
         if source is None:
             raise JailRootFailed(f"firmware {name} is in none of {DATA_DIRECTORIES}")
-        found[f"/usr/share/qemu/{name}"] = source
+        found[f"{FIRMWARE_PLACE}/{name}"] = source
     return found
 
 
-def _make(cache: Path, files: dict[str, Path], qemu: Path) -> Path:
-    root = cache / _key(files)
+def _make(cache: Path, files: dict[str, Path], surroundings: Surroundings) -> Path:
+    root = cache / _key(files, surroundings)
     if root.exists():
         return root
     cache.mkdir(parents=True, exist_ok=True)
@@ -73,16 +81,18 @@ def _make(cache: Path, files: dict[str, Path], qemu: Path) -> Path:
             _copy(source, half / target.lstrip("/"))
         # Whoever may execute a program but not read it cannot be dumped: no memory of a guest in
         # what a core_pattern of the host catches, whatever the limits say.
-        (half / os.fspath(qemu).lstrip("/")).chmod(0o511)
+        (half / os.fspath(surroundings.place).lstrip("/")).chmod(0o511)
         (half / "dev").mkdir()
-        for target in (MEMORY_TARGET, KERNEL_TARGET, INITRD_TARGET):
+        for target in surroundings.files:
             placeholder = half / target.lstrip("/")
             placeholder.parent.mkdir(exist_ok=True)
             placeholder.touch()
-        # QEMU reads it to learn whether `reserve=off` works, and does not start without it.
-        overcommit = half / "proc/sys/vm/overcommit_memory"
-        overcommit.parent.mkdir(parents=True)
-        overcommit.write_text("0\n")
+        if surroundings.scratch:
+            (half / surroundings.scratch.lstrip("/")).mkdir()
+        for target, text in surroundings.texts.items():
+            file = half / target.lstrip("/")
+            file.parent.mkdir(parents=True)
+            file.write_text(text)
         half.chmod(0o755)
         try:
             half.rename(root)
@@ -103,8 +113,9 @@ def _copy(source: Path, target: Path) -> None:
     target.chmod(0o555)
 
 
-def _key(files: dict[str, Path]) -> str:
+def _key(files: dict[str, Path], surroundings: Surroundings) -> str:
     digest = hashlib.sha256(LAYOUT.encode())
+    digest.update(repr((surroundings.files, surroundings.scratch, surroundings.texts)).encode())
     for target, source in sorted(files.items()):
         stat = source.stat()
         digest.update(f"{target}\0{source}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())

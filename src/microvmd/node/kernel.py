@@ -41,12 +41,14 @@ MODULES = (
     # Ends connections that a restore has cut.
     "tcp_diag",
 )
+# Only for a machine whose agent is reached by vsock (Firecracker).
+VSOCK_MODULES = ("vmw_vsock_virtio_transport",)
 # Not named as dependencies: erofs asks for it at run time (6.12 cloud kernel).
 _SOFT = {"erofs": ("libcrc32c",)}
 
 AGENT = "microvmd-agent"
 SHELL = "busybox"
-_FORMAT = b"4"  # raise it when the way of making changes
+_FORMAT = b"5"  # raise it when the way of making changes
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _MAX_VMLINUX = 1 << 30
@@ -74,15 +76,17 @@ def prepare(assets: Path, cache: Path) -> GuestKernel:
     agent = assets / AGENT
     if not agent.is_file():
         raise KernelError(f"{agent} is missing: run guest/build.sh {assets}")
-    modules = _module_files(source / "modules")
-    inputs = [source / "vmlinuz", agent, *modules]
+    modules = _module_files(source / "modules", MODULES)
+    wider = _module_files(source / "modules", (*MODULES, *VSOCK_MODULES))
+    vsock = wider[len(modules) :]
+    inputs = [source / "vmlinuz", agent, *wider]
     shell = assets / SHELL
     if shell.is_file():
         inputs.append(shell)
     digest = _digest(source.name, inputs)
     ready = cache / "kernel" / digest
     if not ready.is_dir():
-        _make(source / "vmlinuz", agent, shell, modules, ready)
+        _make(source / "vmlinuz", agent, shell, modules, vsock, ready)
     return GuestKernel(source.name, ready / "vmlinux", ready / "initrd", digest)
 
 
@@ -105,13 +109,20 @@ def _digest(release: str, inputs: list[Path]) -> str:
     return total.hexdigest()[:32]
 
 
-def _make(vmlinuz: Path, agent: Path, shell: Path, modules: list[Path], ready: Path) -> None:
+def _make(
+    vmlinuz: Path,
+    agent: Path,
+    shell: Path,
+    modules: list[Path],
+    vsock: list[Path],
+    ready: Path,
+) -> None:
     ready.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=ready.parent))
     try:
         _write(scratch / "vmlinux", extract_vmlinux(vmlinuz.read_bytes()))
         program = shell.read_bytes() if shell.is_file() else None
-        _write(scratch / "initrd", initramfs(agent.read_bytes(), modules, program))
+        _write(scratch / "initrd", initramfs(agent.read_bytes(), modules, program, vsock))
         scratch.chmod(0o755)
         try:
             scratch.rename(ready)
@@ -177,8 +188,8 @@ def _unzstd(packed: bytes, size: int) -> bytes:
 # The modules.
 
 
-def _module_files(modules: Path) -> list[Path]:
-    """The files of MODULES and what they depend on, in the order of loading.
+def _module_files(modules: Path, wanted: tuple[str, ...]) -> list[Path]:
+    """The files of the modules `wanted` and what they depend on, in the order of loading.
 
     Read from the modules themselves: the package has no modules.dep (depmod makes it on install).
     """
@@ -197,7 +208,7 @@ def _module_files(modules: Path) -> list[Path]:
             add(dependency)
         ordered[name] = files[name]
 
-    for name in MODULES:
+    for name in wanted:
         add(name)
     return list(ordered.values())
 
@@ -239,21 +250,31 @@ def _section(elf: bytes, wanted: bytes) -> bytes:
 # The initramfs.
 
 
-def initramfs(agent: bytes, modules: list[Path], shell: bytes | None = None) -> bytes:
+def initramfs(
+    agent: bytes,
+    modules: list[Path],
+    shell: bytes | None = None,
+    vsock: list[Path] | None = None,
+) -> bytes:
     """A cpio archive with the agent as /init, the modules, unpacked, and a shell that is static.
+
+    /modules/order names those of every machine, /modules/vsock the others.
 
     Its size is one byte more than a multiple of 4096: SeaBIOS puts the ACPI tables of QEMU's
     microvm where the initrd ends, and one that ends just below a page border overwrites them.
     """
-    names = [_plain(path) + ".ko" for path in modules]
+    every = [*modules, *(vsock or [])]
+    names = [_plain(path) + ".ko" for path in every]
+    common, further = names[: len(modules)], names[len(modules) :]
     entries = [
         _entry("dev", 0o040755),
         _entry("dev/console", 0o020600, device=(5, 1)),
         _entry("modules", 0o040755),
-        _entry("modules/order", 0o100644, "".join(f"{name}\n" for name in names).encode()),
+        _entry("modules/order", 0o100644, _listing(common)),
+        _entry("modules/vsock", 0o100644, _listing(further)),
         *(
             _entry(f"modules/{n}", 0o100644, _unpacked(p))
-            for n, p in zip(names, modules, strict=True)
+            for n, p in zip(names, every, strict=True)
         ),
         *([] if shell is None else [_entry("shell", 0o100755, shell)]),
         _entry("init", 0o100755, agent),
@@ -261,6 +282,10 @@ def initramfs(agent: bytes, modules: list[Path], shell: bytes | None = None) -> 
     ]
     archive = b"".join(b"".join(entry) for entry in entries)
     return archive + bytes((1 - len(archive)) % 4096)
+
+
+def _listing(names: list[str]) -> bytes:
+    return "".join(f"{name}\n" for name in names).encode()
 
 
 def _entry(

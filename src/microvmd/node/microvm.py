@@ -33,7 +33,6 @@ from microvmd.model.egress import Egress
 from microvmd.model.hooks import HookAnswer, HookName, failure_reason, run_body
 from microvmd.model.microvm import Phase
 from microvmd.node.bring_up import Equipment, Running, adopt, bring_up, kept
-from microvmd.node.disk import create_overlay
 from microvmd.node.guest import GuestFailed
 from microvmd.node.jail import JailFailed, JailsExhausted, OutOfMemory
 from microvmd.node.network import Network
@@ -211,7 +210,7 @@ class MicrovmTask:
             working = await self.equipment.vault.started(hold, self.spec)
         image = working.image.files
         with timings.step("disk"):
-            create_overlay(working.suspend.overlay, image.disk)
+            await self.equipment.create_disk(working.suspend.overlay, image)
         running = await bring_up(stack, self.equipment, self.spec, working, image.start, timings)
         await self._is_up(running)
         if self.spec.hooks.enabled(HookName.RUN):

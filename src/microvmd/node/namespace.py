@@ -28,6 +28,7 @@ _MNT_DETACH = 2
 
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
+_TUNSETOWNER = 0x400454CC
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
@@ -150,6 +151,11 @@ def make_tap(name: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def give_tap(descriptor: int, uid: int) -> None:
+    """Let this user, who has no capability, open the tap by its name."""
+    fcntl.ioctl(descriptor, _TUNSETOWNER, uid)
 
 
 def exists(interface: str) -> bool:

@@ -40,6 +40,7 @@ from microvmd.node.host import Host
 from microvmd.node.name_guard import NameGuard
 from microvmd.node.resolving import Resolving
 from microvmd.node.slots import NetworkError, NetworkSettings, Slot, Slots
+from microvmd.vmm.machine import Tap
 from microvmd.vmm.process import ProcessFailed, ProcessStuck
 
 log = structlog.get_logger(__name__)
@@ -93,6 +94,19 @@ class Network:
         if self._tap is None:
             raise NetworkError(f"{self.name}: the tap is not ours")
         return os.dup(self._tap)
+
+    @property
+    def tap(self) -> Tap:
+        """The guest's network card, for a VMM."""
+        return Tap(self.path, nftables.TAP, self.open_tap, self._hand_over)
+
+    def _hand_over(self, uid: int) -> None:
+        tap = self.open_tap()
+        try:
+            namespace.give_tap(tap, uid)
+        finally:
+            os.close(tap)
+        _release_tap(self)
 
     async def block_port(self, port: int) -> None:
         """Refuse connections of the edge to this port of the guest, established ones too."""
@@ -423,6 +437,11 @@ def _close(network: Network) -> None:
         network._metadata.close()
     for item in network._sockets:
         item.close()
+    _release_tap(network)
+
+
+def _release_tap(network: Network) -> None:
+    """It stays where it is; whoever may can open it now."""
     if network._tap is not None:
         os.close(network._tap)
         network._tap = None

@@ -6,8 +6,8 @@ snapshot. An image snapshot is made under `tmp/` and renamed into place as a who
 snapshot lies beside the MicroVM's overlay; `retire` removes its manifest before the vCPUs run on,
 because the overlay no longer fits the saved memory from then on.
 
-Device state is only understood by what wrote it. The stamp (accelerator, VMM version, CPU model,
-devices) is compared at every restore.
+Device state is only understood by what wrote it. The stamp (accelerator, VMM and version, CPU
+model, devices) is compared at every restore.
 
 No VMM gets a file that is not what the manifest says, and no manifest counts whose last line is not
 its own digest. `check` reads a file in full once per boot of the machine and remembers it
@@ -30,13 +30,13 @@ from typing import Any
 from microvmd.node.kms import Envelope
 from microvmd.node.known_files import KnownFiles
 from microvmd.node.sparse import digest
-from microvmd.vmm.command_line import device_set
 from microvmd.vmm.machine import (
     Accelerator,
     FromImage,
     FromSuspend,
     SuspendMethod,
     SuspendStats,
+    Vmm,
 )
 
 FORMAT = 2
@@ -44,6 +44,9 @@ MANIFEST = "manifest.json"
 BOOT_ONLY = ("vmlinux", "initrd")
 """Files of an image that no restore reads: its memory holds what they were."""
 REBUILD = "build the image again (UpdateMicrovmImage)"
+
+
+TITLES = {"qemu": "QEMU", "firecracker": "Firecracker"}
 
 
 class SnapshotKind(StrEnum):
@@ -68,15 +71,18 @@ class Stamp:
     cpu_model: str
     devices: str
     """Digest of the devices that this version of microvmd gives a machine."""
+    vmm: str = "qemu"
+    """A manifest that is older than Firecracker here names none."""
 
     @classmethod
-    def of(cls, accelerator: Accelerator, vmm_version: str) -> "Stamp":
-        return cls(accelerator.kind.value, vmm_version, accelerator.cpu_model, device_set())
+    def of(cls, accelerator: Accelerator, vmm: Vmm) -> "Stamp":
+        kind, model = accelerator.kind.value, vmm.cpu_model(accelerator)
+        return cls(kind, vmm.version, model, vmm.devices, vmm.name.value)
 
     def __str__(self) -> str:
         return (
-            f"{self.accelerator}, QEMU {self.vmm_version}, CPU model {self.cpu_model}, "
-            f"devices {self.devices}"
+            f"{self.accelerator}, {TITLES.get(self.vmm, self.vmm)} {self.vmm_version}, "
+            f"CPU model {self.cpu_model}, devices {self.devices}"
         )
 
 

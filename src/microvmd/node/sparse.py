@@ -17,7 +17,7 @@ ZERO_BLOCK = bytes(BLOCK)
 def blocks(fd: int) -> Iterator[tuple[int, bytes]]:
     """Offset and content of every block that is not zero; only the last may be short."""
     size = os.fstat(fd).st_size
-    for begin, end in _extents(fd, size):
+    for begin, end in extents(fd, size):
         for offset in range(begin - begin % BLOCK, end, BLOCK):
             block = os.pread(fd, BLOCK, offset)
             if block != ZERO_BLOCK[: len(block)]:
@@ -45,7 +45,7 @@ def digest(path: Path, given_up: Callable[[], bool] = lambda: False) -> str:
     return result.hexdigest()
 
 
-def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
     """Allocated parts, cut so that no block of BLOCK bytes is in two of them."""
     position = 0
     while position < size:

@@ -41,6 +41,7 @@ def _workshop(settings: Settings, equipment: Equipment) -> Workshop:
     return MicrovmWorkshop(
         kernel=equipment.kernel,
         accelerator=equipment.accelerator,
+        vmm=equipment.vmm,
         networks=equipment.networks,
         jails=equipment.jails,
         host_cpus=equipment.host_cpus,

@@ -51,9 +51,9 @@ from microvmd.service.vault import vault
 from microvmd.settings.settings import Settings, load
 from microvmd.vmm.accelerator import ProbeGuest, detect
 from microvmd.vmm.causes import ungrouped
+from microvmd.vmm.choice import VmmUnfit, choose
 from microvmd.vmm.cores import leave_none
 from microvmd.vmm.process import ProcessFailed
-from microvmd.vmm.qemu import installed_version
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +64,7 @@ START_FAILURES = (
     JailRootFailed,
     CgroupUnavailable,
     ProcessFailed,
+    VmmUnfit,
 )
 LOCK = "node.lock"
 LOCK_LIMIT_S = 60.0
@@ -179,6 +180,9 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         settings.cache / CACHE,
     )
     log.info("node.accelerator", kind=accelerator.kind.value, reason=accelerator.reason)
+    chosen = await choose(settings.vmm.wanted, accelerator, settings.assets)
+    vmm = chosen.vmm
+    log.info("node.vmm", name=vmm.name.value, version=vmm.version, reason=chosen.reason)
     jails = await Jails.open(
         JailSettings(
             jailer=settings.assets / "microvmd-jailer",
@@ -186,10 +190,11 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
             group=cgroup_of(settings),
             first_uid=settings.vmm.uid_first,
             slots=settings.vmm.uid_count,
+            surroundings=vmm.surroundings,
             seccomp=settings.vmm.seccomp,
         )
     )
-    stamp = Stamp.of(accelerator, await installed_version())
+    stamp = Stamp.of(accelerator, vmm)
     async with AsyncExitStack() as stack:
         stack.enter_context(closing(jails))
         networks = await stack.enter_async_context(NetworkPool(_network_settings(settings)))
@@ -203,6 +208,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
             paths=paths,
             kernel=guest,
             accelerator=accelerator,
+            vmm=vmm,
             networks=networks,
             jails=jails,
             logs=logs,

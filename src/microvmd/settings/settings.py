@@ -33,6 +33,7 @@ from microvmd.settings.observe import (
     TraceSettings,
 )
 from microvmd.settings.section import AbsolutePath, Section
+from microvmd.vmm.choice import Wanted
 
 CONFIG_VARIABLE = "MICROVMD_CONFIG"
 DEFAULT_CONFIG = Path("/etc/microvmd/config.toml")
@@ -139,6 +140,22 @@ class EdgeSettings(Section):
 class VmmSettings(Section):
     """How machines are run."""
 
+    kind: Literal["auto", "qemu", "firecracker"] = Field(
+        default="qemu",
+        description="the program that runs machines; firecracker needs KVM, auto takes it where it "
+        "can run and QEMU elsewhere; a snapshot only restores under the one that made it",
+    )
+    firecracker_sha256: str = Field(
+        default="",
+        pattern="^([0-9a-f]{64})?$",
+        description="digest of the only program that is taken for Firecracker; none means any "
+        "supported version",
+    )
+    cpu_template: Literal["", "C3", "T2", "T2S", "T2CL", "T2A"] = Field(
+        default="",
+        description="Firecracker's CPU template, to make processors of several kinds look alike; "
+        "images are built again after a change",
+    )
     accelerator: Literal["auto", "kvm", "tcg"] = Field(
         default="auto",
         description="auto tries KVM with a probe guest and falls back to emulation (TCG); "
@@ -159,6 +176,10 @@ class VmmSettings(Section):
         default="enforce",
         description="our filter of a VMM's system calls; log and off only to look for a fault",
     )
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.kind, self.firecracker_sha256, self.cpu_template)
 
 
 class ImageSettings(Section):

@@ -23,15 +23,15 @@ class BoundedLog:
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        self._fifo = log.with_suffix(".fifo")
+        self.fifo = log.with_suffix(".fifo")
         self._older = log.with_suffix(".log.1")
         self._loop = asyncio.get_running_loop()
         self._size = 0
 
     def __enter__(self) -> "BoundedLog":
         with contextlib.suppress(FileExistsError):
-            os.mkfifo(self._fifo, 0o600)
-        self._reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK)
+            os.mkfifo(self.fifo, 0o600)
+        self._reader = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
         self._file = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._size = os.fstat(self._file).st_size
         self._loop.add_reader(self._reader, self._pump)
@@ -46,8 +46,8 @@ class BoundedLog:
     @contextlib.contextmanager
     def ends(self) -> Iterator[tuple[int, int]]:
         """Write and read end for the VMM to inherit; ours close with the context."""
-        writer = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
-        reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK)
+        writer = os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK)
+        reader = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
         try:
             yield writer, reader
         finally:

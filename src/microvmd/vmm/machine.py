@@ -1,20 +1,27 @@
 """What a machine is, whichever VMM runs it: its parts, how it starts, what can be asked of it.
 
-`vmm/qemu.py` implements `Machine`. The device set and its order never depend on how a machine is
-started, because they are part of every snapshot: serial port, virtio-serial with the port
-`microvmd.agent`, random numbers, network card, drives.
+`vmm/qemu.py` and `vmm/firecracker.py` implement `Vmm` and `Machine`. The device set and its order
+never depend on how a machine is started, because they are part of every snapshot: serial port, a
+channel for the guest agent, random numbers, network card, drives.
 """
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from microvmd.vmm.agent_door import AgentDoor
 from microvmd.vmm.process import Exit, Process, ProcessIdentity
 
 AGENT_PORT = "microvmd.agent"
 GUEST_MAC = "02:00:00:00:00:02"
+
+
+class VmmName(StrEnum):
+    QEMU = "qemu"
+    FIRECRACKER = "firecracker"
 
 
 class AcceleratorKind(StrEnum):
@@ -71,8 +78,9 @@ class MachineFiles:
     directory: Path
 
     @property
-    def qmp(self) -> Path:
-        return self.directory / "qmp.sock"
+    def control(self) -> Path:
+        """Where the VMM takes commands, unless its own directory has that."""
+        return self.directory / "control.sock"
 
     @property
     def agent(self) -> Path:
@@ -174,12 +182,24 @@ class End:
 class Bind:
     """A file that the VMM has to open by path; a jail shows it read-only as `target`.
 
-    The memory file of a boot is the one that must be `writable`.
+    What is `writable`, or not for everybody to read, is the VMM's own from then on.
     """
 
     source: Path
     target: str
     writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """The node's end of a guest's network card: the interface `name` in a network namespace."""
+
+    namespace: Path
+    name: str
+    open: Callable[[], int]
+    """A descriptor of it, which the caller closes."""
+    hand_over: Callable[[int], None]
+    """Let this user id open it by its name, and keep no descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +210,42 @@ class VmmCommand:
     fds: tuple[int, ...]
     binds: tuple[Bind, ...]
     output: int
+    console: int | None = None
+    """Takes its standard output instead, where that is the guest's serial port."""
+    scratch: Bind | None = None
+    """A small directory of its own, for sockets and device state; a jail does not use `source`."""
+    tap: Tap | None = None
+    """What it opens by name: it runs in that network namespace then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a jail has to hold for one VMM, beside the libraries that the program names."""
+
+    program: Path
+    place: Path
+    """Of the program, in the jail."""
+    firmware: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    """Where `Bind`s may go."""
+    scratch: str = ""
+    devices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Beside those of every jail: names below /dev with their numbers."""
+    jailer_options: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    """Which of `files` it may be given to write to."""
+    empty_network: bool = True
+    """Off for one that runs in the network namespace of its MicroVM."""
+
+
+class DiskFormat(StrEnum):
+    """What a MicroVM's own disk is."""
+
+    OVERLAY = "overlay"
+    """A qcow2 file over the image's disk."""
+    COPY = "copy"
+    """A raw file, at first a copy of the image's disk."""
 
 
 class Launcher(Protocol):
@@ -212,6 +268,15 @@ class Machine(Protocol):
 
     @property
     def vmm_version(self) -> str: ...
+
+    @property
+    def agent(self) -> AgentDoor:
+        """The way to the guest agent."""
+        ...
+
+    def failed(self, what: str) -> MachineFailed:
+        """An error with the evidence that the logs hold."""
+        ...
 
     async def cont(self) -> None:
         """Let the vCPUs run. Also takes back a suspend that the caller cannot complete."""
@@ -241,4 +306,55 @@ class Machine(Protocol):
 
     def detach(self) -> None:
         """Leave the VMM running when the context ends; `adopt` takes it over later."""
+        ...
+
+
+class Vmm(Protocol):
+    """One program that runs machines."""
+
+    @property
+    def name(self) -> VmmName: ...
+
+    @property
+    def version(self) -> str:
+        """As its machines tell it; a snapshot restores under the same only."""
+        ...
+
+    @property
+    def devices(self) -> str:
+        """Digest of the devices of every clone."""
+        ...
+
+    @property
+    def disk_format(self) -> DiskFormat: ...
+
+    def cpu_model(self, accelerator: Accelerator) -> str:
+        """What a guest sees of the node's processor."""
+        ...
+
+    @property
+    def surroundings(self) -> Surroundings: ...
+
+    def launch(
+        self,
+        spec: MachineSpec,
+        files: MachineFiles,
+        launcher: Launcher,
+        start: Start,
+        *,
+        tap: Tap | None = None,
+    ) -> AbstractAsyncContextManager[Machine]:
+        """Start a VMM and restore into it; the vCPUs stand still until `cont`.
+
+        Leaving the context kills the VMM unless it was detached. Raises MachineFailed.
+        """
+        ...
+
+    def adopt(
+        self, spec: MachineSpec, files: MachineFiles, identity: ProcessIdentity
+    ) -> AbstractAsyncContextManager[Machine]:
+        """Take over a VMM that an earlier run of ours left. Raises ProcessGone, MachineFailed.
+
+        Ask for `status`: PAUSED means that a suspend was under way.
+        """
         ...

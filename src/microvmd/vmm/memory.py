@@ -59,11 +59,34 @@ class DiffBroken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """Guest memory in the address space of a VMM."""
+    """Guest memory in the address space of a VMM: one part, or several in the order of the file.
+
+    Firecracker maps the memory above 3.25 GiB apart, as its guest sees it.
+    """
 
     pid: int
     start: int
     length: int
+    further: tuple[tuple[int, int], ...] = ()
+    """Start and length of each further part."""
+
+    @property
+    def size(self) -> int:
+        return self.length + sum(length for _, length in self.further)
+
+    def parts(self) -> Iterator[tuple[int, "Mapping"]]:
+        """Each part, and the number of its first page."""
+        first = 0
+        for start, length in ((self.start, self.length), *self.further):
+            yield first, Mapping(self.pid, start, length)
+            first += length // PAGE
+
+    def places(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """Address and bytes of each piece of these pages."""
+        for base, part in self.parts():
+            begin, end = max(first - base, 0), min(first + count - base, part.length // PAGE)
+            if begin < end:
+                yield part.start + begin * PAGE, (end - begin) * PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +100,31 @@ class DumpResult:
 def find_mapping(pid: int, memory_file: Path) -> Mapping:
     """Find the mapping by device and inode: a jailed VMM knows the file by another path."""
     stat = memory_file.stat()
-    by_inode: list[tuple[str, Mapping]] = []
+    by_inode: list[tuple[str, int, int, int]] = []
     for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
         span, _, offset, device, inode = line.split(maxsplit=5)[:5]
-        if int(inode) == stat.st_ino and int(offset, 16) == 0:
+        if int(inode) == stat.st_ino:
             start, end = (int(part, 16) for part in span.split("-"))
-            by_inode.append((device, Mapping(pid, start, end - start)))
+            by_inode.append((device, int(offset, 16), start, end - start))
     device = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}"
-    exact = [mapping for name, mapping in by_inode if name == device]
+    exact = [found for found in by_inode if found[0] == device]
     # btrfs shows a device number in maps that stat does not know; the size tells as well.
-    for mapping in exact or [found for _, found in by_inode]:
-        if mapping.length == stat.st_size:
-            return mapping
-    raise ProcessLookupError(f"process {pid} does not map {memory_file}")
+    parts = sorted(part[1:] for part in exact or by_inode)
+    reached = 0
+    for position, _, length in parts:
+        reached = reached + length if position == reached else -1
+    if not parts or reached != stat.st_size:
+        raise ProcessLookupError(f"process {pid} does not map {memory_file}")
+    (_, start, length), *further = parts
+    return Mapping(pid, start, length, tuple((start, length) for _, start, length in further))
 
 
 def private_runs(mapping: Mapping) -> list[Run]:
     """Runs of pages that the VMM changed, by PAGEMAP_SCAN or, before Linux 6.7, by reading all."""
+    return [(base + first, count) for base, part in mapping.parts() for first, count in _runs(part)]
+
+
+def _runs(mapping: Mapping) -> list[Run]:
     with open(f"/proc/{mapping.pid}/pagemap", "rb", buffering=0) as pagemap:
         try:
             return list(_scan_runs(pagemap.fileno(), mapping))
@@ -195,13 +226,14 @@ def _move(name: str, mapping: Mapping, group: Sequence[Run], local: int) -> None
     here = array.array("Q", (local, size))
     there = array.array("Q")
     for first, count in group:
-        there.extend((mapping.start + first * PAGE, count * PAGE))
+        for place in mapping.places(first, count):
+            there.extend(place)
     moved = getattr(_libc, name)(
         ctypes.c_int(mapping.pid),
         ctypes.c_void_p(here.buffer_info()[0]),
         ctypes.c_ulong(1),
         ctypes.c_void_p(there.buffer_info()[0]),
-        ctypes.c_ulong(len(group)),
+        ctypes.c_ulong(len(there) // 2),
         ctypes.c_ulong(0),
     )
     if moved != size:
@@ -227,7 +259,7 @@ def dump(
                 offset += len(piece)
                 piece.release()
     runs = table.runs()
-    tail = encode_table(DiffTable(mapping.length, runs))
+    tail = encode_table(DiffTable(mapping.size, runs))
     _write_all(target, memoryview(tail), offset)
     digest.update(tail)
     os.ftruncate(target, offset + len(tail))
@@ -248,8 +280,8 @@ def load(mapping: Mapping, source: int) -> None:
     # Private and writable only so that ctypes hands out its address; nothing is written to it.
     with mmap.mmap(source, size, access=mmap.ACCESS_COPY) as content, _Buffer() as zeros:
         table = decode_table(content)
-        if table.memory_bytes != mapping.length:
-            raise DiffBroken(f"for {table.memory_bytes} bytes of memory, not {mapping.length}")
+        if table.memory_bytes != mapping.size:
+            raise DiffBroken(f"for {table.memory_bytes} bytes of memory, not {mapping.size}")
         for group in _chunks([(run.first, run.count) for run in table.runs if run.zero]):
             _move("process_vm_writev", mapping, group, zeros.address)
         anchor = ctypes.c_char.from_buffer(content)

@@ -22,19 +22,26 @@ from pathlib import Path
 import structlog
 
 from microvmd.vmm import memory
+from microvmd.vmm.agent_door import AgentDoor, PortDoor
 from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.command_line import (
     DEVICE_FDSET,
+    INITRD_TARGET,
+    KERNEL_TARGET,
+    MEMORY_TARGET,
     DriveFiles,
     OpenFiles,
     Paths,
     binds,
     command_line,
+    device_set,
 )
-from microvmd.vmm.console import BoundedLog
+from microvmd.vmm.files import Logs, make_memory_file, open_logs, synced
 from microvmd.vmm.machine import (
+    Accelerator,
     Bind,
     Boot,
+    DiskFormat,
     End,
     EndReason,
     FromImage,
@@ -45,9 +52,12 @@ from microvmd.vmm.machine import (
     MachineSpec,
     Start,
     Status,
+    Surroundings,
     SuspendMethod,
     SuspendStats,
+    Tap,
     VmmCommand,
+    VmmName,
 )
 from microvmd.vmm.process import (
     Process,
@@ -63,6 +73,7 @@ from microvmd.vmm.shield import shielded
 log = structlog.get_logger(__name__)
 
 QEMU = Path("/usr/bin/qemu-system-x86_64")
+FIRMWARE = ("bios-microvm.bin", "pvh.bin")
 TESTED = ("10.0.",)
 """Versions whose device state and private pages were tested to make a whole."""
 SAVE_FDSET = 100
@@ -87,6 +98,55 @@ async def installed_version(qemu: Path = QEMU) -> str:
     return shown.text.splitlines()[0].removeprefix("QEMU emulator version ").strip()
 
 
+@dataclass(frozen=True, slots=True)
+class QemuVmm:
+    """A `Vmm`."""
+
+    version: str
+    program: Path = QEMU
+    name: VmmName = VmmName.QEMU
+    disk_format: DiskFormat = DiskFormat.OVERLAY
+
+    @property
+    def devices(self) -> str:
+        return device_set()
+
+    def cpu_model(self, accelerator: Accelerator) -> str:
+        return accelerator.cpu_model
+
+    @property
+    def surroundings(self) -> Surroundings:
+        return surroundings(self.program)
+
+    def launch(
+        self,
+        spec: MachineSpec,
+        files: MachineFiles,
+        launcher: Launcher,
+        start: Start,
+        *,
+        tap: Tap | None = None,
+    ) -> contextlib.AbstractAsyncContextManager["QemuMachine"]:
+        return launch(spec, files, launcher, start, tap=tap, qemu=self.program)
+
+    def adopt(
+        self, spec: MachineSpec, files: MachineFiles, identity: ProcessIdentity
+    ) -> contextlib.AbstractAsyncContextManager["QemuMachine"]:
+        return adopt(spec, files, identity)
+
+
+def surroundings(program: Path = QEMU) -> Surroundings:
+    return Surroundings(
+        program=program,
+        place=program,
+        firmware=FIRMWARE,
+        # It reads this to learn whether `reserve=off` works, and does not start without it.
+        texts={"/proc/sys/vm/overcommit_memory": "0\n"},
+        files=(MEMORY_TARGET, KERNEL_TARGET, INITRD_TARGET),
+        written=(MEMORY_TARGET,),
+    )
+
+
 class PlainLauncher:
     """Starts the VMM as we are, without a jail: for tests and the accelerator probe."""
 
@@ -100,7 +160,10 @@ class PlainLauncher:
 class QemuMachine:
     """A `Machine` under QEMU. Made by `launch` and `adopt`."""
 
-    def __init__(self, spec: MachineSpec, process: Process, qmp: Qmp, logs: "_Logs") -> None:
+    def __init__(
+        self, spec: MachineSpec, process: Process, qmp: Qmp, logs: Logs, agent: AgentDoor
+    ) -> None:
+        self.agent = agent
         self._spec = spec
         self._process = process
         self._qmp = qmp
@@ -195,7 +258,7 @@ class QemuMachine:
                 await self._save("migrate", device)
                 dumped = None
             device_bytes = await shielded(
-                asyncio.to_thread(_sync, device, self._written_drives()), limit=MEMORY_LIMIT
+                asyncio.to_thread(synced, device, self._written_drives()), limit=MEMORY_LIMIT
             )
         return SuspendStats(
             method=SuspendMethod.DIFF if dumped else SuspendMethod.FULL,
@@ -280,28 +343,6 @@ class QemuMachine:
         return [drive.path for drive in self._spec.drives if not drive.read_only]
 
 
-def _sync(device: Path, drives: list[Path]) -> int:
-    """Make all files of a suspend last; gives the size of the device state."""
-    for path in (device, *drives):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    return device.stat().st_size
-
-
-@dataclass(frozen=True, slots=True)
-class _Logs:
-    vmm: BoundedLog
-    serial: BoundedLog
-
-
-def _open_logs(files: MachineFiles, stack: contextlib.ExitStack) -> _Logs:
-    vmm = stack.enter_context(BoundedLog(files.vmm_log))
-    return _Logs(vmm, stack.enter_context(BoundedLog(files.serial_log)))
-
-
 @contextlib.asynccontextmanager
 async def launch(
     spec: MachineSpec,
@@ -309,18 +350,14 @@ async def launch(
     launcher: Launcher,
     start: Start,
     *,
-    tap: int | None = None,
+    tap: Tap | None = None,
     qemu: Path = QEMU,
 ) -> AsyncIterator[QemuMachine]:
-    """Start a VMM and restore into it; the vCPUs stand still until `cont`.
-
-    `tap` stays the caller's. Leaving the context kills the VMM unless it was detached. Raises
-    MachineFailed.
-    """
+    """See `Vmm.launch`."""
     if isinstance(start, Boot):
-        _make_memory_file(spec)
+        make_memory_file(spec)
     async with contextlib.AsyncExitStack() as stack:
-        logs = _open_logs(files, stack.enter_context(contextlib.ExitStack()))
+        logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
         with contextlib.ExitStack() as opened:
             command = _command(spec, files, launcher, start, tap, qemu, logs, opened)
             process = await stack.enter_async_context(launcher.launch(command))
@@ -334,13 +371,10 @@ async def launch(
 async def adopt(
     spec: MachineSpec, files: MachineFiles, identity: ProcessIdentity
 ) -> AsyncIterator[QemuMachine]:
-    """Take over a VMM that an earlier run of ours left behind. Raises ProcessGone, MachineFailed.
-
-    Ask for `status`: PAUSED means that a suspend was under way.
-    """
+    """See `Vmm.adopt`."""
     async with contextlib.AsyncExitStack() as stack:
         process = await stack.enter_async_context(owned(Process.adopt(identity)))
-        logs = _open_logs(files, stack.enter_context(contextlib.ExitStack()))
+        logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
         try:
             machine = await _connected(spec, files, process, logs, stack)
         except asyncio.CancelledError:
@@ -353,13 +387,13 @@ async def _connected(
     spec: MachineSpec,
     files: MachineFiles,
     process: Process,
-    logs: _Logs,
+    logs: Logs,
     stack: contextlib.AsyncExitStack,
 ) -> QemuMachine:
     qmp = Qmp(files.directory.name)
-    machine = QemuMachine(spec, process, qmp, logs)
+    machine = QemuMachine(spec, process, qmp, logs, PortDoor(files.agent))
     try:
-        await qmp.connect(files.qmp)
+        await qmp.connect(files.control)
     except QmpFailed as error:
         with contextlib.suppress(ProcessStuck, TimeoutError):
             async with asyncio.timeout(1):  # a VMM that refused its options is about to end
@@ -381,22 +415,14 @@ async def _going(machine: QemuMachine) -> AsyncIterator[None]:
                 going.cancel()
 
 
-def _make_memory_file(spec: MachineSpec) -> None:
-    fd = os.open(spec.memory_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(fd, spec.memory_mib << 20)
-    finally:
-        os.close(fd)
-
-
 def _command(
     spec: MachineSpec,
     files: MachineFiles,
     launcher: Launcher,
     start: Start,
-    tap: int | None,
+    tap: Tap | None,
     qemu: Path,
-    logs: _Logs,
+    logs: Logs,
     opened: contextlib.ExitStack,
 ) -> VmmCommand:
     """Open everything that the VMM inherits; our copies close with `opened`.
@@ -407,7 +433,7 @@ def _command(
     output, output_reader = opened.enter_context(logs.vmm.ends())
     serial, serial_reader = opened.enter_context(logs.serial.ends())
     open_files = OpenFiles(
-        qmp=_listen(files.qmp, opened),
+        qmp=_listen(files.control, opened),
         agent=_listen(files.agent, opened),
         serial=serial,
         drives=tuple(
@@ -417,7 +443,7 @@ def _command(
             )
             for drive in spec.drives
         ),
-        tap=tap,
+        tap=None if tap is None else _tap(tap, opened),
         device=None if isinstance(start, Boot) else _open(start.device, os.O_RDONLY, opened),
     )
     shown = binds(spec, start)
@@ -429,6 +455,12 @@ def _command(
         binds=shown,
         output=output,
     )
+
+
+def _tap(tap: Tap, opened: contextlib.ExitStack) -> int:
+    fd = tap.open()
+    opened.callback(os.close, fd)
+    return fd
 
 
 def _numbers(files: OpenFiles) -> list[int]:

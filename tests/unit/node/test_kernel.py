@@ -61,6 +61,9 @@ def assets(tmp_path: Path) -> Path:
         "overlay": "",
         "tcp_diag": "inet_diag",
         "inet_diag": "",
+        "vmw_vsock_virtio_transport": "vmw_vsock_virtio_transport_common,vsock",
+        "vmw_vsock_virtio_transport_common": "vsock",
+        "vsock": "",
     }.items():
         path = release / "modules" / "kernel" / "drivers" / f"{name}.ko.xz"
         path.write_bytes(lzma.compress(module(depends)))
@@ -105,6 +108,11 @@ def test_prepare_makes_kernel_and_initramfs(assets: Path, tmp_path: Path) -> Non
         "overlay.ko",
         "inet_diag.ko",
         "tcp_diag.ko",
+    ]
+    assert found["modules/vsock"][1].decode().split() == [
+        "vsock.ko",
+        "vmw_vsock_virtio_transport_common.ko",
+        "vmw_vsock_virtio_transport.ko",
     ]
     assert found["modules/erofs.ko"][1] == module("")
     assert "shell" not in found

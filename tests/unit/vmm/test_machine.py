@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from microvmd.vmm.firecracker_machine import FirecrackerMachine
 from microvmd.vmm.machine import Accelerator, AcceleratorKind, MachineFailed, MachineFiles
 from microvmd.vmm.qemu import QemuMachine
 
@@ -29,11 +30,12 @@ def test_the_cpu_model_follows_from_the_accelerator(kind: AcceleratorKind, model
 
 def test_files_of_a_machine_lie_side_by_side() -> None:
     files = MachineFiles(Path("/m"))
-    paths = [files.qmp, files.agent, files.serial_log, files.vmm_log]
+    paths = [files.control, files.agent, files.serial_log, files.vmm_log]
     assert len(set(paths)) == 4
     assert {path.parent for path in paths} == {Path("/m")}
 
 
-def test_qemu_offers_all_of_a_machine() -> None:
+@pytest.mark.parametrize("machine", [QemuMachine, FirecrackerMachine])
+def test_each_vmm_offers_all_of_a_machine(machine: type) -> None:
     members = ("cont", "snapshot_image", "suspend", "status", "wait", "kill", "detach", "identity")
-    assert all(hasattr(QemuMachine, member) for member in members)
+    assert all(hasattr(machine, member) for member in members)

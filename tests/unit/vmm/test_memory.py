@@ -59,6 +59,10 @@ def _private(fd: int, length: int) -> mmap.mmap:
     return mmap.mmap(fd, length, flags=mmap.MAP_PRIVATE)
 
 
+def _mapped(fd: int, length: int, offset: int) -> mmap.mmap:
+    return mmap.mmap(fd, length, flags=mmap.MAP_PRIVATE, offset=offset)
+
+
 def _change(clone: mmap.mmap, pages: list[int]) -> None:
     for page in pages:
         clone[page * PAGE : (page + 1) * PAGE] = random.randbytes(PAGE)
@@ -194,3 +198,25 @@ def test_hostile_tables_are_refused_or_harmless(table: DiffTable, noise: bytes, 
         assert run.first >= position
         position = run.first + run.count
     assert position * PAGE <= found.memory_bytes
+
+
+def test_memory_in_two_parts_is_one(image: Path, tmp_path: Path) -> None:
+    half = PAGES // 2 * PAGE
+    diff = tmp_path / "diff"
+    with image.open("rb") as file, diff.open("w+b") as target:
+        fd = file.fileno()
+        with _mapped(fd, half, 0), _mapped(fd, half, half) as above:
+            above[:PAGE] = changed = bytes([7]) * PAGE
+            mapping = find_mapping(os.getpid(), image)
+            assert mapping.size == PAGES * PAGE
+            assert private_runs(mapping) == [(PAGES // 2, 1)]
+            assert dump(mapping, target.fileno()).data_pages == 1
+        with _mapped(fd, half, 0), _mapped(fd, half, half) as above:
+            load(find_mapping(os.getpid(), image), target.fileno())
+            assert above[:PAGE] == changed
+
+
+def test_a_run_is_cut_where_two_parts_meet() -> None:
+    mapping = Mapping(1, 10 * PAGE, 2 * PAGE, ((90 * PAGE, 3 * PAGE),))
+    assert list(mapping.places(1, 3)) == [(11 * PAGE, PAGE), (90 * PAGE, 2 * PAGE)]
+    assert list(mapping.places(2, 1)) == [(90 * PAGE, PAGE)]

@@ -1,0 +1,77 @@
+"""Which VMM runs the machines of this node, and why."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from microvmd.vmm import firecracker
+from microvmd.vmm.firecracker import FirecrackerUnfit, FirecrackerVmm
+from microvmd.vmm.machine import Accelerator, AcceleratorKind, Surroundings, Vmm
+from microvmd.vmm.qemu import QemuVmm, installed_version
+from microvmd.vmm.qemu import surroundings as qemu_surroundings
+
+AUTO = "auto"
+QEMU = "qemu"
+
+
+class VmmUnfit(Exception):
+    """The VMM that is asked for cannot run here; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the operator decided. `kind` is auto, qemu or firecracker."""
+
+    kind: str = AUTO
+    knownsha256: str = ""
+    """Of the only program that is taken for Firecracker; empty: any supported version."""
+    cpu_template: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    vmm: Vmm
+    reason: str
+
+
+def surroundings_of(program: str) -> Surroundings:
+    """By the place of the program in its jail; those of QEMU for an unknown one."""
+    known = FirecrackerVmm(Path(program), "").surroundings
+    return known if os.fspath(known.place) == program else qemu_surroundings()
+
+
+async def choose(wanted: Wanted, accelerator: Accelerator, assets: Path) -> Choice:
+    """`auto` takes Firecracker where it can run. Raises VmmUnfit, ProcessFailed."""
+    if wanted.kind == QEMU:
+        return await _qemu("as configured")
+    if accelerator.kind is not AcceleratorKind.KVM:
+        reason = f"Firecracker needs KVM, and here is none: {accelerator.reason}"
+        return await _instead(wanted, reason)
+    program = firecracker.find(assets)
+    if program is None:
+        where = f"in {assets}, /usr/bin and /usr/local/bin"
+        return await _instead(wanted, f"there is no program firecracker {where}")
+    try:
+        version = await firecracker.installed_version(program)
+    except FirecrackerUnfit as error:
+        return await _instead(wanted, str(error))
+    if wanted.knownsha256:
+        digest = await asyncio.to_thread(firecracker.digest, program)
+        if digest != wanted.knownsha256:
+            return await _instead(
+                wanted, f"the digest of {program} is {digest}, not vmm.knownsha256"
+            )
+    vmm = FirecrackerVmm(program, version, wanted.cpu_template)
+    reason = "as configured" if wanted.kind != AUTO else f"KVM works, and there is {program}"
+    return Choice(vmm, reason)
+
+
+async def _instead(wanted: Wanted, reason: str) -> Choice:
+    if wanted.kind != AUTO:
+        raise VmmUnfit(f"{reason}: change that, or set vmm.kind to {QEMU} or {AUTO}")
+    return await _qemu(reason)
+
+
+async def _qemu(reason: str) -> Choice:
+    return Choice(QemuVmm(await installed_version()), reason)
