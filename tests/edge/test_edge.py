@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 
 import pytest
 
@@ -11,6 +13,8 @@ from tests.edgeguests import guest
 from tests.edgelab import World, world
 
 PRIVATE = "private, no-store"
+BODY = 20_000
+"""Bytes of a body that one buffer of HAProxy takes."""
 
 
 async def _answer(
@@ -64,6 +68,79 @@ def test_recorded_refusals() -> None:
             assert await _answer(w, {"X-aws-proxy-auth": shell}) == (502, "")
 
     asyncio.run(scenario())
+
+
+def test_a_refusal_waits_for_a_small_body() -> None:
+    """An answer before it closes the connection under the client that still sends, which may then
+    never see it. A client that asks before it sends is told at once, and not to send."""
+
+    async def scenario() -> None:
+        async with world() as w:
+            for refused, said in (
+                ({}, b"Request missing authentication"),
+                (w.auth("vm-b"), b"Token authentication failed"),
+                (w.auth("vm-a", "9000"), b"Access to port denied"),
+            ):
+                parts = _upload(w, refused), b"x" * BODY
+                early, answer = await _in_two(w, *parts)
+                assert early == b""
+                assert answer.startswith(b"HTTP/1.1 403 ")
+                assert answer.endswith(said)
+                asking = _upload(w, {**refused, "Expect": "100-continue"})
+                early, answer = await _in_two(w, asking, b"")
+                assert early == b""
+                assert answer.startswith(b"HTTP/1.1 403 ")
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_of_a_stream_comes_before_its_reset() -> None:
+    """HTTP/2, where the answer to an unfinished request is followed by a reset (CANCEL)."""
+
+    async def scenario() -> None:
+        async with world() as w, w.client(http2=True) as client:
+            headers = {"Host": w.edge.endpoint("vm-a")}
+            for _ in range(20):
+                answer = await client.post(
+                    f"https://127.0.0.1:{w.edge.port}/",
+                    content=b"x" * BODY,
+                    headers=headers,
+                    extensions={"sni_hostname": f"vm-a.{w.settings.suffix}"},
+                )
+                assert answer.http_version == "HTTP/2"
+                assert (answer.status_code, answer.text) == (403, "Request missing authentication")
+
+    asyncio.run(scenario())
+
+
+def _upload(w: World, headers: dict[str, str]) -> bytes:
+    lines = [
+        "POST / HTTP/1.1",
+        f"Host: {w.edge.endpoint('vm-a')}",
+        f"Content-Length: {BODY}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def _in_two(w: World, head: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """What comes before a body is sent, if there is one, and after it, until the close."""
+    name = f"vm-a.{w.settings.suffix}"
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", w.edge.port, ssl=w.trust, server_hostname=name
+    )
+    early = b""
+    with contextlib.closing(writer):
+        writer.write(head)
+        if body:
+            with contextlib.suppress(TimeoutError):
+                early = await asyncio.wait_for(reader.read(65536), 0.5)
+        writer.write(body)
+        async with asyncio.timeout(20):
+            found = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", found, re.IGNORECASE)
+            assert length is not None
+            return early, found + await reader.readexactly(int(length[1]))
 
 
 def test_502_with_an_empty_body() -> None:
