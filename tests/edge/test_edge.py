@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 
 import pytest
 
@@ -226,6 +227,28 @@ def test_own_503_of_the_application_passes() -> None:
                 response = await w.get(client, "vm-a", "/busy", w.auth("vm-a"))
                 assert response.status_code == 503
                 assert response.text
+
+    asyncio.run(scenario())
+
+
+def test_the_first_answer_is_timed() -> None:
+    """Of the application: what the edge says itself is none, and a later one changes nothing."""
+
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.11"), w.client() as client:
+            before = time.time()
+            await w.edge.routes.add("vm-a", "127.0.0.10")
+            refused = await w.get(client, "vm-a", headers=w.auth("vm-a"))
+            assert refused.status_code == 502
+            assert (await w.active(lambda found: found.requests == 1)).first is None
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            await w.get(client, "vm-a", headers=w.auth("vm-a"))
+            first = (await w.active(lambda found: found.requests == 2)).first
+            assert first is not None
+            arrived, answered = first.seen_at(time.time())
+            assert before - 1 < arrived <= answered <= time.time()
+            await w.get(client, "vm-a", headers=w.auth("vm-a"))
+            assert (await w.active(lambda found: found.requests == 3)).first == first
 
     asyncio.run(scenario())
 

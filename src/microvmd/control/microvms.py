@@ -119,7 +119,7 @@ class MicroVms:
         self._admission = admission or Admission()
         self._live: dict[str, MicroVm] = {}
         self._timings: dict[str, dict[str, Mapping[str, float]]] = {}
-        self._traces = tracing.Starts()
+        self.traces = tracing.Starts()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed: dict[str, asyncio.Event] = {}
         self._tasks = asyncio.TaskGroup()
@@ -265,7 +265,7 @@ class MicroVms:
         if not stale:
             # Before the decision: who sees the new state finds its timings.
             self._note_timings(report)
-        with self._traces.caused_by(report, stale=stale):
+        with self.traces.caused_by(report, stale=stale):
             await self._decide(report.microvm_id, event, told)
 
     async def route_to(
@@ -289,7 +289,7 @@ class MicroVms:
                 return Routable(None)
             if microvm.phase is Phase.RUNNING:
                 if held is not None:
-                    self._traces.held(microvm.microvm_id, held, self._clock())
+                    self.traces.held(microvm.microvm_id, held, self._clock())
                 return Routable(microvm.edge_address, microvm_id=microvm.microvm_id)
             held = held or self._clock()
             if microvm.phase is Phase.SUSPENDED:
@@ -426,7 +426,7 @@ class MicroVms:
         if microvm.phase is Phase.TERMINATED:
             self._live.pop(microvm.microvm_id, None)
             self._timings.pop(microvm.microvm_id, None)
-            self._traces.forget(microvm.microvm_id)
+            self.traces.forget(microvm.microvm_id)
         else:
             self._live[microvm.microvm_id] = microvm
         changed = self._changed.pop(microvm.microvm_id, None)

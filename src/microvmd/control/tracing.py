@@ -5,7 +5,8 @@ Spans are made by OpenTelemetry's API and cost next to nothing while nobody expo
 steps began and how long they took; the spans are made here, with those times.
 """
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ from microvmd.messages.node import Cause, Started
 NS = 1_000_000_000
 NS_OF_MS = 1_000_000
 SCOPE = "microvmd"
+FIRST_ANSWER_S = 600.0
+"""How long after a start its first answer is waited for."""
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -89,6 +92,14 @@ class Starts:
 
     def __init__(self) -> None:
         self._parents: dict[str, str] = {}
+        self._unanswered: dict[str, float] = {}
+        self.some_unanswered = asyncio.Event()
+        """Set while `unanswered` is not empty."""
+
+    @property
+    def unanswered(self) -> Collection[str]:
+        """Those whose application has answered no request since their start, as far as is known."""
+        return self._unanswered
 
     @contextmanager
     def caused_by(self, report: object, *, stale: bool) -> Iterator[None]:
@@ -104,27 +115,48 @@ class Starts:
                 return
             if not stale:
                 self._parents[report.microvm_id] = parent
+                self._unanswered[report.microvm_id] = report.begun
+                self.some_unanswered.set()
             _spans_of(report, context_of(parent))
             with span("report Started", parent):
                 yield
 
     def held(self, microvm_id: str, since: float, until: float) -> None:
         """A request to its endpoint waited for it; in seconds since the epoch."""
-        parent = self._parents.get(microvm_id)
-        if parent is not None:
-            about = {"microvmd.microvm_id": microvm_id}
-            tracer = _exporting.provider.get_tracer(SCOPE)
-            made = tracer.start_span(
-                "edge holds a request",
-                context_of(parent),
-                attributes=about,
-                start_time=round(since * NS),
-            )
-            made.end(round(until * NS))
+        self._of("edge holds a request", microvm_id, since, until)
+
+    def answered(self, microvm_id: str, arrived: float, began: float) -> None:
+        """The first request that its application has answered, ever: when it arrived, and when the
+        answer began, in seconds since the epoch. One of before its last start is none of that."""
+        begun = self._unanswered.get(microvm_id)
+        if begun is not None and began >= begun:
+            self._answered_or_not(microvm_id)
+            self._of("first answer", microvm_id, arrived, began)
+
+    def give_up(self, now: float) -> None:
+        """Wait no longer for those that nobody asks."""
+        for microvm_id, begun in list(self._unanswered.items()):
+            if begun < now - FIRST_ANSWER_S:
+                self._answered_or_not(microvm_id)
 
     def forget(self, microvm_id: str) -> None:
         """It has ended."""
         self._parents.pop(microvm_id, None)
+        self._answered_or_not(microvm_id)
+
+    def _answered_or_not(self, microvm_id: str) -> None:
+        self._unanswered.pop(microvm_id, None)
+        if not self._unanswered:
+            self.some_unanswered.clear()
+
+    def _of(self, name: str, microvm_id: str, since: float, until: float) -> None:
+        parent = self._parents.get(microvm_id)
+        if parent is not None:
+            about = {"microvmd.microvm_id": microvm_id}
+            tracer = _exporting.provider.get_tracer(SCOPE)
+            start = round(since * NS)
+            made = tracer.start_span(name, context_of(parent), attributes=about, start_time=start)
+            made.end(round(until * NS))
 
 
 def _spans_of(report: Started, parent: Context) -> None:

@@ -8,10 +8,28 @@ that says one word a second counts and an open silent stream does not (measured 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _FIELD = re.compile(r"(\w+)=(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAnswer:
+    """When the first request that was answered arrived, and when its answer began; in ms since the
+    epoch, of which HAProxy keeps 32 bits."""
+
+    arrived: int
+    answered: int
+
+    def seen_at(self, now: float) -> tuple[float, float]:
+        """Both in seconds since the epoch, for who reads it within seven weeks."""
+        return _whole(self.arrived, now), _whole(self.answered, now)
+
+
+def _whole(bits: int, now: float) -> float:
+    milliseconds = int(now * 1000)
+    return (milliseconds - (milliseconds - bits) % (1 << 32)) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +37,13 @@ class Activity:
     """Bytes in both directions, open streams and requests of one endpoint.
 
     `bytes_total` and `requests` start again at 0 when HAProxy does: compare them for difference,
-    not for growth.
+    not for growth. `first` is of the time since then, too.
     """
 
     bytes_total: int
     connections: int
     requests: int = 0
+    first: FirstAnswer | None = None
 
 
 def parse_tables(tables: Iterable[str]) -> dict[str, Activity]:
@@ -40,5 +59,11 @@ def parse_tables(tables: Iterable[str]) -> dict[str, Activity]:
             before.connections + int(fields["conn_cur"]),
             # A worker of an older release, which a reload left with open streams, has none.
             before.requests + int(fields.get("http_req_cnt", 0)),
+            before.first or _first(fields),
         )
     return activity
+
+
+def _first(fields: Mapping[str, str]) -> FirstAnswer | None:
+    arrived, answered = (int(fields.get(name, 0)) for name in ("gpt0", "gpt1"))
+    return FirstAnswer(arrived, answered) if answered else None

@@ -55,6 +55,7 @@ from microvmd.service.console import console_pages, read_by_pages
 from microvmd.service.control_plane import ControlPlane, control_plane
 from microvmd.service.endpoints import Endpoints
 from microvmd.service.failure import Failure
+from microvmd.service.first_answers import trace_first_answers
 from microvmd.service.identity import identities
 from microvmd.service.keys import AccessKey, access_key
 from microvmd.service.live import Live
@@ -230,6 +231,7 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
     live = Live(microvms.live, lambda: _traffic(edge), link.vmm)
     loops: dict[str, Callable[[], Awaitable[None]]] = {
         "node": link.supervise,
+        "trace first answers": lambda: trace_first_answers(microvms, lambda: _traffic(edge)),
         "watch": lambda: watch(microvms, lambda: _bytes_of(edge), time.time),
         "rotate": lambda: _rotate(issuer),
         "look at what lives": live.run,

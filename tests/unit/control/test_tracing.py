@@ -94,9 +94,9 @@ async def test_a_report_of_what_is_gone_leaves_nothing(
         assert isinstance(command, StartMicrovm)
         late = Started(made.microvm_id, 7, "10.0.0.1", cause=command.spec.cause)
         await p.microvms.report(late)
-        assert not p.microvms._traces._parents
+        assert not p.microvms.traces._parents
         await p.microvms.report(replace(late, generation=1))
-        assert list(p.microvms._traces._parents) == [made.microvm_id]
+        assert list(p.microvms.traces._parents) == [made.microvm_id]
 
 
 async def test_nothing_is_made_while_nobody_exports(tmp_path: Path) -> None:
