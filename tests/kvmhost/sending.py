@@ -12,7 +12,7 @@ from tests.kvmhost.root import INSIDE, guest_kernel
 SENT = ("src", "tests", "bench", "pyproject.toml")
 BUILT = CHECKOUT / "build"
 ASSET_NAMES = ("microvmd-agent", "microvmd-jailer", "busybox", "console")
-ENVIRONMENT = {"MICROVMD_ASSETS": f"{INSIDE}/build/assets", "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT = {"MICROVMD_ASSETS": f"{INSIDE}/build/assets", "PYTHONUNBUFFERED": "1"}
 
 
 def send(host: KvmHost) -> None:

@@ -102,7 +102,8 @@ def accelerator(settings: Settings) -> Finding:
         guest = kernel.prepare(settings.assets, settings.cache)
     except kernel.KernelError as error:
         return Finding("failed", f"cannot be probed: {error}", "./run setup makes the guest kernel")
-    probe = ProbeGuest(guest.vmlinux, guest.initrd)
+    limit = settings.vmm.probe_seconds
+    probe = ProbeGuest(guest.vmlinux, guest.initrd, limit=limit)
     found = asyncio.run(detect(settings.vmm.accelerator, probe, settings.cache / CACHE))
     if found.kind is AcceleratorKind.KVM:
         return Finding("ok", f"KVM: {found.reason}")

@@ -176,7 +176,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
     guest = await asyncio.to_thread(kernel.prepare, settings.assets, settings.cache)
     accelerator = await detect(
         settings.vmm.accelerator,
-        ProbeGuest(guest.vmlinux, guest.initrd),
+        ProbeGuest(guest.vmlinux, guest.initrd, limit=settings.vmm.probe_seconds),
         settings.cache / CACHE,
     )
     log.info("node.accelerator", kind=accelerator.kind.value, reason=accelerator.reason)

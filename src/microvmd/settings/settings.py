@@ -161,6 +161,12 @@ class VmmSettings(Section):
         description="auto tries KVM with a probe guest and falls back to emulation (TCG); "
         "a snapshot only restores under the accelerator that made it",
     )
+    probe_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="how long the probe guest of auto may take to boot: more where a slow KVM is "
+        "wanted all the same, as nested or emulated ones are",
+    )
     uid_first: int = Field(
         default=700_000,
         ge=65_536,

@@ -49,6 +49,8 @@ class ProbeGuest:
     kernel: Path
     initrd: Path
     qemu: Path = QEMU
+    limit: float = PROBE_LIMIT
+    """Seconds until its agent must be there."""
 
 
 async def detect(wanted: str, guest: ProbeGuest, cache: Path) -> Accelerator:
@@ -75,9 +77,9 @@ async def _probe(guest: ProbeGuest) -> tuple[AcceleratorKind, str]:
         return AcceleratorKind.TCG, f"{KVM} cannot be opened"
     begin = time.monotonic()
     try:
-        await boots(guest, Accelerator(AcceleratorKind.KVM, "probe", 0), PROBE_LIMIT)
+        await boots(guest, Accelerator(AcceleratorKind.KVM, "probe", 0), guest.limit)
     except TimeoutError:
-        return AcceleratorKind.TCG, f"{KVM} exists, but no guest boots within {PROBE_LIMIT:.0f} s"
+        return AcceleratorKind.TCG, f"{KVM} exists, but no guest boots within {guest.limit:g} s"
     except (MachineFailed, ProcessStuck, OSError) as error:
         return AcceleratorKind.TCG, f"{KVM} exists, but QEMU cannot use it: {error}"
     return AcceleratorKind.KVM, f"a guest booted in {time.monotonic() - begin:.1f} s"

@@ -6,6 +6,8 @@ none of them, except the memory file, the kernel and the initramfs, which QEMU o
 Why these options (each was found by experiment on QEMU 10.0):
 - `pic=off`: with the legacy interrupt controller most boots fail under TCG.
 - `acpi=on`: Debian's kernel finds virtio-mmio devices through ACPI only.
+- `rtc=on`: under KVM the machine has no clock of this kind unless asked for, and Linux (6.12,
+  mc146818_does_rtc_work) looks for it for a whole second of each boot, 20,000 port accesses.
 - `guest_announce=off`: a restored guest need not tell a switch where it is; QEMU does, once, and
   does not wake it. (`announce-rounds=0` would save that too, but then QEMU crashes when it ends.)
 - `suppress-vmdesc=on` and `send-configuration=off`, at every start: the device state written for a
@@ -106,7 +108,7 @@ def command_line(
         "-no-reboot",
         "-S",
         "-sandbox", SANDBOX,
-        "-machine", "microvm,acpi=on,pic=off,suppress-vmdesc=on,memory-backend=mem",
+        "-machine", "microvm,acpi=on,pic=off,rtc=on,suppress-vmdesc=on,memory-backend=mem",
         "-accel", _accelerator(spec),
         "-cpu", spec.accelerator.cpu_model,
         "-smp", str(spec.vcpus),

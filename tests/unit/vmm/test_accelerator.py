@@ -1,6 +1,8 @@
 """The choice of accelerator: configured, remembered for this boot, or probed."""
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,17 @@ async def test_configured_is_not_probed(guest: ProbeGuest, tmp_path: Path) -> No
 
 def test_time_stamp_counter_is_plausible() -> None:
     assert 500_000 < measure_tsc_khz() < 10_000_000
+
+
+async def test_a_guest_that_is_slower_than_the_limit_is_a_reason(
+    guest: ProbeGuest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: ProbeGuest, __: object, limit: float) -> None:
+        async with asyncio.timeout(limit):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(accelerator, "KVM", Path("/dev/null"))
+    monkeypatch.setattr(accelerator, "boots", never)
+    found = await detect("auto", replace(guest, limit=0.01), tmp_path / "accelerator.json")
+    assert found.kind is AcceleratorKind.TCG
+    assert found.reason.endswith("no guest boots within 0.01 s")
