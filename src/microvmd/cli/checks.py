@@ -23,14 +23,16 @@ from typing import Literal
 import httpx
 
 from microvmd.node import kernel
+from microvmd.node.snapshot import TITLES
 from microvmd.service.accelerator import CACHE
 from microvmd.service.failure import Failure
 from microvmd.service.keeper import SOCKET
 from microvmd.service.routes.extensions import PREFIX
 from microvmd.service.user import ADD_USER, ROOT, ServiceUser, check_reach
 from microvmd.settings.settings import HTTPS, HTTPS_UNPRIVILEGED, Settings
-from microvmd.vmm.accelerator import ProbeGuest, detect
-from microvmd.vmm.machine import AcceleratorKind
+from microvmd.vmm.accelerator import ProbeGuest, detect, remembered
+from microvmd.vmm.choice import VmmUnfit, choose
+from microvmd.vmm.machine import Accelerator, AcceleratorKind
 from microvmd.vmm.process import ProcessFailed, run
 
 SETUP = "./run setup installs it"
@@ -124,6 +126,20 @@ def qemu(_: Settings) -> Finding:
     if version < OLDEST_QEMU:
         return Finding("failed", f"QEMU {found[0][8:]} is older than 10.0", SETUP)
     return Finding("ok", f"QEMU {found[0][8:]}")
+
+
+def vmm(settings: Settings) -> Finding:
+    """Which program runs machines, as the node chooses it."""
+    known = remembered(settings.cache / CACHE)
+    if settings.vmm.accelerator != "auto":
+        known = Accelerator(AcceleratorKind(settings.vmm.accelerator), "as configured", 0)
+    here = known or Accelerator(AcceleratorKind.TCG, "nobody has tried KVM yet", 0)
+    try:
+        chosen = asyncio.run(choose(settings.vmm.wanted, here, settings.assets))
+    except (VmmUnfit, ProcessFailed, OSError) as error:
+        return Finding("failed", str(error), "see docs/reference/vmms.md")
+    name = TITLES[chosen.vmm.name]
+    return Finding("ok", f"{name} {chosen.vmm.version}: {chosen.reason}")
 
 
 def tools(_: Settings) -> Finding:

@@ -19,6 +19,7 @@ CHECKS: Mapping[str, Check] = {
     "privileges": checks.privileges,
     "accelerator": checks.accelerator,
     "QEMU": checks.qemu,
+    "VMM": checks.vmm,
     "tools": checks.tools,
     "assets": checks.assets,
     "control groups": checks.cgroups,

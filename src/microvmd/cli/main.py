@@ -93,6 +93,7 @@ def serve(
     api_port: Annotated[int | None, typer.Option(help="Port of the API.")] = None,
     edge_port: Annotated[str | None, typer.Option(help="Port of the endpoints, or auto.")] = None,
     domain: Annotated[str | None, typer.Option(help="Domain of the endpoints.")] = None,
+    vmm: Annotated[str | None, typer.Option(help="qemu, firecracker or auto.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="auto, kvm or tcg.")] = None,
     isolation: Annotated[
         str | None, typer.Option(help="Of builds: microvm, or namespace for trusted ones.")
@@ -107,7 +108,7 @@ def serve(
             "root": root,
             "api": _section(host=api_host, port=api_port),
             "edge": _section(port=edge_port, domain=domain),
-            "vmm": _section(accelerator=accelerator),
+            "vmm": _section(kind=vmm, accelerator=accelerator),
             "build": _section(isolation=isolation),
         }
         found = load(**flags)

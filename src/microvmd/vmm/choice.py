@@ -24,7 +24,7 @@ class Wanted:
     """What the operator decided. `kind` is auto, qemu or firecracker."""
 
     kind: str = AUTO
-    knownsha256: str = ""
+    firecracker_sha256: str = ""
     """Of the only program that is taken for Firecracker; empty: any supported version."""
     cpu_template: str = ""
 
@@ -56,11 +56,11 @@ async def choose(wanted: Wanted, accelerator: Accelerator, assets: Path) -> Choi
         version = await firecracker.installed_version(program)
     except FirecrackerUnfit as error:
         return await _instead(wanted, str(error))
-    if wanted.knownsha256:
+    if wanted.firecracker_sha256:
         digest = await asyncio.to_thread(firecracker.digest, program)
-        if digest != wanted.knownsha256:
+        if digest != wanted.firecracker_sha256:
             return await _instead(
-                wanted, f"the digest of {program} is {digest}, not vmm.knownsha256"
+                wanted, f"the digest of {program} is {digest}, not vmm.firecracker_sha256"
             )
     vmm = FirecrackerVmm(program, version, wanted.cpu_template)
     reason = "as configured" if wanted.kind != AUTO else f"KVM works, and there is {program}"

@@ -67,6 +67,23 @@ def test_emulation_is_a_warning_with_its_reason(tmp_path: Path) -> None:
     assert "as configured" in found.why
 
 
+def test_the_vmm_is_told_with_the_reason(tmp_path: Path) -> None:
+    found = checks.vmm(Settings(vmm=VmmSettings(kind="qemu"), cache=tmp_path))
+    assert (found.state, found.why.split()[0]) == ("ok", "QEMU")
+    found = checks.vmm(Settings(vmm=VmmSettings(kind="auto", accelerator="tcg"), cache=tmp_path))
+    assert found.state == "ok"
+    assert "Firecracker needs KVM" in found.why
+    (tmp_path / "firecracker").write_text("#!/bin/sh\necho Firecracker v1.12.1\n")
+    (tmp_path / "firecracker").chmod(0o755)
+    wanted = VmmSettings(kind="firecracker", accelerator="kvm")
+    found = checks.vmm(Settings(vmm=wanted, assets=tmp_path, cache=tmp_path))
+    assert (found.state, found.why) == ("ok", "Firecracker 1.12.1: as configured")
+    other = wanted.model_copy(update={"firecracker_sha256": "0" * 64})
+    found = checks.vmm(Settings(vmm=other, assets=tmp_path, cache=tmp_path))
+    assert found.state == "failed"
+    assert "not vmm.firecracker_sha256" in found.why
+
+
 def test_old_guest_kernel(tmp_path: Path) -> None:
     for name in ("microvmd-agent", "microvmd-jailer"):
         (tmp_path / name).touch(mode=0o755)
