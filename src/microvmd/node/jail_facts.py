@@ -23,6 +23,7 @@ DESCRIPTORS = (
     "socket:[",
     "pipe:[",
     "anon_inode:[",
+    "anon_inode:kvm-",  # of its machine and virtual processors
     "/memfd:",  # code of the translator (TCG)
     "/dev/net/tun",
     "/dev/null",

@@ -223,7 +223,9 @@ class FirecrackerVmm:
                 str(error), vmm_log=logs.vmm.tail(), serial_log=logs.serial.tail()
             ) from error
         stack.push_async_callback(api.close)
-        return FirecrackerMachine(spec, process, api, logs, self.version)
+        machine = FirecrackerMachine(spec, process, api, logs, self.version)
+        stack.push_async_callback(machine.end)
+        return machine
 
     def _command(
         self,
