@@ -31,7 +31,7 @@ from microvmd.messages.node import Started
 from microvmd.messages.node_requests import Vmm
 from microvmd.service.live import INTERVAL_S, use_of
 from microvmd.vmm.process import ProcessIdentity
-from tests.browserlab import open_tab, running_chromium
+from tests.browserlab import log_in, open_tab, running_chromium
 from tests.consolelab import OPERATOR, ConsoleLab, console_lab
 from tests.unit.control.plane import ACCOUNT, IMAGE_ARN
 
@@ -113,9 +113,7 @@ def measure(port: int, assets: Path, count: int, seconds: float) -> dict[str, ob
             page = tab.page
             _wait_for(port)
             page.goto("/console")
-            page.locator("[name=access_key]").fill(OPERATOR.access_key)
-            page.locator("[name=secret_key]").fill(OPERATOR.secret_key)
-            page.get_by_role("button", name="Log in").click()
+            log_in(page, OPERATOR.access_key, OPERATOR.secret_key)
             page.wait_for_url("**/console/microvms")
             page.locator("[name=size]").select_option("500")
             there = "count => document.querySelectorAll('#rows tr').length === count"

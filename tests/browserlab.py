@@ -25,8 +25,9 @@ WIDTHS = {360: 780, 1280: 800, 1920: 1080}
 """Viewports in CSS pixels, height by width."""
 THEMES = ("light", "dark")
 GRAVE = ("serious", "critical")
-# A request that the page itself took back: polls and streams, when it is left.
-TAKEN_BACK = "net::ERR_ABORTED"
+# Requests that the page itself took back (polls and streams, when it is left), and those that the
+# browser gave up because an interface came or went on the machine, as they do with each MicroVM.
+TAKEN_BACK = ("net::ERR_ABORTED", "net::ERR_NETWORK_CHANGED")
 OPTIONS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost,"
     " EXCLUDE *.localhost",
@@ -127,7 +128,9 @@ class Tab:
             self.complaints.append(f"console: {message.text}")
 
     def _failed(self, request: Request) -> None:
-        if request.failure != TAKEN_BACK:
+        if request.failure == TAKEN_BACK[1]:
+            self.allow("^console: htmx:(afterRequest|sendError)")
+        if request.failure not in TAKEN_BACK:
             self.complaints.append(f"request: {request.method} {request.url}: {request.failure}")
 
     def _answered(self, response: Response) -> None:
@@ -145,6 +148,25 @@ def open_tab(browser: Browser, **context: Any) -> Iterator[Tab]:
         tab.listen()
         yield tab
         tab.check()
+
+
+def log_in(page: Page, access_key: str, secret_key: str) -> None:
+    """On the page of the login."""
+    page.get_by_label("Access key id").fill(access_key)
+    page.get_by_label("Secret access key").fill(secret_key)
+    page.get_by_role("button", name="Log in").click()
+
+
+def drop(page: Page, target: str, path: Path) -> None:
+    """Let go of a file or a folder of the disk over what this selector names, as a mouse does."""
+    box = page.locator(target).bounding_box()
+    assert box is not None
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+    session.detach()
 
 
 def shots(page: Page, name: str) -> list[Path]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.browserlab import Chromium, Tab, open_tab, running_chromium
+from tests.browserlab import Chromium, Tab, log_in, open_tab, running_chromium
 from tests.leaks import Resident
 from tests.servicelab import Image, Service, interpreter, running_service
 
@@ -55,9 +55,7 @@ def login(chromium: Chromium, looked_at: Service) -> Any:
     assert keys is not None
     with open_tab(chromium.browser, base_url=looked_at.url) as tab:
         tab.page.goto("/console")
-        tab.page.locator("[name=access_key]").fill(keys.access_key)
-        tab.page.locator("[name=secret_key]").fill(keys.secret_key)
-        tab.page.get_by_role("button", name="Log in").click()
+        log_in(tab.page, keys.access_key, keys.secret_key)
         tab.page.wait_for_url("**/console/microvms")
         return tab.page.context.storage_state()
 

@@ -49,7 +49,7 @@ def environment(assets: Assets) -> Environment:
     )
     for each in (ago, moment, clock, size, tone):
         made.filters[each.__name__] = each
-    made.filters["json"] = as_json
+    made.filters |= {"json": as_json, "pretty": as_lines}
     made.globals |= {"asset": assets.url, "htmx_config": as_json(_HTMX)}
     for name in made.list_templates():
         made.get_template(name)
@@ -93,6 +93,11 @@ def tone(state: str | None) -> str:
 def as_json(value: object) -> str:
     """For an attribute; escaped like any other text there."""
     return json.dumps(value, separators=(",", ":"))
+
+
+def as_lines(value: object) -> str:
+    """For readers: one member a line, in its own letters."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _seconds(then: float | str) -> float:

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from microvmd.console.assets import Assets
-from microvmd.console.looks import TEMPLATES, ago, as_json, environment, moment, size, tone
+from microvmd.console.looks import (
+    TEMPLATES,
+    ago,
+    as_json,
+    as_lines,
+    environment,
+    moment,
+    size,
+    tone,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +49,7 @@ def test_nothing_is_filled_in_without_being_escaped(tmp_path: Path) -> None:
     filled = made.from_string("{{ x }}|<a b='{{ x }}'>").render(x="<script>'\"")
     assert "<script>" not in filled
     assert as_json("</script>") == '"</script>"'
+    assert as_lines({"a": "é"}) == '{\n  "a": "é"\n}'
     for template in TEMPLATES.rglob("*.html"):
         text = template.read_text()
         for word in ("|safe", "autoescape", " style=", "<style", "onclick", "hx-on", "<script>"):

@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from microvmd.console.page import Page, PageRoute, Section
 from microvmd.console.visit import Visit
+from microvmd.model.errors import ApiError
 
 PAGE_SIZE = 50
 
@@ -18,6 +19,7 @@ async def listed(visit: Visit) -> Response:
         items=found.get("NetworkConnectors") or [],
         marker=found.get("NextMarker"),
         token=secrets.token_hex(16),
+        account=visit.known.context.account,
     )
 
 
@@ -27,7 +29,8 @@ async def detail(visit: Visit) -> Response:
 
 
 async def create(visit: Visit) -> Response:
-    """CreateNetworkConnector for MicroVMs, with the subnets and groups that the operator maps."""
+    """CreateNetworkConnector for MicroVMs, with the subnets and groups that the operator maps. What
+    is refused is told within the dialog, which keeps what was typed."""
     name = (await visit.field("name")).strip()
     egress = {
         "SubnetIds": _words(await visit.field("subnets")),
@@ -35,13 +38,18 @@ async def create(visit: Visit) -> Response:
         "AssociatedComputeResourceTypes": ["MicroVm"],
         "NetworkProtocol": "IPv4",
     }
-    await visit.ask(
-        "CreateNetworkConnector",
-        Name=name,
-        Configuration={"VpcEgressConfiguration": egress},
-        OperatorRole=(await visit.field("role")).strip() or None,
-        ClientToken=await visit.field("token") or None,
-    )
+    asked = {
+        "Name": name,
+        "Configuration": {"VpcEgressConfiguration": egress},
+        "OperatorRole": (await visit.field("role")).strip() or None,
+        "ClientToken": await visit.field("token") or None,
+    }
+    try:
+        await visit.ask("CreateNetworkConnector", **asked)
+    except ApiError as error:
+        if not visit.is_part:
+            raise
+        return visit.render("microvms/refused.html", message=error.message)
     visit.notify(f"Connector {name} is being made.")
     return visit.go(f"/connectors/{name}")
 
@@ -61,6 +69,7 @@ PAGE = Page(
         PageRoute("/connectors", listed),
         PageRoute("/connectors", create, method="POST"),
         PageRoute("/connectors/{name}", detail),
+        PageRoute("/connectors/{name}/live", detail, live=True),
         PageRoute("/connectors/{name}/delete", delete, method="POST"),
     ),
     Section.CONNECTORS,

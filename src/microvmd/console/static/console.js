@@ -56,6 +56,16 @@ document.addEventListener("input", (event) => {
   button.disabled = event.target.value !== wanted;
 });
 
+// Where there is no room for all sections the current one is to be seen.
+const sections = document.querySelector(".sections");
+const current = sections?.querySelector("[aria-current]");
+if (current) {
+  new ResizeObserver(() => {
+    const room = sections.clientWidth - current.offsetWidth;
+    sections.scrollLeft = current.offsetLeft - sections.offsetLeft - room / 2;
+  }).observe(sections);
+}
+
 const lost = document.getElementById("lost");
 document.addEventListener("htmx:sendError", () => { lost.hidden = false; });
 document.addEventListener("htmx:afterOnLoad", () => { lost.hidden = true; });

@@ -29,6 +29,11 @@ async def test_from_made_to_deleted(lab: ConsoleLab) -> None:
 
 async def test_what_is_wrong_is_told(lab: ConsoleLab) -> None:
     browser = await lab.logged_in()
-    answer = await browser.post("/connectors", {"name": "x", "subnets": "not a subnet"})
+    wrong = {"name": "<b>x", "subnets": "not a subnet"}
+    answer = await browser.post("/connectors", wrong)
     assert answer.status_code == 400
+    part = await browser.post("/connectors", wrong, **{"hx-request": "true"})
+    assert part.status_code == 200
+    assert part.text.startswith('<p class="notice bad">')
+    assert "<b>" not in part.text
     assert (await browser.get("/connectors/nothing")).status_code == 404

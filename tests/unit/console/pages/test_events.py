@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 
+from microvmd.control.acting import acting
+from microvmd.model.event import Actor, ActorKind
 from tests.consolelab import Browser, ConsoleLab
 from tests.unit.console.pages.test_microvms import started
+from tests.unit.control.plane import ACCOUNT, CREATE
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +37,7 @@ async def test_what_happened(lab: ConsoleLab) -> None:
 
 async def test_only_what_is_new_is_sent(lab: ConsoleLab) -> None:
     browser = await lab.logged_in()
-    assert "Nothing happened yet." in (await browser.get("/events/rows?newest=x", **LIVE)).text
+    assert "Nothing happened yet" in (await browser.get("/events/rows?newest=x", **LIVE)).text
     assert (await browser.get("/events/rows?newest=", **LIVE)).status_code == 204
     await started(lab)
     rows = (await browser.get("/events/rows?newest=", **LIVE)).text
@@ -62,7 +65,7 @@ async def test_a_page_that_goes_on_leaves_no_trace_and_who_opens_it_does(lab: Co
         assert (await browser.get(path, **LIVE)).status_code in (200, 204)
     await browser.get("/images")
     page = await shown(browser, on, "ListMicrovmImages")
-    assert page.count("<summary>") == 1, "the one that was asked for"
+    assert page.count("<summary>") == 2, "the login, and what was opened"
     await browser.get("/events/calls")
     await shown(browser, on, "<summary>LookupCalls")
     await browser.get("/microvm/microvm-none/summary", **LIVE)
@@ -77,6 +80,15 @@ async def test_texts_stay_texts(lab: ConsoleLab) -> None:
     page += (await browser.get("/events/calls")).text
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(3)" in page
+
+
+async def test_who_did_it_stays_text(lab: ConsoleLab) -> None:
+    browser = await lab.logged_in()
+    with acting(Actor(ActorKind.CALLER, "<script>alert(4)</script>", "r", None)):
+        await lab.plane.images.create(ACCOUNT, CREATE)
+    page = (await browser.get("/events")).text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(4)" in page
 
 
 async def test_it_takes_a_right(lab: ConsoleLab) -> None:

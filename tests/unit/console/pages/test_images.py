@@ -120,6 +120,7 @@ async def test_hostile_texts_stay_texts(lab: ConsoleLab) -> None:
         {
             **CREATE,
             "description": hostile,
+            "tags": {hostile: hostile},
             "environmentVariables": {hostile.replace(" ", ""): hostile},
             "logging": {"cloudWatch": {"logStream": hostile}},
         },
