@@ -16,6 +16,7 @@ from rich.table import Table
 
 from bench.results import write
 from microvmd.cli.output import console
+from tests.soakfaults import FAULTS
 from tests.soaklab import Holdings, Soak, soaking
 
 BATCH = 40
@@ -79,10 +80,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="a random one, if not given")
     parser.add_argument("--workers", type=int, default=3, help="MicroVMs at a time")
     parser.add_argument("--pause", type=float, default=8.0, help="mean of seconds between faults")
+    parser.add_argument("--fault", choices=[*FAULTS], action="append", help="these only")
     parser.add_argument("--minutes", type=float, default=0, help="stop after that; 0 is never")
     options = parser.parse_args()
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    with soaking(seed, workers=options.workers, pause=options.pause) as soak:
+    faults = options.fault or [*FAULTS]
+    with soaking(seed, workers=options.workers, pause=options.pause, faults=faults) as soak:
         try:
             run(soak, options.cycles, options.minutes)
         finally:

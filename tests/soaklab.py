@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +128,8 @@ class Soak:
     workers: int = 3
     pause: float = 5.0
     """Mean of seconds between two faults."""
+    faults: Sequence[str] = tuple(FAULTS)
+    """Which of them strike."""
     counters: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
     holdings: list[Holdings] = field(default_factory=list)
@@ -315,9 +317,8 @@ class Soak:
     # -- faults ------------------------------------------------------------------------------
 
     def _strike_on(self, over: threading.Event, dice: random.Random) -> None:
-        names = list(FAULTS)
         while not over.wait(dice.expovariate(1 / self.pause)):
-            name = dice.choice(names)
+            name = dice.choice(self.faults)
             try:
                 struck = FAULTS[name](self, dice)
                 self._revive()
@@ -436,11 +437,18 @@ def on_small_disk(disk_mib: int) -> Iterator[tuple[SoakService, SmallDisk]]:
 
 
 @contextlib.contextmanager
-def soaking(seed: int, *, workers: int, pause: float, disk_mib: int = DISK_MIB) -> Iterator[Soak]:
+def soaking(
+    seed: int,
+    *,
+    workers: int,
+    pause: float,
+    faults: Sequence[str] = tuple(FAULTS),
+    disk_mib: int = DISK_MIB,
+) -> Iterator[Soak]:
     """Such a service with an image of a counting application."""
     with on_small_disk(disk_mib) as (service, disk):
         image = service.image("counter", {"Dockerfile": DOCKERFILE, "server": _server()})
-        soak = Soak(service, image, disk, seed, workers=workers, pause=pause)
+        soak = Soak(service, image, disk, seed, workers=workers, pause=pause, faults=faults)
         yield soak
         soak.findings += _ended(soak)
 

@@ -177,7 +177,7 @@ class Jails:
             if name in keep:
                 self._left |= {uid for pid in group.pids() if (uid := _uid(pid)) is not None}
                 continue
-            log.info("jail.sweep", name=name)
+            log.info("jail.sweep", name=name, pids=sorted(group.pids()))
             if not group.kill(SWEEP_LIMIT):
                 log.error("jail.vmm_survives", name=name)
             group.remove()

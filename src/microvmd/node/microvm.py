@@ -44,7 +44,8 @@ from microvmd.node.snapshot import SnapshotBroken, SnapshotForeign, load, read
 from microvmd.node.timings import Timings
 from microvmd.node.working import Hold
 from microvmd.vmm.causes import ungrouped
-from microvmd.vmm.machine import MachineFailed
+from microvmd.vmm.console import tail
+from microvmd.vmm.machine import MachineFailed, MachineFiles
 from microvmd.vmm.process import ProcessFailed, ProcessGone
 
 log = structlog.get_logger(__name__)
@@ -382,6 +383,10 @@ class MicrovmTask:
             return suspended
         if phase is Phase.RESUMING and intact:
             return self._resume_failed("The resume was interrupted by a restart.")
+        # All that is left of why: the directory goes next.
+        sockets = MachineFiles(self.files.directory)
+        said = {"vmm_log": tail(sockets.vmm_log), "serial_log": tail(sockets.serial_log)}
+        log.warning("microvm.lost", **said)
         raise Ended("The MicroVM was lost: its VMM ended while the service was down.")
 
     def _stored_bytes(self) -> int:

@@ -18,13 +18,26 @@ TAIL = 2000
 PIECE = 65536
 
 
+def tail(log: Path) -> str:
+    """The last lines of a log that a `BoundedLog` has written; nothing if there is none."""
+    text = b""
+    for path in (log, _older(log)):
+        if len(text) < TAIL and path.exists():
+            text = path.read_bytes()[len(text) - TAIL :] + text
+    return text.decode(errors="replace").strip()
+
+
+def _older(log: Path) -> Path:
+    return log.with_suffix(".log.1")
+
+
 class BoundedLog:
     """Moves a FIFO into a log file. Open it before the VMM starts, and again to adopt one."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         self.fifo = log.with_suffix(".fifo")
-        self._older = log.with_suffix(".log.1")
+        self._older = _older(log)
         self._loop = asyncio.get_running_loop()
         self._size = 0
 
@@ -57,10 +70,7 @@ class BoundedLog:
     def tail(self) -> str:
         """The last lines, as evidence in an error."""
         self._drain()
-        text = self._log.read_bytes()[-TAIL:]
-        if len(text) < TAIL and self._older.exists():
-            text = self._older.read_bytes()[len(text) - TAIL :] + text
-        return text.decode(errors="replace").strip()
+        return tail(self._log)
 
     def _drain(self) -> None:
         for _ in range(2 * LIMIT // PIECE):
