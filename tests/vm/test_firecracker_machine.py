@@ -256,3 +256,20 @@ async def test_what_is_no_firecracker_says_so(counting: Counting, tmp_path: Path
     with pytest.raises(MachineFailed, match="Firecracker has ended"):
         async with strange.restored(tmp_path / "vm"):
             pass
+
+
+async def test_a_disk_that_is_open_elsewhere_is_not_resumed(
+    counting: Counting, tmp_path: Path
+) -> None:
+    device, diff = tmp_path / "device", tmp_path / "diff"
+    async with counting.restored(tmp_path / "vm") as machine:
+        await machine.cont()
+        await machine.suspend(device, diff)
+        await machine.kill()
+    disk = os.open(tmp_path / "vm" / "disk.raw", os.O_RDONLY)
+    try:
+        with pytest.raises(MachineFailed, match="another program has it open"):
+            async with counting.restored(tmp_path / "vm", FromSuspend(device, diff)):
+                pass
+    finally:
+        os.close(disk)

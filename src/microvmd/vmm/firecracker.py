@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from microvmd.vmm.firecracker_api import (
     load_request,
 )
 from microvmd.vmm.firecracker_machine import MEMORY, SCRATCH, FirecrackerMachine, scratch_of
-from microvmd.vmm.lease import held_up
+from microvmd.vmm.lease import Lease, held_up
 from microvmd.vmm.machine import (
     Accelerator,
     Bind,
@@ -179,7 +179,7 @@ class FirecrackerVmm:
             logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
             lease = None
             if isinstance(start, FromSuspend) and start.diff is not None:
-                lease = stack.enter_context(held_up(_own_disk(spec)))
+                lease = stack.enter_context(_held_up(_own_disk(spec)))
             with contextlib.ExitStack() as opened:
                 command = self._command(spec, files, start, tap, logs, opened)
                 process = await stack.enter_async_context(launcher.launch(command))
@@ -258,6 +258,19 @@ class FirecrackerVmm:
             scratch=Bind(files.directory / "scratch", f"/{SCRATCH}"),
             tap=tap,
         )
+
+
+@contextlib.contextmanager
+def _held_up(disk: Path) -> Iterator[Lease]:
+    with contextlib.ExitStack() as stack:
+        try:
+            lease = stack.enter_context(held_up(disk))
+        except OSError as error:
+            raise MachineFailed(
+                f"{disk} cannot be held back for a resume: another program has it open, or its "
+                f"file system knows no leases ({error.strerror})"
+            ) from error
+        yield lease
 
 
 def _drive(number: int) -> str:
