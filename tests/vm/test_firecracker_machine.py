@@ -119,6 +119,8 @@ async def _boot(directory: Path) -> Counting:
         async with asyncio.timeout(LIMIT):
             while not files.serial_log.stat().st_size:  # noqa: ASYNC110 - a file tells nobody
                 await asyncio.sleep(0.01)
+        size = spec.memory_mib << 20
+        assert memory.find_anonymous(machine.identity.pid, size), "else it is written in full"
         await machine.snapshot_image(directory / "device")
         assert await machine.status() is Status.PAUSED
     spec.memory_file.chmod(0o444)

@@ -1,8 +1,9 @@
 """One machine under Firecracker, and the sequences of a suspend and a restore.
 
-Memory. A boot has anonymous memory; the image snapshot writes all of it, and we make holes of what
-is zero. A restore maps that file privately, so a suspend is as under QEMU: device state, and the
-private pages (`vmm/memory.py`).
+Memory. A boot has anonymous memory, of which the image snapshot writes what is not zero; where it
+is in two parts (from 3.25 GiB on) Firecracker writes all, and we make holes. A restore maps that
+file privately, so a suspend is as under QEMU: device state, and the private pages
+(`vmm/memory.py`).
 
 Device state alone. `PUT /snapshot/create` writes the state, syncs it, and then the memory, in each
 version that `vmm/firecracker.py` supports. We name a memory file that cannot be made: the request
@@ -182,10 +183,29 @@ class FirecrackerMachine:
     async def snapshot_image(self, device: Path) -> None:
         async with self._rolling_back("image snapshot"):
             await self._pause()
-            await self._create("Full", MEMORY)
+            size = self._spec.memory_mib << 20
+            mapping = memory.find_anonymous(self._process.pid, size)
+            if mapping is None:
+                await self._create("Full", MEMORY)
+            else:
+                await self._create_state()
+                await self._write_out(mapping)
             await asyncio.to_thread(self._take_state, device)
-        work = asyncio.to_thread(punch_zeros, self._spec.memory_file)
-        await shielded(work, limit=MEMORY_LIMIT)
+        if mapping is None:
+            work = asyncio.to_thread(punch_zeros, self._spec.memory_file)
+            await shielded(work, limit=MEMORY_LIMIT)
+
+    async def _write_out(self, mapping: memory.Mapping) -> None:
+        given_up = threading.Event()
+
+        def work() -> None:
+            fd = os.open(self._spec.memory_file, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                memory.write_out(mapping, fd, aborted=given_up.is_set)
+            finally:
+                os.close(fd)
+
+        await shielded(asyncio.to_thread(work), limit=MEMORY_LIMIT, on_cancel=given_up.set)
 
     async def suspend(self, device: Path, diff: Path) -> SuspendStats:
         begin = time.monotonic()

@@ -119,6 +119,17 @@ def find_mapping(pid: int, memory_file: Path) -> Mapping:
     return Mapping(pid, start, length, tuple((start, length) for _, start, length in further))
 
 
+def find_anonymous(pid: int, size: int) -> Mapping | None:
+    """The one anonymous mapping of just this size, where there is exactly one."""
+    found = []
+    for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
+        span, rights, _, _, inode, *name = line.split(maxsplit=5)
+        start, end = (int(part, 16) for part in span.split("-"))
+        if end - start == size and rights == "rw-p" and inode == "0" and not name:
+            found.append(Mapping(pid, start, size))
+    return found[0] if len(found) == 1 else None
+
+
 def private_runs(mapping: Mapping) -> list[Run]:
     """Runs of pages that the VMM changed, by PAGEMAP_SCAN or, before Linux 6.7, by reading all."""
     return [(base + first, count) for base, part in mapping.parts() for first, count in _runs(part)]
@@ -272,6 +283,24 @@ def dump(
     )
 
 
+def write_out(
+    mapping: Mapping, target: int, *, aborted: Callable[[], bool] = lambda: False
+) -> None:
+    """Write anonymous memory into the sparse file `target` and sync it: only what is not zero.
+
+    vCPUs must stand still, and the file must be of the memory's size and read as zeros.
+    """
+    with _Buffer() as buffer:
+        for group in _chunks(private_runs(mapping)):
+            if aborted():
+                raise MemoryDumpAborted
+            _move("process_vm_readv", mapping, group, buffer.address)
+            for offset, piece in buffer.placed(group):
+                _write_all(target, piece, offset)
+                piece.release()
+    os.fsync(target)
+
+
 def load(mapping: Mapping, source: int) -> None:
     """Put the pages of a diff file into a clone whose device state is not restored yet."""
     size = os.fstat(source).st_size
@@ -395,6 +424,21 @@ class _Buffer:
                 position += PAGE
         if start < position:
             yield self._view[start:position]
+
+    def placed(self, group: Sequence[Run]) -> Iterator[tuple[int, memoryview]]:
+        """Runs of what was just read and is not zero, each with its place in guest memory."""
+        position = 0
+        for first, count in group:
+            begin = 0
+            for page in range(count + 1):
+                here = position + page * PAGE
+                if page < count and self._memory[here : here + PAGE] != ZERO_PAGE:
+                    continue
+                if begin < page:
+                    start = position + begin * PAGE
+                    yield (first + begin) * PAGE, self._view[start:here]
+                begin = page + 1
+            position += count * PAGE
 
 
 def _write_all(target: int, piece: memoryview, offset: int) -> None:

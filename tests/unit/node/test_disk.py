@@ -1,4 +1,4 @@
-"""Overlays that QEMU reads, and sparse disks that take little."""
+"""Overlays that QEMU reads, copies for others, and sparse disks that take little."""
 
 import os
 import shutil
@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvmd.node.disk import CLUSTER, LARGEST, create_disk, create_overlay, overlay_header
+from microvmd.node.disk import (
+    CLUSTER,
+    LARGEST,
+    MAGIC,
+    clone_drive,
+    create_clone,
+    create_disk,
+    create_overlay,
+    overlay_header,
+)
+from microvmd.node.sparse import digest
+from microvmd.vmm.machine import DiskFormat
 from microvmd.vmm.process import run
 
 needs_qemu = pytest.mark.skipif(not shutil.which("qemu-img"), reason="needs qemu-img")
@@ -64,3 +75,32 @@ async def test_a_disk_is_sparse_and_sound(tmp_path: Path) -> None:
     assert disk.stat().st_size == 8 << 30
     assert disk.stat().st_blocks * 512 < 32 << 20
     await run(["e2fsck", "-fn", os.fspath(disk)], timeout=60)
+
+
+def test_a_copy_is_equal_and_as_sparse_as_the_image(tmp_path: Path) -> None:
+    image, copy = tmp_path / "disk.raw", tmp_path / "copy.raw"
+    with image.open("wb") as file:
+        file.truncate(1 << 30)
+        file.seek(5 << 20)
+        file.write(b"in the middle" * 1000)
+        file.seek((1 << 30) - 4)
+        file.write(b"last")
+    image.chmod(0o444)
+    create_clone(DiskFormat.COPY, copy, image)
+    status = copy.stat()
+    assert (status.st_size, status.st_mode & 0o777) == (1 << 30, 0o600)
+    assert status.st_blocks * 512 < 1 << 20
+    assert digest(copy) == digest(image)
+    with copy.open("r+b") as file:
+        file.write(b"own")
+    assert digest(copy) != digest(image)
+
+
+def test_what_a_clone_has_of_the_image_follows_from_the_format(tmp_path: Path) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(bytes(1 << 20))
+    own = tmp_path / "own"
+    create_clone(DiskFormat.OVERLAY, own, image)
+    assert own.read_bytes().startswith(MAGIC)
+    assert clone_drive(DiskFormat.OVERLAY, own, image).backing == image
+    assert clone_drive(DiskFormat.COPY, own, image).backing is None

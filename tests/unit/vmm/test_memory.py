@@ -1,5 +1,6 @@
 """Private pages of a mapping: found, written, put back; and a damaged diff file is refused."""
 
+import ctypes
 import errno
 import mmap
 import os
@@ -198,6 +199,25 @@ def test_hostile_tables_are_refused_or_harmless(table: DiffTable, noise: bytes, 
         assert run.first >= position
         position = run.first + run.count
     assert position * PAGE <= found.memory_bytes
+
+
+def test_anonymous_memory_is_written_without_its_zeros(tmp_path: Path) -> None:
+    path, size = tmp_path / "out", 77 * PAGE
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as own:
+        own[5 * PAGE : 8 * PAGE] = random.randbytes(3 * PAGE)
+        own[9 * PAGE : 10 * PAGE] = bytes(PAGE)
+        own[-PAGE:] = random.randbytes(PAGE)
+        address = ctypes.addressof(anchor := ctypes.c_char.from_buffer(own))
+        with path.open("wb") as file:
+            file.truncate(size)
+            memory.write_out(Mapping(os.getpid(), address, size), file.fileno())
+        del anchor
+        assert path.read_bytes() == own[:]
+    assert path.stat().st_blocks * 512 <= 8 * PAGE
+
+
+def test_memory_that_is_not_there_is_not_found() -> None:
+    assert memory.find_anonymous(os.getpid(), 12347 * PAGE) is None
 
 
 def test_memory_in_two_parts_is_one(image: Path, tmp_path: Path) -> None:
