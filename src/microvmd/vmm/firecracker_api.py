@@ -4,6 +4,7 @@ The bodies are those of its `firecracker.yaml`; of each version that `vmm/firecr
 """
 
 import asyncio
+import json
 import os
 import ssl
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from microvmd.vmm.process import Process
 COMMAND_LIMIT = 30.0
 """Seconds for a request that moves no memory."""
 START_LIMIT = 60.0
+ANSWER_BYTES = 64 << 10
+FAULT_LENGTH = 1000
 POLL = 0.002
 INTERFACE = "eth0"
 GUEST_CID = 3
@@ -87,8 +90,8 @@ class FirecrackerApi:
 
     async def _answers(self) -> bool:
         try:
-            await self._client.get("/", timeout=COMMAND_LIMIT)
-        except httpx.TransportError:
+            await self.get("/")
+        except FirecrackerFailed:
             await self.close()
             return False
         return True
@@ -112,21 +115,39 @@ class FirecrackerApi:
         self, method: str, path: str, body: dict[str, object] | None, limit: float
     ) -> dict[str, Any]:
         try:
-            answer = await self._client.request(method, path, json=body, timeout=limit)
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(limit):
+                answer, content = await self._exchange(method, path, body, limit)
+        except (httpx.HTTPError, TimeoutError) as error:
             what = str(error) or type(error).__name__
             raise FirecrackerFailed(f"{method} {path}: {what}") from error
         if answer.is_error:
-            raise FirecrackerFailed(f"{method} {path}: {_fault(answer)}")
-        result: object = answer.json() if answer.content else {}
-        return result if isinstance(result, dict) else {}
+            raise FirecrackerFailed(f"{method} {path}: {_fault(answer.status_code, content)}")
+        return _members(content)
+
+    async def _exchange(
+        self, method: str, path: str, body: dict[str, object] | None, limit: float
+    ) -> tuple[httpx.Response, bytes]:
+        """The answer comes from a VMM that its guest may have taken over: it is bounded."""
+        content = b""
+        async with self._client.stream(method, path, json=body, timeout=limit) as answer:
+            async for piece in answer.aiter_raw():
+                content += piece
+                if len(content) > ANSWER_BYTES:
+                    raise FirecrackerFailed(f"{method} {path}: the answer is too long")
+        return answer, content
 
 
-def _fault(answer: httpx.Response) -> str:
+def _members(content: bytes) -> dict[str, Any]:
     try:
-        return str(answer.json()["fault_message"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {answer.status_code}"
+        found: object = json.loads(content) if content else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _fault(status: int, content: bytes) -> str:
+    told = _members(content).get("fault_message")
+    return str(told)[:FAULT_LENGTH] if told else f"status {status}"
 
 
 def boot_requests(

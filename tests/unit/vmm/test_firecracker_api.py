@@ -10,6 +10,7 @@ import pytest
 
 from microvmd.vmm.agent_door import pinned
 from microvmd.vmm.firecracker_api import (
+    ANSWER_BYTES,
     FirecrackerApi,
     FirecrackerFailed,
     Paths,
@@ -111,6 +112,15 @@ async def test_a_refusal_tells_why(tmp_path: Path, body: str, shown: str) -> Non
     async with answering(tmp_path / "s", "400 Bad Request", body) as api:
         with pytest.raises(FirecrackerFailed, match=f"PUT /vsock: .*{shown}"):
             await api.put("/vsock", {})
+
+
+@pytest.mark.anyio
+async def test_an_answer_without_end_is_not_read(tmp_path: Path) -> None:
+    async with answering(tmp_path / "s", "200 OK", "x" * (ANSWER_BYTES + 1)) as api:
+        with pytest.raises(FirecrackerFailed, match="too long"):
+            await api.get("/")
+    async with answering(tmp_path / "t", "200 OK", "[" * 10_000) as api:
+        assert await api.get("/") == {}
 
 
 @pytest.mark.anyio
