@@ -62,7 +62,7 @@ DEVICE_SET = "1"
 """Raise it when a clone gets other devices: a device state fits into no other set."""
 OLDEST, NEWEST = (1, 12), (1, 16)
 """What we ask is in the API of all of these, and each writes device state before memory
-(`vmm/firecracker_machine.py`)."""
+(`vmm/firecracker_machine.py`): so their sources say; the tests run with the oldest."""
 VERSION_LIMIT = 10.0
 END_LIMIT = 1.0
 
