@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browserlab import Tab, axe, shots
+from tests.browserlab import Tab, axe, drop, log_in, shots
 from tests.checkout import CHECKOUT
 from tests.servicelab import ACCOUNT, REGION, Service
 
@@ -48,17 +49,13 @@ def test_login_and_its_end(tab: Tab, service: Service) -> None:
     tab.allow("^answer: 403 to POST .*/console/login")
     page.goto(f"{service.url}/console/images")
     expect(page).to_have_url(f"{service.url}/console/login?next=/images")
-    page.get_by_label("Access key id").fill("AKIAWRONG")
-    page.get_by_label("Secret access key").fill("wrong")
-    page.get_by_role("button", name="Log in").click()
+    log_in(page, "AKIAWRONG", "wrong")
     expect(page.get_by_role("alert")).to_contain_text("no such access key")
     expect(page.get_by_label("Access key id")).to_have_value("AKIAWRONG")
     _look(page, "login")
     keys = service.session.get_credentials()
     assert keys is not None
-    page.get_by_label("Access key id").fill(keys.access_key)
-    page.get_by_label("Secret access key").fill(keys.secret_key)
-    page.get_by_role("button", name="Log in").click()
+    log_in(page, keys.access_key, keys.secret_key)
     expect(page).to_have_url(f"{service.url}/console/images")
     (cookie,) = page.context.cookies()
     assert cookie["name"].startswith("__Host-")
@@ -157,6 +154,25 @@ def test_from_a_folder_to_an_active_version(tab: Tab, service: Service) -> None:
     )
 
 
+def test_a_zip_is_looked_into_before_it_is_kept(tab: Tab, service: Service, tmp_path: Path) -> None:
+    page = tab.page
+    tab.allow("^answer: 400 to POST .*/console/uploads")
+    wrong, right = tmp_path / "wrong.zip", tmp_path / "right.zip"
+    for path, name in ((wrong, "inner/Dockerfile"), (right, "Dockerfile")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, "FROM scratch\n")
+    _log_in(page, service)
+    page.goto(f"{service.url}/console/new-image")
+    page.locator("#zip").set_input_files(wrong)
+    expect(page.locator("#problem")).to_contain_text("There is inner/Dockerfile: send what is in")
+    drop(page, "#drop", right)
+    expect(page.locator("#uploaded")).to_contain_text("right.zip is uploaded: 1 files")
+    expect(page.locator("#problem")).to_be_hidden()
+    for title in ("Machine", "Hooks", "Environment", "Logging", "Review"):
+        _next(page, title)
+    expect(page.locator("#review")).to_contain_text("right.zip, s3://microvmd-artifacts-")
+
+
 def test_a_build_that_fails_says_where(tab: Tab, service: Service, tmp_path: Path) -> None:
     page = tab.page
     tab.allow("^answer: 400 to POST .*/console/new-image")
@@ -166,8 +182,8 @@ def test_a_build_that_fails_says_where(tab: Tab, service: Service, tmp_path: Pat
     _log_in(page, service)
     page.goto(f"{service.url}/console/new-image")
     page.locator("#new-image input[name=name]").fill("fails")
-    page.locator("#folder").set_input_files(tmp_path)
-    expect(page.locator("#uploaded")).to_be_visible()
+    drop(page, "#drop", tmp_path)
+    expect(page.locator("#uploaded")).to_contain_text("is uploaded: 1 files")
     for title in ("Machine", "Hooks", "Environment", "Logging", "Review"):
         _next(page, title)
     page.get_by_role("button", name="Hooks").click()
