@@ -28,6 +28,11 @@ def _microvmd(service: Service, *words: str) -> str:
     return done.stdout
 
 
+def _images(service: Service) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = service.api.list_microvm_images()["items"]
+    return found
+
+
 def _look(page: Page, name: str) -> None:
     shots(page, name)
     axe(page)
@@ -171,6 +176,29 @@ def test_a_zip_is_looked_into_before_it_is_kept(tab: Tab, service: Service, tmp_
     for title in ("Machine", "Hooks", "Environment", "Logging", "Review"):
         _next(page, title)
     expect(page.locator("#review")).to_contain_text("right.zip, s3://microvmd-artifacts-")
+
+
+def test_an_example_is_sent_once_and_what_was_typed_stays(tab: Tab, service: Service) -> None:
+    page = tab.page
+    tab.allow("^answer: 400 to POST .*/console/new-image")
+    _log_in(page, service)
+    page.goto(f"{service.url}/console/new-image")
+    page.locator("#new-image input[name=name]").fill("by-example")
+    page.locator("[name=kind][value=example]").check()
+    page.locator("[name=example][value=hello]").check()
+    _look(page, "image-new-example")
+    _next(page, "Machine")
+    page.locator("[name=role]").fill("no-role")
+    for title in ("Hooks", "Environment", "Logging", "Review"):
+        _next(page, title)
+    expect(page.locator("#review")).to_contain_text("example hello")
+    page.get_by_role("button", name="Create the image").click()
+    expect(page.locator("#problem")).to_contain_text("buildRoleArn")
+    expect(page.locator("legend", has_text="Machine")).to_be_visible()
+    expect(page.locator("[name=role]")).to_have_value("no-role")
+    page.get_by_role("button", name="Source").click()
+    expect(page.locator("#uploaded")).to_contain_text("example hello is uploaded")
+    assert "by-example" not in {one["name"] for one in _images(service)}
 
 
 def test_a_build_that_fails_says_where(tab: Tab, service: Service, tmp_path: Path) -> None:
