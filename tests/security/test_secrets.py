@@ -264,12 +264,17 @@ def test_no_record_of_calls_has_a_secret(vault: Vault) -> None:
 
 def test_a_run_is_one_trace_without_secrets(vault: Vault) -> None:
     """Attack: read what goes to a collector of traces. Defence: spans have names, times and ids."""
-    spans = vault.traces.wait_for("RunMicrovm", "decide RunMicrovm", "node starts it", "vmm")
+    steps = ("RunMicrovm", "decide RunMicrovm", "node starts it", "vmm", "first answer")
+    spans = vault.traces.wait_for(*steps)
     run = spans["RunMicrovm"]
     names = {one.name for one in vault.traces.of_trace(run.trace_id)}
     assert names >= {"network", "guest.restored", "guest.run_hook", "report Started"}
     node = spans["node starts it"]
     assert run.start_time_unix_nano <= node.start_time_unix_nano < node.end_time_unix_nano
+    first = spans["first answer"]
+    assert first.trace_id == run.trace_id
+    assert node.start_time_unix_nano < first.end_time_unix_nano
+    assert first.start_time_unix_nano <= first.end_time_unix_nano
     request_id = attributes(run)["aws.request_id"]
     log = vault.service.log.read_text()
     logged = [json.loads(line) for line in log.splitlines() if request_id in line]
