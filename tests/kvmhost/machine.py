@@ -32,6 +32,14 @@ CPU = "EPYC-v4,+svm,+npt"
 MACHINE = "q35,suppress-vmdesc=on,memory-backend=memory"
 KERNEL_WORDS = "console=ttyS0 reboot=t panic=-1 mitigations=off kvm.halt_poll_ns=0"
 """Nobody attacks this machine, and polling for its guests only takes time from them."""
+WARMING = (
+    ["python3", "-c", "import pytest, anyio, hypothesis, boto3, botocore.session, moto.server, "
+                      "sqlalchemy, httpx, h11, cryptography.x509, structlog, rich.table, regex, "
+                      "qemu.qmp, pydantic_settings, starlette.applications, _pytest.junitxml"],
+    ["sh", "-c", "echo 'int main(void) { return 0; }' > /tmp/warm.c && "
+                 "gcc -static -O2 -o /tmp/warm /tmp/warm.c && /tmp/warm && rm /tmp/warm*"],
+    ["sh", "-c", "qemu-system-x86_64 --version && mkfs.erofs --help && mke2fs -V && nft --version"],
+)  # fmt: skip
 STATE_NAMES = ("memory", "device", "disk.qcow2")
 
 Sink = Callable[[bytes, bytes], None]
@@ -239,9 +247,12 @@ def _make_state(files: HostFiles, state: Path) -> None:
 
 
 def _warm(host: KvmHost) -> None:
-    done = host.run(["test", "-c", "/dev/kvm"], limit=ANSWER_LIMIT)
-    if done.code != 0:
-        raise HostFailed(f"no /dev/kvm in the host: {console_end(host.directory)}")
+    """See that it is what it should be, and read what every run of tests reads."""
+    for argv in (["test", "-c", "/dev/kvm"], *WARMING):
+        done = host.run(argv, limit=BOOT_LIMIT)
+        if done.code != 0:
+            said = done.errors.decode(errors="replace")
+            raise HostFailed(f"{argv}: {said}: {console_end(host.directory)}")
 
 
 def _overlay(path: Path, backing: Path, kind: str) -> None:

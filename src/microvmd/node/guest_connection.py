@@ -165,6 +165,9 @@ class GuestConnection(asyncio.Protocol):
             yield frame, result
         finally:
             del self._replies[request_id]
+            if reply.done() and not reply.cancelled():
+                # Nobody waited for it yet where the greeting before it has failed.
+                reply.exception()
 
     # asyncio.Protocol
 

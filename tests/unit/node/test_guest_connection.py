@@ -1,6 +1,8 @@
 """The conversation with an agent that the test plays, rightly and wrongly."""
 
 import asyncio
+import gc
+import socket
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from microvmd.node.guest import (
     connect,
     connect_restored,
 )
+from microvmd.node.guest_connection import GuestConnection
 from tests.unit.node.guest_player import Agent, guest_of, playing, saying
 
 pytestmark = pytest.mark.anyio
@@ -199,3 +202,18 @@ async def test_refused_first_request_ends_the_connection(tmp_path: Path) -> None
         with pytest.raises(GuestError, match="no"):
             async with connect_restored(path, 5, hostname="h", machine_id="m"):
                 pass
+
+
+async def test_a_stream_that_ends_before_the_greeting_leaves_no_error_behind() -> None:
+    """As streams over vsock do, until the agent is there again after a restore."""
+    loop, unseen = asyncio.get_running_loop(), list[object]()
+    loop.set_exception_handler(lambda _, context: unseen.append(context))
+    ours, theirs = socket.socketpair()
+    transport, connection = await loop.create_unix_connection(GuestConnection, sock=ours)
+    theirs.close()
+    with pytest.raises(GuestGone):
+        await connection.greet(("info", {}))
+    transport.abort()
+    del connection
+    gc.collect()
+    assert unseen == []
