@@ -193,10 +193,15 @@ class Running:
     """Reach its agent anew."""
 
     async def mend(self) -> None:
-        """After a suspend that was taken back: under some VMMs it has cut the way to the agent."""
+        """After a suspend that was taken back: under some VMMs it cuts the way to the agent.
+
+        The guest hears that a moment later, and loses what streams it has then. Its agent takes one
+        stream at a time, so it answers on the new one only when the old one was cut.
+        """
         if self.machine.agent.knocks:
+            guest = await self.connect()
             self.guest.hang_up()
-            self.guest = await self.connect()
+            self.guest = guest
 
     def kept(self) -> AbstractContextManager[None]:
         """When the body is cancelled, VMM and network are left alive for the next run to adopt."""
