@@ -20,6 +20,7 @@ PAGES = sorted(
 )
 README_LINES = 75
 MOST_NOT_RUN = 13
+MOST_OF_A_THEME = 12
 KNOWN_HOSTS = {"127.0.0.1", "169.254.169.254", "keepachangelog.com"}
 
 
@@ -151,3 +152,15 @@ def test_changelog_has_unreleased_changes_as_a_list() -> None:
     assert "## Unreleased" in text
     lines = text.split("### Added", 1)[1].splitlines()
     assert all(re.match(r"(- |  \S|#|\[)", line) for line in lines if line.strip())
+
+
+def test_changelog_is_told_by_theme() -> None:
+    """A diary is not wanted; old lines that a merge brings back are seen."""
+    text = (CHECKOUT / "CHANGELOG.md").read_text().split("### Added", 1)[1].split("\n## ")[0]
+    before, *themes = re.split(r"^#### ", text, flags=re.MULTILINE)
+    assert before.strip() == "", "put the line beneath the heading of its theme"
+    for theme in themes:
+        name, *lines = [line for line in theme.splitlines() if line.strip()]
+        assert 1 <= len(lines) <= MOST_OF_A_THEME, (
+            f"{name}: tell it shorter, one line for what one can do, without old lines"
+        )
