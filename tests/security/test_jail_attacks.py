@@ -24,7 +24,7 @@ from microvmd.node.cgroup import find_hierarchies
 from microvmd.node.jail import Jails, JailSettings, limits_for
 from microvmd.vmm.machine import AcceleratorKind, VmmCommand
 from microvmd.vmm.process import Exit
-from microvmd.vmm.qemu import QEMU
+from microvmd.vmm.qemu import surroundings
 from tests.checkout import ASSETS
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
@@ -93,7 +93,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The root that all jails have, with the program in it."""
     cache = tmp_path_factory.mktemp("root")
-    made = asyncio.run(jail_root.prepare(cache, QEMU))
+    made = asyncio.run(jail_root.prepare(cache, surroundings()))
     shutil.copy(program, made / PROGRAM.lstrip("/"))
     yield made
     shutil.rmtree(cache)

@@ -11,7 +11,7 @@ from microvmd.settings.build import BuildSettings
 from microvmd.settings.settings import Settings
 
 EQUIPMENT: Any = cast(
-    "Any", SimpleNamespace(kernel=1, accelerator=2, networks=3, jails=4, host_cpus=5)
+    "Any", SimpleNamespace(kernel=1, accelerator=2, networks=3, jails=4, host_cpus=5, vmm=6)
 )
 
 

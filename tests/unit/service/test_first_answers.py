@@ -45,7 +45,7 @@ async def test_a_trace_from_the_call_to_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(first_answers, "LOOK_S", 0.0)
-    monkeypatch.setattr(first_answers.time, "time", lambda: BEGUN + 5)
+    monkeypatch.setattr("microvmd.service.first_answers.time.time", lambda: BEGUN + 5)
     answers: list[Mapping[str, Activity] | OSError] = [{}, OSError("HAProxy starts anew")]
     with collector() as received:
         settings = TraceSettings.model_validate({"endpoint": received.url})
