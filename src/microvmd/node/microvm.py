@@ -312,6 +312,7 @@ class MicrovmTask:
             running.files.retire()
             await running.machine.cont()
             log.exception("microvm.suspend_failed")
+            await running.mend()
             self.shells.begin(running.guest)
             await self.report(
                 SuspendFailed(
