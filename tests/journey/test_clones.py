@@ -45,6 +45,12 @@ def test_clones_are_different_machines(service: Service, notebook: Image) -> Non
         assert identity["machine-id"] == clone.id.removeprefix("microvm-").replace("-", "")
 
 
+def test_a_guest_counts_no_ticks(service: Service, notebook: Image) -> None:
+    """It would lose time on a busy node, and be woken 250 times a second to do nothing."""
+    source = "open('/sys/devices/system/clocksource/clocksource0/current_clocksource').read()"
+    assert service.run(notebook).execute(source).strip() in {"tsc", "kvm-clock"}
+
+
 def test_a_resume_keeps_the_machine_but_not_its_randomness(
     service: Service, notebook: Image
 ) -> None:

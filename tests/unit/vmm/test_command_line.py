@@ -119,7 +119,7 @@ def test_nothing_shrinks_the_shared_memory_file() -> None:
 def test_the_accelerator_decides_cpu_and_clock() -> None:
     line = _line(Boot())
     assert (_value(line, "-cpu"), _value(line, "-accel").split(",")[0]) == ("max", "tcg")
-    assert "tsc_early_khz=2400000 extra=1" in _value(line, "-append")
+    assert "tsc_early_khz=2400000 tsc=reliable extra=1" in _value(line, "-append")
     kvm = _line(Boot(), _spec(Accelerator(AcceleratorKind.KVM, "test", 1)))
     assert (_value(kvm, "-cpu"), _value(kvm, "-accel")) == ("host", "kvm")
     assert "tsc_early_khz" not in _value(kvm, "-append")
