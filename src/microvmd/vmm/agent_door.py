@@ -17,6 +17,10 @@ from typing import Protocol
 AGENT_VSOCK_PORT = 1024
 """Where the guest agent listens (guest/src/channel.rs)."""
 ANSWER_BYTES = 32
+ANSWER_LIMIT = 2.0
+"""Seconds until CONNECT is answered. Before 1.15 Firecracker gives a stream after a restore a port
+that the guest may still know from before it, and nobody ever answers (firecracker#5688): the next
+one has another port."""
 
 
 class AgentAbsent(OSError):
@@ -97,13 +101,14 @@ async def _ask(stream: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     answer = b""
     try:
-        await loop.sock_sendall(stream, b"CONNECT %d\n" % AGENT_VSOCK_PORT)
-        while not answer.endswith(b"\n"):
-            piece = await loop.sock_recv(stream, 1)
-            if not piece or len(answer) > ANSWER_BYTES:
-                raise AgentAbsent("the guest agent does not listen yet")
-            answer += piece
-    except ConnectionError as error:
+        async with asyncio.timeout(ANSWER_LIMIT):
+            await loop.sock_sendall(stream, b"CONNECT %d\n" % AGENT_VSOCK_PORT)
+            while not answer.endswith(b"\n"):
+                piece = await loop.sock_recv(stream, 1)
+                if not piece or len(answer) > ANSWER_BYTES:
+                    raise AgentAbsent("the guest agent does not listen yet")
+                answer += piece
+    except (ConnectionError, TimeoutError) as error:
         raise AgentAbsent("the guest agent does not listen yet") from error
     if not answer.startswith(b"OK "):
         raise AgentAbsent(f"the VMM answers {answer!r}")

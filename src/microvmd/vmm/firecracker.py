@@ -63,6 +63,8 @@ DEVICE_SET = "1"
 OLDEST, NEWEST = (1, 12), (1, 16)
 """What we ask is in the API of all of these, and each writes device state before memory
 (`vmm/firecracker_machine.py`): so their sources say; the tests run with the oldest."""
+SILENT = ("1.16.0",)
+"""Their guests are not heard after a restore (firecracker#5958)."""
 VERSION_LIMIT = 10.0
 END_LIMIT = 1.0
 
@@ -92,6 +94,11 @@ async def installed_version(program: Path) -> str:
         raise FirecrackerUnfit(
             f"{program} is Firecracker {found[1]}; supported are {wanted}: install one of these, "
             "or set vmm.kind to qemu"
+        )
+    if found[1] in SILENT:
+        raise FirecrackerUnfit(
+            f"{program} is Firecracker {found[1]}, whose guests are not heard after a restore: "
+            "install the next patch release"
         )
     return found[1]
 

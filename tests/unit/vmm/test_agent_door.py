@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from microvmd.vmm import agent_door
 from microvmd.vmm.agent_door import AGENT_VSOCK_PORT, AgentAbsent, PortDoor, VsockDoor, pinned
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +50,17 @@ async def test_an_agent_that_is_not_there_yet(tmp_path: Path, answer: bytes) -> 
     async with vsock(path, answer):
         with pytest.raises(AgentAbsent):
             await VsockDoor(lambda: pinned(path)).open()
+
+
+async def test_a_stream_that_hears_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_door, "ANSWER_LIMIT", 0.05)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(os.fspath(tmp_path / "s"))
+        silent.listen()
+        with pytest.raises(AgentAbsent):
+            await VsockDoor(lambda: pinned(tmp_path / "s")).open()
 
 
 async def test_a_port_is_open_at_once(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def program(tmp_path: Path) -> Program:
 @pytest.mark.anyio
 async def test_a_supported_version_is_told(program: Program) -> None:
     assert await installed_version(program("Firecracker v1.12.1")) == "1.12.1"
-    assert await installed_version(program("Firecracker v1.16.0")) == "1.16.0"
+    assert await installed_version(program("Firecracker v1.16.1")) == "1.16.1"
 
 
 @pytest.mark.anyio
@@ -48,6 +48,7 @@ async def test_a_supported_version_is_told(program: Program) -> None:
     ("says", "why"),
     [
         ("Firecracker v1.11.0", "1.11.0; supported are 1.12 to 1.16"),
+        ("Firecracker v1.16.0", "next patch release"),
         ("Firecracker v1.17.0", "install one of these"),
         ("Firecracker v2.0.0", "supported are"),
         ("Firecracker main-abc", "is no release"),
