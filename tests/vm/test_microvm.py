@@ -30,6 +30,7 @@ from microvmd.messages.node import (
 from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.model.microvm import Phase
 from microvmd.node.microvm import STARTS
+from microvmd.node.snapshot import MANIFEST, decode, encode
 from tests.nodelab import (
     ALL_HOOKS,
     LIMIT,
@@ -272,6 +273,31 @@ async def test_a_start_that_no_node_was_told_of(node_lab: NodeLab) -> None:
         await node.agent.send(AdoptMicrovm(spec, Phase.PENDING))
         assert await ask((await node.reports.next(Started)).edge_address, "count") == "1"
         await gone(node, spec)
+
+
+async def test_what_runs_outlives_a_change_of_the_devices(node_lab: NodeLab) -> None:
+    """As with a version of microvmd that gives its machines others: only a restore needs them."""
+    spec = spec_of()
+    suspended = replace(spec, generation=2)
+    async with node_lab.node() as node:
+        await ask(await started(node, spec), "count")
+        manifest = node.equipment.paths.image(spec.version).directory / MANIFEST
+    made = manifest.read_bytes()
+    image = decode(made)
+    manifest.write_bytes(encode(replace(image, stamp=replace(image.stamp, devices="of-before"))))
+    try:
+        async with node_lab.node() as node:
+            await node.agent.sweep(inventory(spec))
+            await node.agent.send(AdoptMicrovm(spec, Phase.RUNNING))
+            address = (await node.reports.next(Started)).edge_address
+            assert await ask(address, "count") == "2"
+            await suspend(node, spec)
+            await node.reports.next(Suspended)
+            await node.agent.send(ResumeMicrovm(suspended))
+            assert "other devices (of-before)" in (await node.reports.next(ResumeFailed)).reason
+            await gone(node, suspended)
+    finally:
+        manifest.write_bytes(made)
 
 
 async def test_a_start_that_is_interrupted_each_time_is_given_up(node_lab: NodeLab) -> None:

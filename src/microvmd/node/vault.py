@@ -30,6 +30,7 @@ from microvmd.node.snapshot import (
     ImageFiles,
     Manifest,
     SnapshotBroken,
+    SnapshotForeign,
     Stamp,
     SuspendFiles,
     check,
@@ -138,8 +139,14 @@ class Vault:
         return self._sealed(hold, spec, image)
 
     def adopted(self, hold: Hold, spec: MicrovmSpec) -> WorkingFiles:
-        """For a MicroVM whose VMM an earlier run left. Asks KMS for nothing: it runs already."""
-        manifest = load(self._paths.image(spec.version).directory, stamp=self._stamp)
+        """For a MicroVM whose VMM an earlier run left. Asks KMS for nothing: it runs already.
+
+        And goes on under what it was restored by, also where this node would restore no more of
+        its image.
+        """
+        manifest = read(self._paths.image(spec.version).directory)
+        if manifest.stamp.vmm != self._stamp.vmm:
+            raise SnapshotForeign(f"it runs under {manifest.stamp.vmm}, which is not chosen now")
         image = Image(self._image_files(spec.version, manifest), manifest)
         if self._plain.microvm(hold.name).exists():
             return self._sealed(hold, spec, image)
@@ -288,7 +295,7 @@ class Vault:
 
     def _open(self, hold: Hold, spec: MicrovmSpec, image: Image) -> OpenFiles:
         at_rest = self._paths.microvm(spec.microvm_id).suspend
-        return OpenFiles(hold, image, at_rest, self._stamp, self._known)
+        return OpenFiles(hold, image, at_rest, image.manifest.stamp, self._known)
 
     def _sealed(self, hold: Hold, spec: MicrovmSpec, image: Image) -> SealedFiles:
         # A page of the memory file that is a hole takes memory as soon as a guest looks at it.
@@ -298,7 +305,7 @@ class Vault:
             image=image,
             suspend=SuspendFiles(self._plain.microvm(hold.name)),
             at_rest=self._paths.microvm(spec.microvm_id).suspend,
-            stamp=self._stamp,
+            stamp=image.manifest.stamp,
             known=self._known,
             spec=spec,
             kms=self._kms,
