@@ -4,10 +4,18 @@ import asyncio
 import gc
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from microvmd.messages.guest import RESYNC, Frame, FrameKind, json_frame, json_payload
+from microvmd.messages.guest import (
+    RESYNC,
+    Frame,
+    FrameKind,
+    FrameParser,
+    json_frame,
+    json_payload,
+)
 from microvmd.node import guest_connection
 from microvmd.node.guest import (
     Exit,
@@ -97,6 +105,19 @@ class Port(asyncio.Transport):
         self.reading = asyncio.Event()
         self.reading.set()
 
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def write(self, data: Any) -> None:
+        """Answers the HELLO of a connection."""
+        (hello,) = FrameParser(FrameKind.HELLO).feed(bytes(data))
+        ack = {"agent": "1", "state": "running", "exit": None, **json_payload(hello)}
+        answer = json_frame(FrameKind.HELLO_ACK, 0, ack).encode()
+        asyncio.get_running_loop().call_soon(self.get_protocol().data_received, answer)
+
     def pause_reading(self) -> None:
         self.reading.clear()
 
@@ -119,6 +140,20 @@ async def test_what_comes_too_fast_is_not_read(size: int) -> None:
     assert not port.reading.is_set()
     async with asyncio.timeout(5):
         await port.reading.wait()
+    connection.connection_lost(None)
+
+
+async def test_log_is_read_at_a_quarter_of_the_pace() -> None:
+    frame = Frame(FrameKind.LOG, 1, bytes(65536)).encode()
+    connection, port = guest_connection.GuestConnection(), Port()
+    port.set_protocol(connection)
+    connection.connection_made(port)
+    await connection.greet()
+    most = guest_connection.RATE // (guest_connection.LOG_COST * len(frame)) - 1
+    connection.data_received(frame * most)
+    assert port.reading.is_set()
+    connection.data_received(frame * 3)
+    assert not port.reading.is_set()
     connection.connection_lost(None)
 
 
