@@ -24,7 +24,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -32,7 +32,7 @@ import structlog
 from microvmd.vmm import memory
 from microvmd.vmm.agent_door import AgentDoor, VsockDoor, pinned
 from microvmd.vmm.causes import ungrouped
-from microvmd.vmm.files import Logs, synced
+from microvmd.vmm.files import MEMORY_LIMIT, Logs, read_diff, synced, taken_back, write_diff
 from microvmd.vmm.firecracker_api import FirecrackerApi, FirecrackerFailed, Request
 from microvmd.vmm.holes import punch_zeros
 from microvmd.vmm.lease import Lease, LeaseLost
@@ -55,8 +55,6 @@ log = structlog.get_logger(__name__)
 MEMORY = "machine/memory"
 SCRATCH = "machine/run"
 """Relative: a jailed VMM is in the root of its jail, one of a test where it was started."""
-MEMORY_LIMIT = 300.0
-ROLLBACK_LIMIT = 60.0
 MAPPED_LIMIT = 30.0
 POLL = 0.001
 STATE_LIMIT = 16 << 20
@@ -160,13 +158,7 @@ class FirecrackerMachine:
 
     async def _load(self, diff: Path) -> None:
         """Write the pages of a suspend as soon as the memory is mapped."""
-        mapping = await self._mapped()
-
-        def work() -> None:
-            with open(diff, "rb", buffering=0) as file:
-                memory.load(mapping, file.fileno())
-
-        await shielded(asyncio.to_thread(work), limit=MEMORY_LIMIT)
+        await read_diff(await self._mapped(), diff)
 
     async def _mapped(self) -> memory.Mapping:
         try:
@@ -213,7 +205,7 @@ class FirecrackerMachine:
             await self._pause()
             await self._create_state()
             await asyncio.to_thread(self._take_state, device)
-            dumped = await self._dump(diff)
+            dumped = await write_diff(self._process.pid, self._spec.memory_file, diff)
             written = [drive.path for drive in self._spec.drives if not drive.read_only]
             device_bytes = await shielded(
                 asyncio.to_thread(synced, device, written), limit=MEMORY_LIMIT
@@ -267,40 +259,12 @@ class FirecrackerMachine:
         with os.fdopen(fd, "wb") as file:
             file.write(content)
 
-    async def _dump(self, diff: Path) -> memory.DumpResult:
-        given_up = threading.Event()
-
-        def work() -> memory.DumpResult:
-            mapping = memory.find_mapping(self._process.pid, self._spec.memory_file)
-            fd = os.open(diff, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                return memory.dump(mapping, fd, aborted=given_up.is_set)
-            finally:
-                os.close(fd)
-
-        return await shielded(asyncio.to_thread(work), limit=MEMORY_LIMIT, on_cancel=given_up.set)
-
     def failed(self, what: str) -> MachineFailed:
-        if self._process.exited:
-            what += "; the VMM has ended"
-        return MachineFailed(
-            what, vmm_log=self._logs.vmm.tail(), serial_log=self._logs.serial.tail()
-        )
+        return self._logs.failure(what, self._process)
 
-    @contextlib.asynccontextmanager
-    async def _rolling_back(self, what: str) -> AsyncIterator[None]:
+    def _rolling_back(self, what: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Let the vCPUs run again when the body fails or is cancelled."""
-        try:
-            yield
-        except BaseException as error:
-            log.warning("machine.rollback", what=what, pid=self._process.pid, error=repr(error))
-            try:
-                await shielded(self._cont(), limit=ROLLBACK_LIMIT)
-            except (FirecrackerFailed, TimeoutError) as lost:
-                raise self.failed(f"{what} failed and was not taken back: {lost}") from error
-            if isinstance(error, (FirecrackerFailed, OSError)):
-                raise self.failed(f"{what} failed and was taken back: {error}") from error
-            raise
+        return taken_back(what, self._process, self._cont, FirecrackerFailed, self.failed)
 
 
 def scratch_of(pid: int) -> Path:

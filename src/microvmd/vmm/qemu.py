@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -36,7 +35,17 @@ from microvmd.vmm.command_line import (
     command_line,
     device_set,
 )
-from microvmd.vmm.files import Logs, make_memory_file, open_logs, synced
+from microvmd.vmm.files import (
+    MEMORY_LIMIT,
+    ROLLBACK_LIMIT,
+    Logs,
+    make_memory_file,
+    open_logs,
+    read_diff,
+    synced,
+    taken_back,
+    write_diff,
+)
 from microvmd.vmm.machine import (
     Accelerator,
     Bind,
@@ -77,9 +86,6 @@ FIRMWARE = ("bios-microvm.bin", "pvh.bin")
 TESTED = ("10.0.",)
 """Versions whose device state and private pages were tested to make a whole."""
 SAVE_FDSET = 100
-MEMORY_LIMIT = 300.0
-"""Seconds for moving guest memory; only a full snapshot of a large guest comes near it."""
-ROLLBACK_LIMIT = 60.0
 VERSION_LIMIT = 10.0
 ROOM_POLL = 1.0
 """Seconds between two tries of a write that found no room: nobody is told when there is some."""
@@ -230,7 +236,9 @@ class QemuMachine:
         full = isinstance(start, FromSuspend) and start.diff is None
         try:
             if isinstance(start, FromSuspend) and start.diff is not None:
-                await self._load(start.diff)
+                pid, memory_file = self._process.pid, self._spec.memory_file
+                mapping = await asyncio.to_thread(memory.find_mapping, pid, memory_file)
+                await read_diff(mapping, start.diff)
             await self._qmp.capabilities(
                 x_ignore_shared=isinstance(start, FromImage), mapped_ram=full
             )
@@ -252,7 +260,7 @@ class QemuMachine:
             await self._qmp.execute("stop")
             if tested:
                 await self._save("xen-save-devices-state", device)
-                dumped = await self._dump(diff)
+                dumped = await write_diff(self._process.pid, self._spec.memory_file, diff)
             else:
                 await self._qmp.capabilities(mapped_ram=True)
                 await self._save("migrate", device)
@@ -269,12 +277,7 @@ class QemuMachine:
         )
 
     def failed(self, what: str) -> MachineFailed:
-        """An error with the evidence that the logs hold."""
-        if self._process.exited:
-            what += "; the VMM has ended"
-        return MachineFailed(
-            what, vmm_log=self._logs.vmm.tail(), serial_log=self._logs.serial.tail()
-        )
+        return self._logs.failure(what, self._process)
 
     async def _execute(self, command: str) -> object:
         try:
@@ -285,19 +288,14 @@ class QemuMachine:
     @contextlib.asynccontextmanager
     async def _rolling_back(self, what: str) -> AsyncIterator[None]:
         """Let the vCPUs run again when the body fails or is cancelled."""
-        self._held = True
-        try:
-            yield
-        except BaseException as error:
-            log.warning("machine.rollback", what=what, pid=self._process.pid, error=repr(error))
+
+        async def go_on() -> None:
             self._held = False
-            try:
-                await shielded(self._qmp.execute("cont"), limit=ROLLBACK_LIMIT)
-            except (QmpFailed, TimeoutError) as lost:
-                raise self.failed(f"{what} failed and was not taken back: {lost}") from error
-            if isinstance(error, (QmpFailed, OSError)):
-                raise self.failed(f"{what} failed and was taken back: {error}") from error
-            raise
+            await self._qmp.execute("cont")
+
+        self._held = True
+        async with taken_back(what, self._process, go_on, QmpFailed, self.failed):
+            yield
 
     async def _save(self, command: str, device: Path) -> None:
         """Let QEMU write into a file that its jail cannot see."""
@@ -317,27 +315,6 @@ class QemuMachine:
         finally:
             with contextlib.suppress(QmpFailed):
                 await self._qmp.remove_file(SAVE_FDSET)
-
-    async def _dump(self, diff: Path) -> memory.DumpResult:
-        given_up = threading.Event()
-
-        def work() -> memory.DumpResult:
-            mapping = memory.find_mapping(self._process.pid, self._spec.memory_file)
-            fd = os.open(diff, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                return memory.dump(mapping, fd, aborted=given_up.is_set)
-            finally:
-                os.close(fd)
-
-        return await shielded(asyncio.to_thread(work), limit=MEMORY_LIMIT, on_cancel=given_up.set)
-
-    async def _load(self, diff: Path) -> None:
-        def work() -> None:
-            mapping = memory.find_mapping(self._process.pid, self._spec.memory_file)
-            with open(diff, "rb", buffering=0) as file:
-                memory.load(mapping, file.fileno())
-
-        await shielded(asyncio.to_thread(work), limit=MEMORY_LIMIT)
 
     def _written_drives(self) -> list[Path]:
         return [drive.path for drive in self._spec.drives if not drive.read_only]
