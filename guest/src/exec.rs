@@ -43,6 +43,8 @@ struct Output {
     watched: Watched,
     stream: u32,
     credit: usize,
+    /// A terminal has said once that nobody holds it any more.
+    hung_up: bool,
     ended: bool,
 }
 
@@ -89,7 +91,8 @@ impl Session {
             let (stream, token) =
                 if index == 0 { (id, tokens.output) } else { (id | ERROR_BIT, tokens.error) };
             let watched = Watched::new(file, token, libc::EPOLLIN);
-            session.outputs.push(Output { watched, stream, credit: WINDOW, ended: false });
+            let output = Output { watched, stream, credit: WINDOW, hung_up: false, ended: false };
+            session.outputs.push(output);
         }
         Ok(session)
     }
@@ -138,7 +141,13 @@ impl Session {
                     Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
                         output.ended = exited;
                     }
-                    // A terminal says EIO when its last process is gone.
+                    // A terminal says EIO when its last process is gone. Linux looks for text on
+                    // its way before it looks whether the other side is closed (n_tty_read), so
+                    // what was written between the two is there at the next read only.
+                    Err(cause) if cause.raw_os_error() == Some(libc::EIO) && !output.hung_up => {
+                        output.hung_up = true;
+                        continue;
+                    }
                     Err(_) => output.ended = true,
                 }
                 break;
