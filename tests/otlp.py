@@ -47,9 +47,24 @@ class Collector:
             assert done, f"of {names} came {[one.name for one in self.spans]}"
             return {one.name: one for one in self.spans}
 
+    def wait_for_trace(self, name: str, root: str, microvm_id: str) -> dict[str, Span]:
+        """By name, the spans of the trace of this root that has such a span of this MicroVM."""
+        with self.arrived:
+            done = self.arrived.wait_for(lambda: self._trace(name, root, microvm_id), LIMIT_S)
+            assert done, f"none of {root} has {name}: {[one.name for one in self.spans]}"
+            return self._trace(name, root, microvm_id)
+
     def of_trace(self, trace_id: bytes) -> list[Span]:
         with self.arrived:
             return [one for one in self.spans if one.trace_id == trace_id]
+
+    def _trace(self, name: str, root: str, microvm_id: str) -> dict[str, Span]:
+        for one in self.spans:
+            if one.name == name and attributes(one).get("microvmd.microvm_id") == microvm_id:
+                trace = {other.name: other for other in self.of_trace(one.trace_id)}
+                if root in trace and not trace[root].parent_span_id:
+                    return trace
+        return {}
 
     def _has(self, names: tuple[str, ...]) -> bool:
         return set(names) <= {one.name for one in self.spans}

@@ -253,6 +253,28 @@ def test_the_first_answer_is_timed() -> None:
     asyncio.run(scenario())
 
 
+def test_the_first_answer_after_each_resume_is_timed() -> None:
+    """A suspend takes the route away, and what was counted stays."""
+
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.11"), w.client() as client:
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            await w.get(client, "vm-a", headers=w.auth("vm-a"))
+            run = await w.active(lambda found: found.requests == 1)
+            assert run.first is not None
+            await w.edge.routes.remove("vm-a")
+            suspended = await w.active(lambda found: found.first is None)
+            assert (suspended.requests, suspended.bytes_total) == (1, run.bytes_total)
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            await w.get(client, "vm-a", headers=w.auth("vm-a"))
+            first = (await w.active(lambda found: found.requests == 2)).first
+            assert first is not None
+            now = time.time()
+            assert first.seen_at(now)[0] >= run.first.seen_at(now)[1]
+
+    asyncio.run(scenario())
+
+
 def test_key_rotation() -> None:
     async def scenario() -> None:
         async with world() as w, guest("127.0.0.11"):

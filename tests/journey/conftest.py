@@ -4,12 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.otlp import Collector, collector
 from tests.servicelab import Image, Service, interpreter, running_service
 
 
 @pytest.fixture(scope="session")
-def journeys(residents: list[object]) -> Iterator[Service]:
-    with running_service() as service:
+def traces() -> Iterator[Collector]:
+    """Takes the traces of all journeys."""
+    with collector() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def journeys(residents: list[object], traces: Collector) -> Iterator[Service]:
+    with running_service({"TRACES_ENDPOINT": traces.url}) as service:
         residents.append(service)
         yield service
         residents.remove(service)

@@ -1,4 +1,4 @@
-"""What a service tells of itself while a real MicroVM lives: events, metrics, usage."""
+"""What a service tells of itself while a real MicroVM lives: events, metrics, usage, traces."""
 
 import json
 import subprocess
@@ -10,7 +10,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.servicelab import Image, Service
+from tests.otlp import Collector
+from tests.servicelab import Image, Microvm, Service
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 
@@ -46,12 +47,28 @@ def _metrics(service: Service) -> dict[str, float]:
     return sums
 
 
-def test_the_life_of_a_microvm(service: Service, notebook: Image) -> None:
+def _resumed(traces: Collector, root: str, microvm: Microvm) -> None:
+    """One trace from what resumed it, over the node's steps, to the first byte of an answer."""
+    spans = traces.wait_for_trace("first answer", root, microvm.id)
+    assert spans.keys() >= {"node starts it", "vmm", "guest.restored", "report Started"}
+    begun, first = spans[root].start_time_unix_nano, spans["first answer"]
+    started = spans["node starts it"].end_time_unix_nano
+    # HAProxy cuts its times to milliseconds.
+    assert begun < started < first.end_time_unix_nano + 1_000_000
+    assert first.start_time_unix_nano <= first.end_time_unix_nano
+
+
+def test_the_life_of_a_microvm(service: Service, notebook: Image, traces: Collector) -> None:
     before = _metrics(service)
     microvm = service.run(notebook)
     microvm.suspend()
     assert microvm.execute("6 * 7") == 42
     microvm.wait("RUNNING")
+    _resumed(traces, "decide resume_requested", microvm)
+    microvm.suspend()
+    microvm.resume()
+    assert microvm.execute("7 * 7") == 49
+    _resumed(traces, "ResumeMicrovm", microvm)
     microvm.terminate()
 
     found = _events(service, microvm.id)
@@ -61,6 +78,10 @@ def test_the_life_of_a_microvm(service: Service, notebook: Image) -> None:
         ("SUSPENDING", "caller"),
         ("SUSPENDED", "node"),
         ("RESUMING", "endpoint request"),
+        ("RUNNING", "node"),
+        ("SUSPENDING", "caller"),
+        ("SUSPENDED", "node"),
+        ("RESUMING", "caller"),
         ("RUNNING", "node"),
         ("TERMINATING", "caller"),
         ("TERMINATED", "node"),

@@ -126,8 +126,9 @@ class Starts:
         self._of("edge holds a request", microvm_id, since, until)
 
     def answered(self, microvm_id: str, arrived: float, began: float) -> None:
-        """The first request that its application has answered, ever: when it arrived, and when the
-        answer began, in seconds since the epoch. One of before its last start is none of that."""
+        """The first request that its application has answered since it was started or resumed: when
+        it arrived, and when the answer began, in seconds since the epoch. One of before that is
+        none of it."""
         begun = self._unanswered.get(microvm_id)
         if begun is not None and began >= begun:
             self._answered_or_not(microvm_id)

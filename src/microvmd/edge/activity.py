@@ -12,12 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _FIELD = re.compile(r"(\w+)=(\S+)")
+FORGET = "set table activity key {} data.gpt 0"
+"""Command for HAProxy's worker: the next answer of this endpoint is the first one. Of an array, it
+sets the first element."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
     """When the first request that was answered arrived, and when its answer began; in ms since the
-    epoch, of which HAProxy keeps 32 bits."""
+    epoch, of which HAProxy keeps 32 bits. First since the endpoint lost its route (`FORGET`)."""
 
     arrived: int
     answered: int
@@ -65,5 +68,5 @@ def parse_tables(tables: Iterable[str]) -> dict[str, Activity]:
 
 
 def _first(fields: Mapping[str, str]) -> FirstAnswer | None:
-    arrived, answered = (int(fields.get(name, 0)) for name in ("gpt0", "gpt1"))
+    arrived, answered = (int(fields.get(name, 0)) for name in ("gpt1", "gpt0"))
     return FirstAnswer(arrived, answered) if answered else None

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import structlog
 
 from microvmd.edge import stats
+from microvmd.edge.activity import FORGET
 from microvmd.edge.config import EdgeFiles
 from microvmd.edge.stats import CommandFailed, command
 
@@ -100,9 +101,11 @@ class Routes:
             address = self._routes.pop(endpoint_id, None)
             try:
                 await command(self._files.stats_socket, f"del map {self._name} {endpoint_id}")
-                if address is None or not close_sessions:
-                    return 0
-                return await self._close_streams(address)
+                going = address if close_sessions else None
+                closed = 0 if going is None else await self._close_streams(going)
+                # After the last answer of before: whoever gets a route next has its own first one.
+                await command(self._files.stats_socket, FORGET.format(endpoint_id))
+                return closed
             except CommandFailed as error:
                 log.warning("edge.route_not_removed", endpoint=endpoint_id, error=str(error))
                 return 0

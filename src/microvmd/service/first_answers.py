@@ -1,4 +1,5 @@
-"""The end of a run's trace: its first answer, whose times HAProxy keeps beside its counters.
+"""The end of the trace of a run or a resume: its first answer, whose times HAProxy keeps beside its
+counters.
 
 No request tells the service anything; the counters are read while a start that is traced has no
 answer yet.

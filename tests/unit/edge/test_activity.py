@@ -10,7 +10,7 @@ from microvmd.edge.activity import Activity, FirstAnswer, parse_tables
 FIRST = FirstAnswer(708403596, 708406774)
 TABLE = """# table: activity, type: string, size:204800, used:2
 0x7fc0d405: key=vm-a use=1 exp=88886827 conn_cur=1 bytes_in_cnt=833 bytes_out_cnt=393 \
-http_req_cnt=7 gpt0=708403596 gpt1=708406774
+http_req_cnt=7 gpt0=708406774 gpt1=708403596
 0x7fc0d406: key=vm-b use=0 exp=88887094 conn_cur=0 bytes_in_cnt=390 bytes_out_cnt=110
 
 """

@@ -10,7 +10,7 @@ import pytest
 from microvmd.control import tracing
 from microvmd.control.tracing import FIRST_ANSWER_S
 from microvmd.edge.activity import Activity, FirstAnswer
-from microvmd.messages.node import Started, StartMicrovm
+from microvmd.messages.node import ResumeMicrovm, Started, StartMicrovm, Suspended
 from microvmd.model.microvm import MicroVm
 from microvmd.service import first_answers
 from microvmd.service.first_answers import look, trace_first_answers
@@ -73,6 +73,28 @@ async def test_a_trace_from_the_call_to_the_first_byte(
     assert attributes(first) == {"microvmd.microvm_id": made.microvm_id}
     times = (first.start_time_unix_nano, first.end_time_unix_nano)
     assert [round(time / 1e6) for time in times] == [1_796_004_734_500, 1_796_004_734_625]
+
+
+async def test_a_resume_has_a_first_answer_of_its_own(tmp_path: Path) -> None:
+    with collector() as received:
+        settings = TraceSettings.model_validate({"endpoint": received.url})
+        async with plane(tmp_path) as p, exported(settings):
+            made = await _started(p)
+            look(p.microvms, {made.endpoint_id: _seen(BEGUN + 1, BEGUN + 2)}, BEGUN + 3)
+            await p.microvms.suspend(ACCOUNT, made.microvm_id)
+            await p.microvms.report(Suspended(made.microvm_id, 1))
+            with tracing.call("ResumeMicrovm", "request-2", None):
+                await p.microvms.resume(ACCOUNT, made.microvm_id)
+            command = p.node.commands[-1]
+            assert isinstance(command, ResumeMicrovm)
+            cause, began = command.spec.cause, BEGUN + 60
+            report = Started(made.microvm_id, 2, "10.0.0.1", begun=began, cause=cause)
+            await p.microvms.report(report)
+            for answered in (BEGUN + 2, BEGUN + 62):
+                look(p.microvms, {made.endpoint_id: _seen(BEGUN + 1, answered)}, BEGUN + 63)
+        found = received.of_trace(received.wait_for("ResumeMicrovm")["ResumeMicrovm"].trace_id)
+    (first,) = [one for one in found if one.name == "first answer"]
+    assert round(first.end_time_unix_nano / 1e9) == BEGUN + 62
 
 
 async def test_it_is_waited_for_as_long_as_it_makes_sense(tmp_path: Path) -> None:
