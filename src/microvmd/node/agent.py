@@ -178,7 +178,7 @@ class NodeAgent:
             await task.left.wait()
         files = self._equipment.paths.microvm(command.microvm_id)
         async with self._equipment.vault.holding(command.microvm_id):
-            await self._equipment.end_vmm(files, command.microvm_id)
+            await self._equipment.end_vmm(files)
             await asyncio.to_thread(remove, files.directory)
         await self._report(Terminated(command.microvm_id, command.generation))
 

@@ -1,7 +1,8 @@
 """From files to a MicroVM that answers: network, jail, VMM, guest agent, in this order.
 
-``Equipment`` is what a node shares between its MicroVMs; ``Running`` is what one of them holds. The
-image build (``build/capture.py``) brings its machines up the same way.
+``Equipment`` is what a node shares between its MicroVMs; ``Prepared`` is a VMM without a guest, and
+``Running`` is what one MicroVM holds. The image build (``build/capture.py``) brings its machines up
+the same way.
 """
 
 import asyncio
@@ -43,6 +44,7 @@ from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.machine import (
     Accelerator,
     Drive,
+    EmptyMachine,
     EndReason,
     FromImage,
     FromSuspend,
@@ -75,12 +77,14 @@ class VmmRecord:
 
     identity: ProcessIdentity
     network: str
+    jail: str
 
     def write(self, path: Path) -> None:
         fields = {
             "pid": self.identity.pid,
             "start_time": self.identity.start_time,
             "network": self.network,
+            "jail": self.jail,
         }
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(fields))
@@ -92,7 +96,12 @@ class VmmRecord:
             fields = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        return cls(ProcessIdentity(fields["pid"], fields["start_time"]), fields["network"])
+        return cls(
+            ProcessIdentity(fields["pid"], fields["start_time"]),
+            fields["network"],
+            # One of an older version has none: its jail has the name of the MicroVM.
+            fields.get("jail", path.parent.name),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,7 @@ class Equipment:
         record = VmmRecord.read(files.identity)
         return record if record is not None and record.identity.alive() else None
 
-    async def end_vmm(self, files: MicrovmFiles, microvm_id: str) -> None:
+    async def end_vmm(self, files: MicrovmFiles) -> None:
         """Kill the VMM that an earlier run of the node left, if there is one, with all it holds."""
         record = self.vmm_of(files)
         if record is None:
@@ -166,18 +175,26 @@ class Equipment:
         with suppress(ProcessGone):
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.networks.adopt(record.network))
-                await stack.enter_async_context(self.jails.adopt(microvm_id, record.identity))
+                await stack.enter_async_context(self.jails.adopt(record.jail, record.identity))
                 process = await stack.enter_async_context(owned(Process.adopt(record.identity)))
                 await process.kill()
 
     async def sweep(self, kept: Set[str]) -> None:
         """End VMMs, networks and jails that no MicroVM of ``kept`` owns."""
         records = {microvm_id: self.vmm_of(self.paths.microvm(microvm_id)) for microvm_id in kept}
-        networks = {record.network for record in records.values() if record is not None}
-        alive = {name for name, record in records.items() if record is not None}
-        self.jails.sweep(alive)
-        await self.networks.sweep(keep=networks)
-        await self.vault.sweep(alive)
+        alive = {name: record for name, record in records.items() if record is not None}
+        self.jails.sweep({record.jail for record in alive.values()})
+        await self.networks.sweep(keep={record.network for record in alive.values()})
+        await self.vault.sweep(alive.keys())
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A VMM that holds no guest yet, and what it runs in."""
+
+    network: Network
+    jail: Jail
+    vmm: EmptyMachine
 
 
 @dataclass(slots=True)
@@ -225,6 +242,34 @@ class Running:
         return f"Main process exited with {how}."
 
 
+async def prepare(
+    stack: AsyncExitStack,
+    equipment: Equipment,
+    network: Network,
+    name: str,
+    spec: MachineSpec,
+    directory: Path,
+    start: FromImage | FromSuspend,
+    *,
+    in_memory: int = 0,
+) -> Prepared:
+    """Start a VMM that is to be filled by `start`, in a jail of this name.
+
+    All that it holds is on ``stack``; a record of it is in ``directory``. ``in_memory`` is how many
+    bytes of memory its files may take.
+    """
+    limits = limits_of(spec, files=in_memory)
+    jail = await stack.enter_async_context(
+        equipment.jails.jail(name, limits, equipment.accelerator.kind)
+    )
+    stack.enter_context(jail.explained())
+    vmm = await stack.enter_async_context(
+        equipment.vmm.prepare(spec, MachineFiles(directory), jail, start, tap=network.tap)
+    )
+    VmmRecord(vmm.identity, network.name, name).write(MicrovmFiles(directory).identity)
+    return Prepared(network, jail, vmm)
+
+
 async def bring_up(
     stack: AsyncExitStack,
     equipment: Equipment,
@@ -245,25 +290,25 @@ async def bring_up(
     with timings.step("network"):
         network = await stack.enter_async_context(equipment.networks.network(spec.egress))
     role = stack.enter_context(microvm_present(network, equipment.roles, spec))
-    jail = await stack.enter_async_context(
-        equipment.jails.jail(
-            spec.microvm_id,
-            limits_of(machine_spec, files=working.in_memory),
-            equipment.accelerator.kind,
-        )
-    )
-    stack.enter_context(jail.explained())
-    sockets = MachineFiles(files.directory)
     with ungrouped():
         async with asyncio.TaskGroup() as tasks:
             if (closed := spec.hooks.closed_port) is not None:
                 # Beside the start of the VMM: takes a process, and must be done before requests.
                 tasks.create_task(network.block_port(closed))
             with timings.step("vmm"):
-                machine = await stack.enter_async_context(
-                    equipment.vmm.launch(machine_spec, sockets, jail, start, tap=network.tap)
+                prepared = await prepare(
+                    stack,
+                    equipment,
+                    network,
+                    spec.microvm_id,
+                    machine_spec,
+                    files.directory,
+                    start,
+                    in_memory=working.in_memory,
                 )
-    VmmRecord(machine.identity, network.name).write(files.identity)
+                machine = await stack.enter_async_context(
+                    prepared.vmm.fill(machine_spec, MachineFiles(files.directory))
+                )
     with nullcontext() if before_cont is None else kept(working.hold, network, machine):
         if before_cont is not None:
             before_cont()
@@ -274,7 +319,7 @@ async def bring_up(
             )
         await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     connect = _connector(stack, equipment, machine, spec, role)
-    return Running(network, jail, machine, guest, working, connect)
+    return Running(network, prepared.jail, machine, guest, working, connect)
 
 
 class Detachable(Protocol):
@@ -310,9 +355,7 @@ async def adopt(
     network = await stack.enter_async_context(equipment.networks.adopt(record.network, spec.egress))
     role = stack.enter_context(microvm_present(network, equipment.roles, spec))
     with kept(network):
-        jail = await stack.enter_async_context(
-            equipment.jails.adopt(spec.microvm_id, record.identity)
-        )
+        jail = await stack.enter_async_context(equipment.jails.adopt(record.jail, record.identity))
         stack.enter_context(jail.explained())
         machine = await stack.enter_async_context(
             equipment.vmm.adopt(machine_spec, MachineFiles(files.directory), record.identity)

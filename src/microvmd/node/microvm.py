@@ -179,7 +179,7 @@ class MicrovmTask:
             with running.kept():
                 await self._is_up(running)
         except (SnapshotBroken, SnapshotForeign):
-            await self.equipment.end_vmm(self.files, self.spec.microvm_id)
+            await self.equipment.end_vmm(self.files)
             raise
         with running.kept():
             if phase is Phase.RESUMING:
@@ -194,7 +194,7 @@ class MicrovmTask:
         """A start that a restart cut off. Nobody was let in yet: what it made is thrown away, also
         a VMM in which /run was called, for nobody knows with what answer."""
         attempt = self.files.attempt + 1
-        await self.equipment.end_vmm(self.files, self.spec.microvm_id)
+        await self.equipment.end_vmm(self.files)
         if attempt > STARTS:
             raise Ended(f"The MicroVM was lost: {STARTS} starts were interrupted by a restart.")
         log.info("microvm.start_again", attempt=attempt)
@@ -372,7 +372,7 @@ class MicrovmTask:
         intact = self.files.suspended
         if intact and phase in (Phase.RESUMING, Phase.SUSPENDING):
             # A VMM that never ran, or whose snapshot counts already: it must not run on beside it.
-            await self.equipment.end_vmm(self.files, self.spec.microvm_id)
+            await self.equipment.end_vmm(self.files)
         if self.equipment.vmm_of(self.files) is not None:
             return None
         if phase is Phase.SUSPENDING and intact:

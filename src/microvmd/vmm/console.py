@@ -67,6 +67,11 @@ class BoundedLog:
             os.close(writer)
             os.close(reader)
 
+    def moved(self, log: Path) -> None:
+        """The directory of the log has got another name."""
+        self._log, self._older = log, _older(log)
+        self.fifo = log.with_suffix(".fifo")
+
     def tail(self) -> str:
         """The last lines, as evidence in an error."""
         self._drain()

@@ -29,6 +29,11 @@ class Logs:
     vmm: BoundedLog
     serial: BoundedLog
 
+    def moved(self, files: MachineFiles) -> None:
+        """The directory of the machine has got another name."""
+        self.vmm.moved(files.vmm_log)
+        self.serial.moved(files.serial_log)
+
     def failure(self, what: str, process: Process) -> MachineFailed:
         """An error with the evidence that the logs hold."""
         if process.exited:

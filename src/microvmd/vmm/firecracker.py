@@ -171,7 +171,7 @@ class FirecrackerVmm:
         )
 
     @contextlib.asynccontextmanager
-    async def launch(
+    async def prepare(
         self,
         spec: MachineSpec,
         files: MachineFiles,
@@ -179,7 +179,7 @@ class FirecrackerVmm:
         start: Start,
         *,
         tap: Tap | None = None,
-    ) -> AsyncIterator[FirecrackerMachine]:
+    ) -> AsyncIterator["EmptyFirecracker"]:
         if isinstance(start, Boot):
             make_memory_file(spec)
         async with contextlib.AsyncExitStack() as stack:
@@ -190,13 +190,22 @@ class FirecrackerVmm:
             with contextlib.ExitStack() as opened:
                 command = self._command(spec, files, start, tap, logs, opened)
                 process = await stack.enter_async_context(launcher.launch(command))
-            machine = await self._connected(spec, process, logs, stack)
-            paths = _paths(spec)
-            name = None if tap is None else tap.name
-            if isinstance(start, Boot):
-                await machine.boot(boot_requests(spec, paths, name, self.cpu_template))
-            else:
-                await machine.restore(start, load_request(paths, name), lease)
+            api = await self._connected(process, logs, stack)
+            card = None if tap is None else tap.name
+            yield EmptyFirecracker(self, process, api, logs, Filling(start, lease, card))
+
+    @contextlib.asynccontextmanager
+    async def launch(
+        self,
+        spec: MachineSpec,
+        files: MachineFiles,
+        launcher: Launcher,
+        start: Start,
+        *,
+        tap: Tap | None = None,
+    ) -> AsyncIterator[FirecrackerMachine]:
+        preparing = self.prepare(spec, files, launcher, start, tap=tap)
+        async with preparing as empty, empty.fill(spec, files) as machine:
             yield machine
 
     @contextlib.asynccontextmanager
@@ -207,19 +216,15 @@ class FirecrackerVmm:
             process = await stack.enter_async_context(owned(Process.adopt(identity)))
             logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
             try:
-                machine = await self._connected(spec, process, logs, stack)
+                api = await self._connected(process, logs, stack)
             except asyncio.CancelledError:
                 process.detach()  # who stops waiting does not mean to end the guest
                 raise
-            yield machine
+            yield FirecrackerMachine(spec, process, api, logs, self.version)
 
     async def _connected(
-        self,
-        spec: MachineSpec,
-        process: Process,
-        logs: Logs,
-        stack: contextlib.AsyncExitStack,
-    ) -> FirecrackerMachine:
+        self, process: Process, logs: Logs, stack: contextlib.AsyncExitStack
+    ) -> FirecrackerApi:
         try:
             api = await FirecrackerApi.of(process, scratch_of(process.pid) / Path(API).name)
         except FirecrackerFailed as error:
@@ -230,9 +235,8 @@ class FirecrackerVmm:
                 str(error), vmm_log=logs.vmm.tail(), serial_log=logs.serial.tail()
             ) from error
         stack.push_async_callback(api.close)
-        machine = FirecrackerMachine(spec, process, api, logs, self.version)
-        stack.push_async_callback(machine.end)
-        return machine
+        stack.push_async_callback(_end, process)
+        return api
 
     def _command(
         self,
@@ -265,6 +269,61 @@ class FirecrackerVmm:
             scratch=Bind(files.directory / "scratch", f"/{SCRATCH}"),
             tap=tap,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """What a VMM was started for: `lease` holds it up at its disk, `card` is its tap."""
+
+    start: Start
+    lease: Lease | None
+    card: str | None
+
+
+class EmptyFirecracker:
+    """An `EmptyMachine` under Firecracker. Made by `FirecrackerVmm.prepare`."""
+
+    def __init__(
+        self,
+        vmm: FirecrackerVmm,
+        process: Process,
+        api: FirecrackerApi,
+        logs: Logs,
+        filling: Filling,
+    ) -> None:
+        self._vmm = vmm
+        self._process = process
+        self._api = api
+        self._logs = logs
+        self._filling = filling
+
+    @property
+    def identity(self) -> ProcessIdentity:
+        return self._process.identity
+
+    async def ended(self) -> None:
+        await self._process.wait()
+
+    @contextlib.asynccontextmanager
+    async def fill(
+        self, spec: MachineSpec, files: MachineFiles
+    ) -> AsyncIterator[FirecrackerMachine]:
+        self._logs.moved(files)
+        vmm, filling = self._vmm, self._filling
+        machine = FirecrackerMachine(spec, self._process, self._api, self._logs, vmm.version)
+        paths = _paths(spec)
+        if isinstance(filling.start, Boot):
+            await machine.boot(boot_requests(spec, paths, filling.card, vmm.cpu_template))
+        else:
+            request = load_request(paths, filling.card)
+            await machine.restore(filling.start, request, filling.lease)
+        yield machine
+
+
+async def _end(process: Process) -> None:
+    """Kill it unless it was detached: as the first of its pid namespace it never hears TERM."""
+    if not process.detached and not process.exited:
+        await process.kill()
 
 
 @contextlib.contextmanager

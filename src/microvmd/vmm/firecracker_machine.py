@@ -65,7 +65,7 @@ ENDED_WELL = "exit_code=0"
 
 
 class FirecrackerMachine:
-    """A `Machine` under Firecracker. Made by `FirecrackerVmm`."""
+    """A `Machine` under Firecracker. Made by `EmptyFirecracker.fill` and `adopt`."""
 
     def __init__(
         self, spec: MachineSpec, process: Process, api: FirecrackerApi, logs: Logs, version: str
@@ -75,7 +75,6 @@ class FirecrackerMachine:
         self._api = api
         self._logs = logs
         self._killed = False
-        self._detached = False
         self._scratch = scratch_of(process.pid)
         self.vmm_version = version
 
@@ -88,13 +87,7 @@ class FirecrackerMachine:
         return VsockDoor(lambda: pinned(self._scratch / "vsock.sock"))
 
     def detach(self) -> None:
-        self._detached = True
         self._process.detach()
-
-    async def end(self) -> None:
-        """Kill it unless it was detached: as the first of its pid namespace it never hears TERM."""
-        if not self._detached and not self._process.exited:
-            await self._process.kill()
 
     async def cont(self) -> None:
         try:

@@ -309,6 +309,28 @@ class Machine(Protocol):
         ...
 
 
+class EmptyMachine(Protocol):
+    """A VMM that is up and takes commands, and holds no guest yet.
+
+    All that it opens it has got already: files of the machine, drives and network card.
+    """
+
+    @property
+    def identity(self) -> ProcessIdentity: ...
+
+    async def ended(self) -> None:
+        """Wait until the VMM has ended, which it does not do by itself."""
+        ...
+
+    def fill(self, spec: MachineSpec, files: MachineFiles) -> AbstractAsyncContextManager[Machine]:
+        """Make a guest of it, as `prepare` was told; once. The vCPUs stand still until `cont`.
+
+        ``spec`` and ``files`` are those of `prepare`, under the names that they have by now: the
+        directory may have been renamed. Raises MachineFailed.
+        """
+        ...
+
+
 class Vmm(Protocol):
     """One program that runs machines."""
 
@@ -335,6 +357,22 @@ class Vmm(Protocol):
     @property
     def surroundings(self) -> Surroundings: ...
 
+    def prepare(
+        self,
+        spec: MachineSpec,
+        files: MachineFiles,
+        launcher: Launcher,
+        start: Start,
+        *,
+        tap: Tap | None = None,
+    ) -> AbstractAsyncContextManager[EmptyMachine]:
+        """Start a VMM that will be filled by `start`, which may be much later.
+
+        Leaving the context, in whatever task, kills the VMM unless its machine was detached. Raises
+        MachineFailed.
+        """
+        ...
+
     def launch(
         self,
         spec: MachineSpec,
@@ -344,10 +382,7 @@ class Vmm(Protocol):
         *,
         tap: Tap | None = None,
     ) -> AbstractAsyncContextManager[Machine]:
-        """Start a VMM and restore into it; the vCPUs stand still until `cont`.
-
-        Leaving the context kills the VMM unless it was detached. Raises MachineFailed.
-        """
+        """`prepare`, and `fill` at once."""
         ...
 
     def adopt(

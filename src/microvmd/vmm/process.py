@@ -159,6 +159,10 @@ class Process:
     def exited(self) -> bool:
         return self._exit.done()
 
+    @property
+    def detached(self) -> bool:
+        return self._detached
+
     def detach(self) -> None:
         """Let the process go on when its context ends. It is still reaped while we live."""
         self._detached = True

@@ -1,4 +1,4 @@
-"""Runs a machine under QEMU: `launch`, `adopt`, and the sequences of a suspend and a restore.
+"""Runs a machine under QEMU: `prepare`, `adopt`, and the sequences of a suspend and a restore.
 
 Suspending a clone writes its device state with `xen-save-devices-state`, which exists for Xen but
 does what is needed: device state without memory. The memory goes beside it (`vmm/memory.py`). This
@@ -12,7 +12,6 @@ makes the write again at `cont`: so such a guest waits until there is room, and 
 import asyncio
 import contextlib
 import os
-import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -28,11 +27,6 @@ from microvmd.vmm.command_line import (
     INITRD_TARGET,
     KERNEL_TARGET,
     MEMORY_TARGET,
-    DriveFiles,
-    OpenFiles,
-    Paths,
-    binds,
-    command_line,
     device_set,
 )
 from microvmd.vmm.files import (
@@ -76,6 +70,7 @@ from microvmd.vmm.process import (
     run,
     spawn,
 )
+from microvmd.vmm.qemu_command import opened_command
 from microvmd.vmm.qmp import Qmp, QmpFailed, port_opened
 from microvmd.vmm.shield import shielded
 
@@ -124,6 +119,17 @@ class QemuVmm:
     def surroundings(self) -> Surroundings:
         return surroundings(self.program)
 
+    def prepare(
+        self,
+        spec: MachineSpec,
+        files: MachineFiles,
+        launcher: Launcher,
+        start: Start,
+        *,
+        tap: Tap | None = None,
+    ) -> contextlib.AbstractAsyncContextManager["EmptyQemu"]:
+        return prepare(spec, files, launcher, start, tap=tap, qemu=self.program)
+
     def launch(
         self,
         spec: MachineSpec,
@@ -163,8 +169,34 @@ class PlainLauncher:
         return spawn(command.argv, stdout=command.output, stderr=command.output, fds=command.fds)
 
 
+class EmptyQemu:
+    """An `EmptyMachine` under QEMU. Made by `prepare`."""
+
+    def __init__(self, process: Process, qmp: Qmp, logs: Logs, start: Start) -> None:
+        self._process = process
+        self._qmp = qmp
+        self._logs = logs
+        self._start = start
+
+    @property
+    def identity(self) -> ProcessIdentity:
+        return self._process.identity
+
+    async def ended(self) -> None:
+        await self._process.wait()
+
+    @contextlib.asynccontextmanager
+    async def fill(self, spec: MachineSpec, files: MachineFiles) -> AsyncIterator["QemuMachine"]:
+        self._logs.moved(files)
+        machine = QemuMachine(spec, self._process, self._qmp, self._logs, PortDoor(files.agent))
+        async with _going(machine):
+            if not isinstance(self._start, Boot):
+                await machine.restore(self._start)
+            yield machine
+
+
 class QemuMachine:
-    """A `Machine` under QEMU. Made by `launch` and `adopt`."""
+    """A `Machine` under QEMU. Made by `EmptyQemu.fill` and `adopt`."""
 
     def __init__(
         self, spec: MachineSpec, process: Process, qmp: Qmp, logs: Logs, agent: AgentDoor
@@ -232,7 +264,7 @@ class QemuMachine:
         return await self.wait()
 
     async def restore(self, start: FromImage | FromSuspend) -> None:
-        """Fill a machine that `launch` started for it. vCPUs stand still afterwards."""
+        """Fill a VMM that `prepare` started for it. vCPUs stand still afterwards."""
         full = isinstance(start, FromSuspend) and start.diff is None
         try:
             if isinstance(start, FromSuspend) and start.diff is not None:
@@ -321,6 +353,28 @@ class QemuMachine:
 
 
 @contextlib.asynccontextmanager
+async def prepare(
+    spec: MachineSpec,
+    files: MachineFiles,
+    launcher: Launcher,
+    start: Start,
+    *,
+    tap: Tap | None = None,
+    qemu: Path = QEMU,
+) -> AsyncIterator[EmptyQemu]:
+    """See `Vmm.prepare`."""
+    if isinstance(start, Boot):
+        make_memory_file(spec)
+    async with contextlib.AsyncExitStack() as stack:
+        logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
+        with contextlib.ExitStack() as opened:
+            command = opened_command(spec, files, launcher, start, tap, qemu, logs, opened)
+            process = await stack.enter_async_context(launcher.launch(command))
+        qmp = await _connected(files, process, logs, stack)
+        yield EmptyQemu(process, qmp, logs, start)
+
+
+@contextlib.asynccontextmanager
 async def launch(
     spec: MachineSpec,
     files: MachineFiles,
@@ -331,16 +385,8 @@ async def launch(
     qemu: Path = QEMU,
 ) -> AsyncIterator[QemuMachine]:
     """See `Vmm.launch`."""
-    if isinstance(start, Boot):
-        make_memory_file(spec)
-    async with contextlib.AsyncExitStack() as stack:
-        logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
-        with contextlib.ExitStack() as opened:
-            command = _command(spec, files, launcher, start, tap, qemu, logs, opened)
-            process = await stack.enter_async_context(launcher.launch(command))
-        machine = await _connected(spec, files, process, logs, stack)
-        if not isinstance(start, Boot):
-            await machine.restore(start)
+    preparing = prepare(spec, files, launcher, start, tap=tap, qemu=qemu)
+    async with preparing as empty, empty.fill(spec, files) as machine:
         yield machine
 
 
@@ -353,32 +399,28 @@ async def adopt(
         process = await stack.enter_async_context(owned(Process.adopt(identity)))
         logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
         try:
-            machine = await _connected(spec, files, process, logs, stack)
+            qmp = await _connected(files, process, logs, stack)
         except asyncio.CancelledError:
             process.detach()  # who stops waiting does not mean to end the guest
             raise
-        yield machine
+        machine = QemuMachine(spec, process, qmp, logs, PortDoor(files.agent))
+        async with _going(machine):
+            yield machine
 
 
 async def _connected(
-    spec: MachineSpec,
-    files: MachineFiles,
-    process: Process,
-    logs: Logs,
-    stack: contextlib.AsyncExitStack,
-) -> QemuMachine:
+    files: MachineFiles, process: Process, logs: Logs, stack: contextlib.AsyncExitStack
+) -> Qmp:
     qmp = Qmp(files.directory.name)
-    machine = QemuMachine(spec, process, qmp, logs, PortDoor(files.agent))
     try:
         await qmp.connect(files.control)
     except QmpFailed as error:
         with contextlib.suppress(ProcessStuck, TimeoutError):
             async with asyncio.timeout(1):  # a VMM that refused its options is about to end
                 await process.wait()
-        raise machine.failed(str(error)) from error
+        raise logs.failure(str(error), process) from error
     stack.push_async_callback(qmp.close)
-    await stack.enter_async_context(_going(machine))
-    return machine
+    return qmp
 
 
 @contextlib.asynccontextmanager
@@ -390,72 +432,3 @@ async def _going(machine: QemuMachine) -> AsyncIterator[None]:
                 yield
             finally:
                 going.cancel()
-
-
-def _command(
-    spec: MachineSpec,
-    files: MachineFiles,
-    launcher: Launcher,
-    start: Start,
-    tap: Tap | None,
-    qemu: Path,
-    logs: Logs,
-    opened: contextlib.ExitStack,
-) -> VmmCommand:
-    """Open everything that the VMM inherits; our copies close with `opened`.
-
-    That matters: locks on the disks belong to the open file, so a copy that we kept would hold the
-    lock of a dead VMM, and a copy of a listener would accept connections that nobody answers.
-    """
-    output, output_reader = opened.enter_context(logs.vmm.ends())
-    serial, serial_reader = opened.enter_context(logs.serial.ends())
-    open_files = OpenFiles(
-        qmp=_listen(files.control, opened),
-        agent=_listen(files.agent, opened),
-        serial=serial,
-        drives=tuple(
-            DriveFiles(
-                file=_open(drive.path, os.O_RDONLY if drive.read_only else os.O_RDWR, opened),
-                backing=_open(drive.backing, os.O_RDONLY, opened) if drive.backing else None,
-            )
-            for drive in spec.drives
-        ),
-        tap=None if tap is None else _tap(tap, opened),
-        device=None if isinstance(start, Boot) else _open(start.device, os.O_RDONLY, opened),
-    )
-    shown = binds(spec, start)
-    paths = Paths(*(launcher.locate(bind) for bind in shown))
-    inherited = [output_reader, serial_reader, *_numbers(open_files)]
-    return VmmCommand(
-        argv=command_line(qemu, spec, start, open_files, paths, name=files.directory.name),
-        fds=tuple(inherited),
-        binds=shown,
-        output=output,
-    )
-
-
-def _tap(tap: Tap, opened: contextlib.ExitStack) -> int:
-    fd = tap.open()
-    opened.callback(os.close, fd)
-    return fd
-
-
-def _numbers(files: OpenFiles) -> list[int]:
-    drives = [fd for drive in files.drives for fd in (drive.file, drive.backing)]
-    every = [files.qmp, files.agent, files.serial, files.tap, files.device, *drives]
-    return [fd for fd in every if fd is not None]
-
-
-def _open(path: Path, flags: int, opened: contextlib.ExitStack) -> int:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    opened.callback(os.close, fd)
-    return fd
-
-
-def _listen(path: Path, opened: contextlib.ExitStack) -> int:
-    listener = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    path.unlink(missing_ok=True)
-    listener.bind(os.fspath(path))
-    path.chmod(0o600)
-    listener.listen(4)
-    return listener.fileno()

@@ -62,7 +62,7 @@ def test_a_vmm_outside_of_a_jail_is_found(tmp_path: Path) -> None:
     assert security_checks.vmms(settings).why.startswith("0 VMMs run")
     files = paths.microvm("microvm-1")
     files.directory.mkdir(parents=True)
-    VmmRecord(ProcessIdentity.of(os.getpid()), "net").write(files.identity)
+    VmmRecord(ProcessIdentity.of(os.getpid()), "net", "jail").write(files.identity)
     found = security_checks.vmms(settings)
     assert found.state == "failed"
     assert found.why.startswith("microvm-1: it ")
