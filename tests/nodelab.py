@@ -50,8 +50,8 @@ from microvmd.node.roles import open_roles
 from microvmd.node.slots import NetworkSettings
 from microvmd.node.snapshot import ImageFiles, Stamp
 from microvmd.node.vault import Vault
-from microvmd.vmm.choice import Wanted, choose
-from microvmd.vmm.machine import Accelerator, Vmm
+from microvmd.vmm.choice import choose
+from microvmd.vmm.machine import Accelerator, Vmm, Wanted
 from tests.accelerated import accelerator
 from tests.checkout import ASSETS, CHECKOUT
 

@@ -3,13 +3,10 @@
 import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from microvmd.build.bases import BaseStore, InvalidName, UnknownBase
-from microvmd.build.debian import DebianUnavailable
-from microvmd.build.oci import InvalidImage
 from microvmd.cli.failure import reported
 from microvmd.cli.output import (
     JsonFlag,
@@ -22,7 +19,9 @@ from microvmd.cli.output import (
 )
 from microvmd.service.failure import Failure
 from microvmd.settings import settings
-from microvmd.vmm.process import ProcessFailed
+
+if TYPE_CHECKING:
+    from microvmd.build.bases import BaseStore
 
 app = typer.Typer(no_args_is_help=True, help="Base images that FROM finds without a registry.")
 
@@ -30,12 +29,20 @@ Name = Annotated[str, typer.Argument(help="Image name, as python:3.11-slim.")]
 Result = TypeVar("Result")
 
 
-def _store() -> BaseStore:
+def _store() -> "BaseStore":
+    # Imports half of the service, and no other command should wait for that.
+    from microvmd.build.bases import BaseStore
+
     return BaseStore(settings.load().cache / "bases")
 
 
 def _done(work: Coroutine[Any, Any, Result]) -> Result:
     """Run one change of the store; its errors become a Failure."""
+    from microvmd.build.bases import InvalidName, UnknownBase
+    from microvmd.build.debian import DebianUnavailable
+    from microvmd.build.oci import InvalidImage
+    from microvmd.vmm.process import ProcessFailed
+
     try:
         return asyncio.run(work)
     except UnknownBase as error:

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -27,7 +27,7 @@ from microvmd.node.snapshot import TITLES
 from microvmd.service.accelerator import CACHE
 from microvmd.service.failure import Failure
 from microvmd.service.keeper import SOCKET
-from microvmd.service.routes.extensions import PREFIX
+from microvmd.service.routes import PREFIX
 from microvmd.service.user import ADD_USER, ROOT, ServiceUser, check_reach
 from microvmd.settings.settings import HTTPS, HTTPS_UNPRIVILEGED, Settings
 from microvmd.vmm.accelerator import ProbeGuest, detect, remembered
@@ -402,3 +402,36 @@ def _routes(table: str) -> list[tuple[str, IPv4Network]]:
         mask = IPv4Address(int.from_bytes(bytes.fromhex(words[7]), "little"))
         routes.append((words[0], IPv4Network(f"{address}/{mask}", strict=False)))
     return routes
+
+
+CHECKS: Mapping[str, Check] = {
+    "privileges": privileges,
+    "accelerator": accelerator,
+    "QEMU": qemu,
+    "VMM": vmm,
+    "tools": tools,
+    "assets": assets,
+    "control groups": cgroups,
+    "packet filter": packet_filter,
+    "forwarding": forwarding,
+    "subnet": subnet,
+    "user ids": user_ids,
+    "service user": service_user,
+    "node socket": node_socket,
+    "ports": ports,
+    "names": names,
+    "disk": disk,
+    "memory": memory,
+    "clock": clock,
+}
+
+
+def examine(found: Settings, every: Mapping[str, Check]) -> dict[str, Finding]:
+    """Every check in order. One that breaks is a finding, not the end of the report."""
+    findings = {}
+    for name, check in every.items():
+        try:
+            findings[name] = check(found)
+        except OSError as error:
+            findings[name] = Finding("failed", f"cannot be checked: {error}")
+    return findings

@@ -21,10 +21,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from microvmd.cli.failure import START
+from microvmd.messages.node_requests import LogLine
 from microvmd.model.connector import Ingress, managed_arn
 from microvmd.model.hooks import APPLICATION_PORT
 from microvmd.service.failure import Failure
-from microvmd.service.routes.extensions import PREFIX, LogLine
+from microvmd.service.routes import PREFIX
 from microvmd.settings.settings import Settings
 
 if TYPE_CHECKING:

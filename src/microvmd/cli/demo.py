@@ -23,7 +23,7 @@ from microvmd.cli.images import BuildOptions, build_image
 from microvmd.cli.output import console, duration
 from microvmd.cli.waiting import poll, wait_for_microvm
 from microvmd.service.failure import Failure
-from microvmd.service.routes.extensions import PREFIX
+from microvmd.service.routes import PREFIX
 from microvmd.settings.settings import Settings
 from microvmd.vmm.process import Process, ProcessIdentity, spawn
 

@@ -4,48 +4,17 @@ With ``--security`` the claims of SECURITY.md instead, each looked at on this ma
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from microvmd.cli import checks, security_checks
-from microvmd.cli.checks import Check, Finding
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, coloured, console, print_json
 from microvmd.settings import settings
 
-CHECKS: Mapping[str, Check] = {
-    "privileges": checks.privileges,
-    "accelerator": checks.accelerator,
-    "QEMU": checks.qemu,
-    "VMM": checks.vmm,
-    "tools": checks.tools,
-    "assets": checks.assets,
-    "control groups": checks.cgroups,
-    "packet filter": checks.packet_filter,
-    "forwarding": checks.forwarding,
-    "subnet": checks.subnet,
-    "user ids": checks.user_ids,
-    "service user": checks.service_user,
-    "node socket": checks.node_socket,
-    "ports": checks.ports,
-    "names": checks.names,
-    "disk": checks.disk,
-    "memory": checks.memory,
-    "clock": checks.clock,
-}
-
-
-def examine(found: settings.Settings, every: Mapping[str, Check]) -> dict[str, Finding]:
-    """Every check in order. One that breaks is a finding, not the end of the report."""
-    findings = {}
-    for name, check in every.items():
-        try:
-            findings[name] = check(found)
-        except OSError as error:
-            findings[name] = Finding("failed", f"cannot be checked: {error}")
-    return findings
+if TYPE_CHECKING:
+    from microvmd.cli.checks import Finding
 
 
 def doctor(
@@ -58,8 +27,12 @@ def doctor(
 
     Example: microvmd doctor --security
     """
+    # They import the whole service, and no other command should wait for that.
+    from microvmd.cli import checks, security_checks
+
     with reported():
-        findings = examine(settings.load(), security_checks.CHECKS if security else CHECKS)
+        every = security_checks.CHECKS if security else checks.CHECKS
+        findings = checks.examine(settings.load(), every)
         if as_json:
             print_json(
                 {
@@ -74,7 +47,7 @@ def doctor(
             raise typer.Exit(1)
 
 
-def _show(findings: Mapping[str, Finding]) -> None:
+def _show(findings: "Mapping[str, Finding]") -> None:
     width = max(len(name) for name in findings)
     for name, one in findings.items():
         state = coloured(one.state) + " " * (7 - len(one.state))
@@ -89,7 +62,7 @@ def _show(findings: Mapping[str, Finding]) -> None:
             )
 
 
-def _conclude(findings: Mapping[str, Finding], *, security: bool) -> None:
+def _conclude(findings: "Mapping[str, Finding]", *, security: bool) -> None:
     failed = sum(one.state == "failed" for one in findings.values())
     if security:
         weak = sum(one.state == "warning" for one in findings.values())

@@ -9,8 +9,7 @@ from microvmd.cli.client import Service
 from microvmd.cli.completion import Identifier
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, console, print_json, print_raw, print_table
-from microvmd.model.connector import Egress, managed_arn
-from microvmd.service.routes.extensions import EGRESS_MEMBER
+from microvmd.model.connector import EGRESS_MEMBER, Egress, managed_arn
 from microvmd.settings import settings
 
 network = typer.Typer(no_args_is_help=True, help="Networks of MicroVMs, for the operator.")

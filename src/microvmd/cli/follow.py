@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from microvmd.cli.client import Service
 from microvmd.cli.output import console, without_metadata
+from microvmd.messages.node_requests import LogLine
 from microvmd.node.log_lines import printable
 from microvmd.service.failure import Failure
-from microvmd.service.routes.extensions import LogLine
 
 ASK_SECONDS = 0.5
 BUILD_SECONDS = 3600.0

@@ -10,6 +10,8 @@ from microvmd.model.errors import ValidationError
 from microvmd.model.identifiers import is_connector_arn
 
 _MANAGED = "network-connector:aws-network-connector:"
+EGRESS_MEMBER = "egressNetworkConnectors"
+"""What a MicroVM may reach, by ARNs of connectors: the member of RunMicrovm."""
 
 
 class Ingress(StrEnum):

@@ -33,7 +33,7 @@ from microvmd.settings.observe import (
     TraceSettings,
 )
 from microvmd.settings.section import AbsolutePath, Section
-from microvmd.vmm.choice import Wanted
+from microvmd.vmm.machine import Wanted
 
 CONFIG_VARIABLE = "MICROVMD_CONFIG"
 DEFAULT_CONFIG = Path("/etc/microvmd/config.toml")

@@ -7,26 +7,21 @@ from pathlib import Path
 
 from microvmd.vmm import firecracker
 from microvmd.vmm.firecracker import FirecrackerUnfit, FirecrackerVmm
-from microvmd.vmm.machine import Accelerator, AcceleratorKind, Surroundings, Vmm
+from microvmd.vmm.machine import (
+    AUTO,
+    Accelerator,
+    AcceleratorKind,
+    Surroundings,
+    Vmm,
+    VmmName,
+    Wanted,
+)
 from microvmd.vmm.qemu import QemuVmm, installed_version
 from microvmd.vmm.qemu import surroundings as qemu_surroundings
-
-AUTO = "auto"
-QEMU = "qemu"
 
 
 class VmmUnfit(Exception):
     """The VMM that is asked for cannot run here; the text says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the operator decided. `kind` is auto, qemu or firecracker."""
-
-    kind: str = AUTO
-    firecracker_sha256: str = ""
-    """Of the only program that is taken for Firecracker; empty: any supported version."""
-    cpu_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +38,7 @@ def surroundings_of(program: str) -> Surroundings:
 
 async def choose(wanted: Wanted, accelerator: Accelerator, assets: Path) -> Choice:
     """`auto` takes Firecracker where it can run. Raises VmmUnfit, ProcessFailed."""
-    if wanted.kind == QEMU:
+    if wanted.kind == VmmName.QEMU:
         return await _qemu("as configured")
     if accelerator.kind is not AcceleratorKind.KVM:
         reason = f"Firecracker needs KVM, and here is none: {accelerator.reason}"
@@ -69,7 +64,7 @@ async def choose(wanted: Wanted, accelerator: Accelerator, assets: Path) -> Choi
 
 async def _instead(wanted: Wanted, reason: str) -> Choice:
     if wanted.kind != AUTO:
-        raise VmmUnfit(f"{reason}: change that, or set vmm.kind to {QEMU} or {AUTO}")
+        raise VmmUnfit(f"{reason}: change that, or set vmm.kind to {VmmName.QEMU} or {AUTO}")
     return await _qemu(reason)
 
 

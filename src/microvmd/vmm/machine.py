@@ -17,11 +17,22 @@ from microvmd.vmm.process import Exit, Process, ProcessIdentity
 
 AGENT_PORT = "microvmd.agent"
 GUEST_MAC = "02:00:00:00:00:02"
+AUTO = "auto"
 
 
 class VmmName(StrEnum):
     QEMU = "qemu"
     FIRECRACKER = "firecracker"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the operator decided. `kind` is auto, qemu or firecracker."""
+
+    kind: str = AUTO
+    firecracker_sha256: str = ""
+    """Of the only program that is taken for Firecracker; empty: any supported version."""
+    cpu_template: str = ""
 
 
 class AcceleratorKind(StrEnum):

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from microvmd.cli import doctor, security_checks
+from microvmd.cli import checks, security_checks
 from microvmd.cli.checks import Check
 from microvmd.cli.main import app
 
 
 @pytest.mark.parametrize(
-    ("options", "checks"), [([], doctor.CHECKS), (["--security"], security_checks.CHECKS)]
+    ("options", "checks"), [([], checks.CHECKS), (["--security"], security_checks.CHECKS)]
 )
 def test_report_and_exit_code_agree(
     options: list[str],

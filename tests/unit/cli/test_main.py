@@ -133,3 +133,12 @@ def test_help_has_an_example_that_is_right(
 def test_completion_can_be_installed() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
     assert "--install-completion" in shown
+
+
+def test_a_client_waits_for_no_part_of_the_service() -> None:
+    """Each TAB is a call of the command, and the parts take longer to import than to answer."""
+    program = "import microvmd.cli.main, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    parts = ("api", "build", "console", "edge", "vmm.qemu", "vmm.firecracker", "node.bring_up")
+    slow = {f"microvmd.{part}" for part in parts} | {"cryptography", "dns", "starlette"}
+    assert not slow & set(done.stdout.decode().split())

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from microvmd.vmm.choice import VmmUnfit, Wanted, choose
+from microvmd.vmm.choice import VmmUnfit, choose
 from microvmd.vmm.firecracker import digest
-from microvmd.vmm.machine import Accelerator, AcceleratorKind, VmmName
+from microvmd.vmm.machine import Accelerator, AcceleratorKind, VmmName, Wanted
 
 pytestmark = pytest.mark.anyio
 

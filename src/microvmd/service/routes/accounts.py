@@ -23,7 +23,8 @@ from microvmd.model.account import AccessKey
 from microvmd.model.caller import Caller
 from microvmd.model.errors import AccessDenied, ValidationError
 from microvmd.model.policy import Asked
-from microvmd.service.routes.extensions import PREFIX, Authenticate, answering
+from microvmd.service.routes import PREFIX
+from microvmd.service.routes.extensions import Authenticate, answering
 
 _USERS = f"{PREFIX}/accounts/{{account}}/users"
 _KEYS = f"{PREFIX}/accounts/{{account}}/keys"

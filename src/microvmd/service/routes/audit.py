@@ -18,8 +18,8 @@ from starlette.routing import Route
 from microvmd.api.requests import RequestContext
 from microvmd.model.errors import ValidationError
 from microvmd.service.audit_log import AuditLog, AuditQuery, Place
+from microvmd.service.routes import PREFIX
 from microvmd.service.routes.extensions import (
-    PREFIX,
     Authenticate,
     Authorize,
     Told,

@@ -19,7 +19,7 @@ from microvmd.api.proven import claimed_account, proven
 from microvmd.api.requests import address_of, signed_request
 from microvmd.api.signed import Signature
 from microvmd.api.sigv4 import read_signature
-from microvmd.service.routes.extensions import PREFIX
+from microvmd.service.routes import PREFIX
 
 IAM = "iam.amazonaws.com"
 ACCOUNTS = "organizations.amazonaws.com"

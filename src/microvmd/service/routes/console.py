@@ -17,7 +17,8 @@ from microvmd.api.requests import RequestContext
 from microvmd.console.logins import LINK_SECONDS, Links
 from microvmd.console.sessions import Session, Sessions
 from microvmd.model.errors import AccessDenied, NotFound
-from microvmd.service.routes.extensions import PREFIX, Authenticate, answering
+from microvmd.service.routes import PREFIX
+from microvmd.service.routes.extensions import Authenticate, answering
 
 ALL = "all"
 _SHOWN = ("number", "access_key", "account", "principal", "source", "agent")

@@ -14,16 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from microvmd.control.egress_change import EgressChanges
+from microvmd.model.connector import EGRESS_MEMBER
 from microvmd.model.egress import Egress, Reach
 from microvmd.model.errors import AccessDenied, ValidationError
 from microvmd.model.microvm import MicroVm
-from microvmd.service.routes.extensions import (
-    EGRESS_MEMBER,
-    PREFIX,
-    Authenticate,
-    Authorize,
-    answering,
-)
+from microvmd.service.routes import PREFIX
+from microvmd.service.routes.extensions import Authenticate, Authorize, answering
 
 MOST = 10
 """Connectors of a run, as in the API's model."""

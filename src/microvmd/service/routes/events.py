@@ -19,8 +19,8 @@ from microvmd.control.event_rows import EventQuery
 from microvmd.control.events import Events
 from microvmd.model.errors import ValidationError
 from microvmd.model.event import Event, Kind
+from microvmd.service.routes import PREFIX
 from microvmd.service.routes.extensions import (
-    PREFIX,
     Authenticate,
     Authorize,
     Told,

@@ -29,18 +29,17 @@ from microvmd import __version__
 from microvmd.api.errors import unwritable, wire_error
 from microvmd.api.requests import RequestContext
 from microvmd.api.serialize import serialize_error
+from microvmd.messages.node_requests import LogLine
 from microvmd.model.errors import ApiError, StoreUnavailable, ValidationError
+from microvmd.service.routes import PREFIX
 
 T = TypeVar("T")
 
-PREFIX = "/microvmd/v1"
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
 MOST_LAST = 1000
 LATEST_S = 1e11
 """What comes behind is no time in seconds: milliseconds, by mistake."""
-EGRESS_MEMBER = "egressNetworkConnectors"
-"""What a MicroVM may reach, by ARNs of connectors: the member of RunMicrovm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +85,6 @@ class MicrovmFacts:
     """Of the image snapshot that a run reads."""
     stored_bytes: int = 0
     """Of its own last suspend snapshot, which a resume reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of a log; ``time`` in seconds since the epoch."""
-
-    time: float
-    stream: str
-    message: str
 
 
 class Facts(Protocol):

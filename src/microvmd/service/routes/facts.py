@@ -9,13 +9,12 @@ from microvmd.control.logs import own_group, run_log
 from microvmd.control.microvms import MicroVms
 from microvmd.control.store import Store, Transaction
 from microvmd.edge.stats import CommandFailed
-from microvmd.messages import node_requests
 from microvmd.messages.node import LogTarget
-from microvmd.messages.node_requests import Vmm
+from microvmd.messages.node_requests import LogLine, Vmm
 from microvmd.model.errors import NotFound
 from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.microvm import MicroVm
-from microvmd.service.routes.extensions import Health, LogLine, MicrovmFacts, VmmFacts
+from microvmd.service.routes.extensions import Health, MicrovmFacts, VmmFacts
 
 
 class LogLines(Protocol):
@@ -23,7 +22,7 @@ class LogLines(Protocol):
 
     def __call__(
         self, group: str, stream: str | None, *, follow: bool
-    ) -> AsyncGenerator[node_requests.LogLine, None]: ...
+    ) -> AsyncGenerator[LogLine, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class ServiceFacts:
         async with aclosing(self.log_lines(group, stream, follow=follow)) as lines:
             async for line in lines:
                 if line.time >= since:
-                    yield LogLine(line.time, line.stream, line.message)
+                    yield line
 
 
 def _plain(timings: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

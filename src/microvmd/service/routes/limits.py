@@ -16,7 +16,8 @@ from microvmd.control.admission import Admission
 from microvmd.control.capacity import Room
 from microvmd.control.store import Store, Transaction
 from microvmd.model.rate import RateLimits
-from microvmd.service.routes.extensions import PREFIX, Authenticate, Authorize, answering
+from microvmd.service.routes import PREFIX
+from microvmd.service.routes.extensions import Authenticate, Authorize, answering
 
 
 @dataclass(frozen=True, slots=True)

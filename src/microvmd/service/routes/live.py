@@ -14,7 +14,8 @@ from starlette.routing import Route
 
 from microvmd.control.microvms import MicroVms
 from microvmd.service.live import COLUMNS, INTERVAL_S, Live, shown
-from microvmd.service.routes.extensions import PREFIX, Authenticate, Authorize, answering, moment_of
+from microvmd.service.routes import PREFIX
+from microvmd.service.routes.extensions import Authenticate, Authorize, answering, moment_of
 
 
 def live_routes(

@@ -13,7 +13,8 @@ from starlette.routing import Route
 
 from microvmd.control.metering import Line, Metering
 from microvmd.model.errors import ValidationError
-from microvmd.service.routes.extensions import PREFIX, Authenticate, Authorize, answering, moment_of
+from microvmd.service.routes import PREFIX
+from microvmd.service.routes.extensions import Authenticate, Authorize, answering, moment_of
 
 RIGHT = "microvmd:GetUsage"
 DEFAULT_DAYS = 30

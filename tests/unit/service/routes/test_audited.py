@@ -21,8 +21,9 @@ from microvmd.api.requests import RequestContext
 from microvmd.console.inner import Inner, Refused
 from microvmd.model.caller import Caller
 from microvmd.model.errors import ValidationError
+from microvmd.service.routes import PREFIX
 from microvmd.service.routes.audited import Nameless, audited
-from microvmd.service.routes.extensions import PREFIX, answering
+from microvmd.service.routes.extensions import answering
 
 pytestmark = pytest.mark.anyio
 

@@ -14,16 +14,11 @@ from starlette.routing import Route
 from microvmd.api.authorize import Authorizer
 from microvmd.api.requests import RequestContext
 from microvmd.control.subjects import Subject
+from microvmd.messages.node_requests import LogLine
 from microvmd.model.caller import Caller, CallerKind
 from microvmd.model.errors import AccessDenied, NotFound
 from microvmd.model.policy import Policy
-from microvmd.service.routes.extensions import (
-    Health,
-    LogLine,
-    MicrovmFacts,
-    VmmFacts,
-    extension_routes,
-)
+from microvmd.service.routes.extensions import Health, MicrovmFacts, VmmFacts, extension_routes
 
 ACCOUNT = "123456789012"
 READS_ONE_LOG = json.dumps(
