@@ -13,7 +13,6 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -67,8 +66,7 @@ class Samples:
 async def measure(options: argparse.Namespace) -> Samples:
     """All of it on a node of its own, under the VMM that the tests are told to use."""
     samples = Samples()
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        lab = NodeLab.make(Path(directory))
+    with NodeLab.made() as lab:
         async with lab.equipment() as equipment:
             # Boots of versions that nobody runs first, so that the last one is VERSION.
             for number in reversed(range(options.boots)):

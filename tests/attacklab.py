@@ -51,19 +51,21 @@ def small_disks() -> Iterator[None]:
         yield
 
 
-def attack_lab(directory: Path) -> NodeLab:
+@contextmanager
+def attack_lab() -> Iterator[NodeLab]:
     """A node with the attacker's images: with every capability, as usual, and as a user."""
-    lab = replace(NodeLab.make(directory), program=PROGRAM, memory_mib=MEMORY_MIB)
+    with NodeLab.made() as plain:
+        lab = replace(plain, program=PROGRAM, memory_mib=MEMORY_MIB)
 
-    async def build() -> None:
-        async with lab.equipment() as equipment:
-            await lab.capture(equipment, version=FREE, capabilities=("ALL",), hooks=READY_ONLY)
-            await lab.capture(equipment, version=CONTAINED, hooks=READY_ONLY)
-            await lab.capture(equipment, version=USERS, user=USER, hooks=READY_ONLY)
+        async def build() -> None:
+            async with lab.equipment() as equipment:
+                await lab.capture(equipment, version=FREE, capabilities=("ALL",), hooks=READY_ONLY)
+                await lab.capture(equipment, version=CONTAINED, hooks=READY_ONLY)
+                await lab.capture(equipment, version=USERS, user=USER, hooks=READY_ONLY)
 
-    with small_disks():
-        asyncio.run(build())
-    return lab
+        with small_disks():
+            asyncio.run(build())
+        yield lab
 
 
 def unbound(program: Path, *words: object, **environment: str) -> str:

@@ -6,7 +6,6 @@ come from the machine's cache; layers and test bases are each test's own.
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import shutil
 import subprocess
@@ -28,6 +27,7 @@ from microvmd.node.slots import NetworkSettings
 from microvmd.vmm.accelerator import ProbeGuest, detect
 from microvmd.vmm.qemu import QemuVmm, installed_version
 from tests.checkout import ASSETS
+from tests.lanes import Lane
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -84,35 +84,28 @@ def context(directory: Path, files: Mapping[str, str | bytes]) -> Archive:
 
 
 @contextlib.asynccontextmanager
-async def workshop(
-    directory: Path, prefix: str = "bt", second: int = 214
-) -> AsyncIterator[MicrovmWorkshop]:
-    """Build machines whose networks lie in 10.`second`.0.0/24."""
+async def workshop(directory: Path) -> AsyncIterator[MicrovmWorkshop]:
+    """Build machines with networks and user ids of their own."""
     guest = await asyncio.to_thread(kernel.prepare, ASSETS, CACHE)
     probe = ProbeGuest(guest.vmlinux, guest.initrd)
     accelerator = await detect("auto", probe, CACHE / "accelerator.json")
-    jails = await Jails.open(
-        JailSettings(
-            ASSETS / "microvmd-jailer",
-            CACHE,
-            f"microvmd-{prefix}",
-            first_uid=900_000 + 100 * (second - 114),
-            slots=16,
-        )
-    )
-    subnet = ipaddress.IPv4Network(f"10.{second}.0.0/24")
     run = directory / "run"
     run.mkdir()
-    with contextlib.closing(jails):
-        async with NetworkPool(NetworkSettings(run, prefix, subnet, ready=0)) as networks:
-            yield MicrovmWorkshop(
-                kernel=guest,
-                accelerator=accelerator,
-                vmm=QemuVmm(await installed_version()),
-                networks=networks,
-                jails=jails,
-                host_cpus=2,
-            )
+    with Lane.claimed(str(directory)) as lane:
+        settings = JailSettings(
+            ASSETS / "microvmd-jailer", CACHE, lane.group, lane.first_uid, slots=16
+        )
+        networking = NetworkSettings(run, lane.prefix, lane.subnet, ready=0)
+        async with NetworkPool(networking) as networks:
+            with contextlib.closing(await Jails.open(settings)) as jails:
+                yield MicrovmWorkshop(
+                    kernel=guest,
+                    accelerator=accelerator,
+                    vmm=QemuVmm(await installed_version()),
+                    networks=networks,
+                    jails=jails,
+                    host_cpus=2,
+                )
 
 
 def static_program(directory: Path) -> bytes:

@@ -8,8 +8,10 @@ import subprocess
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from microvmd.node.cgroup import find_hierarchies, names
+from tests import lanes
 
 UIDS = 1000
 KEEPER = "microvmd.service.keeper"
@@ -21,6 +23,8 @@ class Place:
 
     run: Path
     number: int
+    lock: IO[str]
+    """Open until the end: what the claim names is ours (`lanes.py`)."""
 
     @classmethod
     def claim(cls) -> "Place":
@@ -28,7 +32,9 @@ class Place:
             run = Path("/run") / f"mvt{chr(ord('a') + number)}"
             with contextlib.suppress(FileExistsError):
                 run.mkdir(mode=0o755)
-                return cls(run, number)
+                lock = lanes.hold(f"place-{number}", run.name, str(run))
+                assert lock is not None, f"{run} was free, and another process claims it"
+                return cls(run, number, lock)
         raise AssertionError("all /run/mvt? are taken: earlier test runs were killed, look there")
 
     @property
@@ -199,6 +205,7 @@ class Holdings:
             capture_output=True,
         )
         shutil.rmtree(self.place.run, ignore_errors=True)
+        self.place.lock.close()
 
 
 def _output(*argv: str) -> str:

@@ -3,7 +3,8 @@
 What this process made itself (children, descriptors, mounts and half-written files below the
 test's directory) is checked always. Things that only their name gives away (interfaces, network
 namespaces, nft tables, cgroups, mounts in /run) are checked where the machine is ours alone, that
-is under CI: elsewhere another run beside this one may be at work. A service that several tests
+is under CI: elsewhere another run beside this one may be at work. What another worker of the same
+run has claimed (`lanes.py`) is that one's to check. A service that several tests
 share changes on its own (networks in store, its own restart); it is a resident, and whoever shares
 it checks it.
 """
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
+from tests import lanes
 
 CHECKED_MARKERS = {"root", "vm", "journey", "faults", "browser"}
 # The kernel takes namespaces and veth pairs down behind our back; more than this is a leak.
@@ -66,6 +69,7 @@ class Traces:
         cls, directory: Path, *, whole_machine: bool, residents: Sequence[Resident] = ()
     ) -> "Traces":
         nothing: frozenset[str] = frozenset()
+        others = lanes.Others.now()
         return cls(
             processes=_processes(directory, residents),
             threads=frozenset(
@@ -75,12 +79,12 @@ class Traces:
             ),
             descriptors=_descriptors(directory),
             mounts=_mounts(directory, whole_machine),
-            interfaces=_interfaces(residents) if whole_machine else nothing,
-            namespaces=_names(Path("/run/netns")) if whole_machine else nothing,
-            tables=_tables() if whole_machine else nothing,
-            cgroups=_cgroups() if whole_machine else nothing,
+            interfaces=others.spare(_interfaces(residents)) if whole_machine else nothing,
+            namespaces=others.spare(_names(Path("/run/netns"))) if whole_machine else nothing,
+            tables=others.spare(_tables()) if whole_machine else nothing,
+            cgroups=others.spare(_cgroups()) if whole_machine else nothing,
             half_written=_half_written(directory),
-            plain=_plain(directory, whole_machine),
+            plain=others.spare(_plain(directory, whole_machine)),
         )
 
     def since(self, before: "Traces") -> dict[str, list[str]]:

@@ -27,6 +27,7 @@ from microvmd.node.commands import ip, nft, query
 from microvmd.node.namespace import Visitor, destroy
 from microvmd.node.network import Network
 from microvmd.node.slots import NetworkSettings
+from tests import lanes
 
 INTERNET = "198.51.100.7"
 HOST_PUBLIC = "198.51.100.1"
@@ -107,8 +108,8 @@ async def plugged_guest(network: Network, visitor: Visitor, path: Path) -> Async
 
 @contextlib.asynccontextmanager
 async def internet(visitor: Visitor, path: Path) -> AsyncIterator[Place]:
-    """Routed through an interface `inet0` of the root namespace."""
-    async with place(path, visitor) as made:
+    """Routed through an interface `inet0` of the root namespace; a machine has one at a time."""
+    async with lanes.alone("internet", "inet0"), place(path, visitor) as made:
         await ip(
             [
                 f"link add inet0 type veth peer name eth0 netns {path}",
@@ -249,7 +250,8 @@ async def unguarded() -> AsyncIterator[int]:
     try:
         yield len(guards)
     finally:
-        await nft("".join(guards.values()))
+        left = (await query("nft", "list", "tables")).decode().split()
+        await nft("".join(chain for name, chain in guards.items() if name in left))
 
 
 Records = Mapping[str, str | Sequence[str]]

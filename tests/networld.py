@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -16,15 +15,17 @@ from microvmd.model.egress import Egress
 from microvmd.node import namespace, nftables
 from microvmd.node.network import Network, NetworkPool
 from microvmd.node.slots import NetworkSettings
-from tests import netlab
+from tests import lanes, netlab
 from tests.netlab import INTERNET, METADATA, Place
 
 RECORDS = {"good.test.": INTERNET, "rebind.test.": "10.1.2.3", "meta.test.": METADATA}
 
 
 def settings(run: Path, ready: int = 0, resolvers: tuple[str, ...] = ()) -> NetworkSettings:
-    subnet = ipaddress.IPv4Network("10.213.0.0/24")
-    return NetworkSettings(run, "nt", subnet, ready=ready, connections=20, resolvers=resolvers)
+    lane = lanes.own()
+    return NetworkSettings(
+        run, lane.prefix, lane.subnet, ready=ready, connections=20, resolvers=resolvers
+    )
 
 
 @dataclass(slots=True)

@@ -5,13 +5,11 @@ node anew over the same root, as a restart of the service does.
 """
 
 import asyncio
-import fcntl
-import ipaddress
 import os
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -54,6 +52,7 @@ from microvmd.vmm.choice import choose
 from microvmd.vmm.machine import Accelerator, Vmm, Wanted
 from tests.accelerated import accelerator
 from tests.checkout import ASSETS, CHECKOUT
+from tests.lanes import Lane
 
 FIRECRACKER = CHECKOUT / "build" / "firecracker"
 VMM_VARIABLE = "MICROVMD_TEST_VMM"
@@ -63,7 +62,6 @@ ACCOUNT = "000000000000"
 ROLE = "arn:aws:iam::123456789012:role/lab"
 IMAGE_ARN = f"arn:aws:lambda:eu-central-1:{ACCOUNT}:microvm-image:app"
 VERSION = VersionKey(ACCOUNT, "app", "1.0")
-LANES = 16
 LIMIT = 60.0
 """Seconds for one report; a restore takes well under one on an idle machine."""
 ALL_HOOKS = Hooks(9000, {name: HookSetting(True, 20) for name in HookName})
@@ -100,43 +98,6 @@ class Reports:
 
 
 @dataclass(frozen=True)
-class Lane:
-    """What two test runs on one machine must not share. ``lock`` is open until the run ends."""
-
-    number: int
-    lock: int
-
-    @classmethod
-    def claim(cls) -> "Lane":
-        for number in range(LANES):
-            path = Path(tempfile.gettempdir()) / f"microvmd-node-lab-{number}.lock"
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                continue
-            return cls(number, lock)
-        raise AssertionError(f"{LANES} test runs use a node of their own already")
-
-    @property
-    def subnet(self) -> ipaddress.IPv4Network:
-        return ipaddress.IPv4Network(f"10.215.{self.number + 1}.0/24")
-
-    @property
-    def prefix(self) -> str:
-        return f"nl{chr(ord('a') + self.number)}"
-
-    @property
-    def jails(self) -> str:
-        return f"microvmd-node-tests-{self.number}"
-
-    @property
-    def first_uid(self) -> int:
-        return 795_000 + self.number * 4096
-
-
-@dataclass(frozen=True)
 class NodeLab:
     """What outlives a restart of the node."""
 
@@ -152,10 +113,16 @@ class NodeLab:
     """Of the baseline of its images."""
 
     @classmethod
-    def make(cls, directory: Path) -> "NodeLab":
-        kernel = prepare(ASSETS, directory / "cache")
-        vmm_kind = os.environ.get(VMM_VARIABLE, "qemu")
-        return cls(Lane.claim(), directory, kernel, accelerator(), vmm_kind)
+    @contextmanager
+    def made(cls) -> Iterator["NodeLab"]:
+        """In a directory of its own. Names of sockets must be short."""
+        with (
+            tempfile.TemporaryDirectory(prefix="node-") as directory,
+            Lane.claimed(directory) as lane,
+        ):
+            kernel = prepare(ASSETS, Path(directory) / "cache")
+            vmm_kind = os.environ.get(VMM_VARIABLE, "qemu")
+            yield cls(lane, Path(directory), kernel, accelerator(), vmm_kind)
 
     @property
     def plain(self) -> Path:
@@ -179,7 +146,7 @@ class NodeLab:
             JailSettings(
                 jailer=ASSETS / "microvmd-jailer",
                 cache=self.directory / "cache",
-                group=self.lane.jails,
+                group=self.lane.group,
                 first_uid=self.lane.first_uid,
                 surroundings=vmm.surroundings,
             )

@@ -1,7 +1,6 @@
 """One node for all attacks of guests, with the attacker's images; and the attacker itself."""
 
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from tests.nodelab import NodeLab
 
 @pytest.fixture(scope="session")
 def attack_lab() -> Iterator[NodeLab]:
-    # Names of sockets must be short.
-    with tempfile.TemporaryDirectory(prefix="node-") as directory:
-        yield attacklab.attack_lab(Path(directory))
+    with attacklab.attack_lab() as lab:
+        yield lab
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
     await BaseStore(cache / "bases").add("tiny", buildlab.tiny_base(directory))
     tools = await toolchain.prepare(cache, print)
     canary = Canary.make(directory, cache, tools.root)
-    async with buildlab.workshop(directory, "sd", 215) as shop:
+    async with buildlab.workshop(directory) as shop:
         yield Site(directory, cache, shop, canary)
 
 

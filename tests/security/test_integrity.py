@@ -7,7 +7,6 @@ shows. Times of the files are set back, as whoever changes them would.
 import asyncio
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,8 +45,7 @@ SUSPEND_FILES = ("memory.diff", "device", "overlay.qcow2", "manifest.json")
 @pytest.fixture(scope="module")
 def lab() -> Iterator[NodeLab]:
     """A node with an image version, and another version with the same content."""
-    with tempfile.TemporaryDirectory(prefix="node-") as directory:
-        lab = NodeLab.make(Path(directory))
+    with NodeLab.made() as lab:
 
         async def capture() -> NodePaths:
             async with lab.equipment() as equipment:

@@ -25,14 +25,13 @@ from microvmd.node.jail import Jails, JailSettings, limits_for
 from microvmd.vmm.machine import AcceleratorKind, VmmCommand
 from microvmd.vmm.process import Exit
 from microvmd.vmm.qemu import surroundings
+from tests import lanes
 from tests.checkout import ASSETS
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
 
 SOURCE = Path(__file__).with_name("escape.c")
 PROGRAM = "/usr/bin/escape"
-GROUP = "microvmd-jail-attacks"
-FIRST_UID = 786_000
 LIMIT = 60
 FORK_ERROR = "Resource temporarily unavailable"
 
@@ -101,7 +100,10 @@ def root(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 async def jailed(root: Path, tmp_path: Path, seccomp: str, *words: str) -> tuple[Exit, str]:
     """Run the program as a VMM is run; how it ended and what it said."""
-    settings = JailSettings(ASSETS / "microvmd-jailer", root, GROUP, FIRST_UID, seccomp=seccomp)
+    lane = lanes.own()
+    settings = JailSettings(
+        ASSETS / "microvmd-jailer", root, lane.group, lane.first_uid, seccomp=seccomp
+    )
     jails = Jails(settings, root, find_hierarchies())
     with (tmp_path / "output").open("w+") as output:
         command = VmmCommand((PROGRAM, *words), (), (), output.fileno())

@@ -8,7 +8,6 @@ import asyncio
 import ctypes
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +37,7 @@ MEMORY_MIB = 2048
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[NodeLab]:
-    with tempfile.TemporaryDirectory(prefix="node-") as directory:
-        lab = NodeLab.make(Path(directory))
+    with NodeLab.made() as lab:
 
         async def capture() -> None:
             async with lab.equipment() as equipment:

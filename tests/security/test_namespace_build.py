@@ -29,13 +29,12 @@ from microvmd.build.log import build_log
 from microvmd.messages.node import LogTarget
 from microvmd.node.cgroup import Cgroup, Limits, find_hierarchies
 from microvmd.node.logs import LogStore
-from tests import buildlab
+from tests import buildlab, lanes
 from tests.security.hostile import Canary, attack_program, tar_of, zip_of
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(280)]
 
 ACCOUNT, OTHER = "111111111111", "222222222222"
-GROUP = "microvmd-security"
 ATTACK = "FROM tiny\nCOPY attack /\n"
 
 
@@ -62,7 +61,7 @@ class Site:
         options = BuildOptions(
             account,
             self.cache,
-            shop or NamespaceWorkshop(group=GROUP),
+            shop or NamespaceWorkshop(group=lanes.own().group),
             time_limit=time_limit,
             layer_limits=limits or LayerLimits(),
         )
@@ -103,7 +102,7 @@ def run(directory: Path, test: Callable[[Site], Awaitable[None]]) -> None:
             out = directory / "out"
             assert not [path for path in out.glob("*") if path.name[0] == "."]
         for hierarchy in find_hierarchies():
-            group = hierarchy.root / GROUP
+            group = hierarchy.root / lanes.own().group
             assert not [path for path in group.glob("*") if path.is_dir()]
 
     asyncio.run(main())
@@ -243,7 +242,7 @@ def test_holes_are_bounded_as_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     async def test(here: Site) -> None:
         step = f"{ATTACK}RUN cat /dev/null > /huge && /attack sparse /huge %s\n"
         await here.build(step % 100_000_000)
-        small = NamespaceWorkshop(disk_bytes=100 << 20, group=GROUP)
+        small = NamespaceWorkshop(disk_bytes=100 << 20, group=lanes.own().group)
         with pytest.raises(BuildFailed, match="DISK_STORAGE_FULL"):
             await here.build(step % 8_000_000_000_000, shop=small, account=OTHER)
 
@@ -266,13 +265,13 @@ def test_processes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_memory_is_bounded_and_its_end_is_told(tmp_path: Path) -> None:
     async def test(here: Site) -> None:
         step = f"{ATTACK}RUN /attack hog 400\n"
-        await here.build(step, shop=NamespaceWorkshop(memory_mib=1024, group=GROUP))
+        await here.build(step, shop=NamespaceWorkshop(memory_mib=1024, group=lanes.own().group))
         assert "took 400 MiB" in here.lines
         here.lines.clear()
         with pytest.raises(BuildFailed, match="container image build failed"):
             await here.build(
                 f"{step}RUN echo 2\n",
-                shop=NamespaceWorkshop(memory_mib=192, group=GROUP),
+                shop=NamespaceWorkshop(memory_mib=192, group=lanes.own().group),
                 account=OTHER,
             )
         assert "took 400 MiB" not in here.lines
@@ -286,8 +285,8 @@ def test_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     step = f"{ATTACK}RUN /attack fill /big 300 && sleep 4 && rm /big\n"
 
     async def test(here: Site) -> None:
-        await here.build(step, shop=NamespaceWorkshop(group=GROUP))
-        small = NamespaceWorkshop(disk_bytes=100 << 20, group=GROUP)
+        await here.build(step, shop=NamespaceWorkshop(group=lanes.own().group))
+        small = NamespaceWorkshop(disk_bytes=100 << 20, group=lanes.own().group)
         with pytest.raises(BuildFailed, match="DISK_STORAGE_FULL: The build needs more disk"):
             await here.build(step, shop=small, account=OTHER)
         assert not list((here.cache / "layers" / OTHER).glob("*/namespace"))
@@ -372,7 +371,7 @@ def test_the_log_store_gets_bounded_printable_lines(tmp_path: Path) -> None:
         async with LogStore(tmp_path / "logs") as store:
             async with build_log(store, target) as log:
                 every = here.lines
-                shop = NamespaceWorkshop(group=GROUP)
+                shop = NamespaceWorkshop(group=lanes.own().group)
                 archive = zip_of(
                     tmp_path / "context.zip",
                     {"Dockerfile": step.encode(), "attack": attack_program(), "noise": noise},
@@ -401,7 +400,7 @@ def test_the_log_store_gets_bounded_printable_lines(tmp_path: Path) -> None:
 def test_groups_that_a_build_made_end_with_its_own(tmp_path: Path) -> None:
     """As crun makes them, and leaves them when it is killed."""
     hierarchies = find_hierarchies()
-    group = Cgroup(hierarchies, GROUP, "build-nested")
+    group = Cgroup(hierarchies, lanes.own().group, "build-nested")
     group.create(Limits(256 << 20, 100))
     inner = [procs.parent / "outer" / "inner" for procs in group.procs_files]
     with subprocess.Popen(["sleep", "600"]) as sleeper:

@@ -1,7 +1,6 @@
 """A clone that is not proven to be itself is not let out: real guests, restored from one image."""
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -28,8 +27,7 @@ pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mar
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[NodeLab]:
-    with tempfile.TemporaryDirectory(prefix="node-") as directory:
-        lab = NodeLab.make(Path(directory))
+    with NodeLab.made() as lab:
 
         async def capture() -> None:
             async with lab.equipment() as equipment:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from microvmd.vmm.machine import (
 from microvmd.vmm.qemu import PlainLauncher, QemuMachine, launch
 from tests.accelerated import accelerator
 from tests.checkout import ASSETS
+from tests.lanes import Lane
 from tests.nodelab import NodeLab
 
 KVM = "/dev/kvm"
@@ -36,8 +36,6 @@ KVM = "/dev/kvm"
 KVM_CREATE_VM = 0xAE01
 BOOT_LIMIT = 120
 ANSWER_LIMIT = 60
-GROUP = "microvmd-vm-tests"
-FIRST_UID = 790_000
 
 
 def makes_machines() -> bool:
@@ -161,9 +159,13 @@ async def _boot(
 @pytest.fixture(scope="session")
 def jail_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JailSettings]:
     cache = tmp_path_factory.mktemp("jail")
-    yield JailSettings(
-        jailer=ASSETS / "microvmd-jailer", cache=cache, group=GROUP, first_uid=FIRST_UID
-    )
+    with Lane.claimed() as lane:
+        yield JailSettings(
+            jailer=ASSETS / "microvmd-jailer",
+            cache=cache,
+            group=lane.group,
+            first_uid=lane.first_uid,
+        )
     shutil.rmtree(cache, ignore_errors=True)
 
 
@@ -177,9 +179,8 @@ async def jails(jail_settings: JailSettings) -> AsyncIterator[Jails]:
 
 @pytest.fixture(scope="session")
 def node_lab() -> Iterator[NodeLab]:
-    """A node with one image version on it, made once. Names of sockets must be short."""
-    with tempfile.TemporaryDirectory(prefix="node-") as directory:
-        lab = NodeLab.make(Path(directory))
+    """A node with one image version on it, made once."""
+    with NodeLab.made() as lab:
 
         async def capture() -> None:
             async with lab.equipment() as equipment:

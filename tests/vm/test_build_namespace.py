@@ -14,7 +14,7 @@ from microvmd.build.bases import BaseStore
 from microvmd.build.builder import BuildOptions, Rootfs, build_rootfs
 from microvmd.build.failure import BuildFailed
 from microvmd.build.in_namespace import NamespaceWorkshop
-from tests import buildlab
+from tests import buildlab, lanes
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(280)]
 
@@ -28,7 +28,7 @@ class Lab:
         self.lines: list[str] = []
 
     def options(self, **changes: object) -> BuildOptions:
-        plain = BuildOptions("000000000000", self.cache, NamespaceWorkshop())
+        plain = BuildOptions("000000000000", self.cache, NamespaceWorkshop(group=lanes.own().group))
         values = {name: getattr(plain, name) for name in BuildOptions.__slots__}
         return BuildOptions(**(values | changes))
 

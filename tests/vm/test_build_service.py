@@ -31,7 +31,7 @@ from microvmd.model.egress import INTERNET
 from microvmd.model.image import VersionConfig
 from microvmd.node.agent import NodeAgent
 from microvmd.node.bring_up import Equipment
-from tests import buildlab
+from tests import buildlab, lanes
 from tests.nodelab import ACCOUNT, IMAGE_ARN, PROGRAM, READY_ONLY, NodeLab, Reports, ask, spec_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
@@ -109,9 +109,10 @@ async def site(lab: NodeLab, endpoint: str, directory: Path) -> AsyncIterator[Si
         secret_key="test",
     )
     cache = await asyncio.to_thread(buildlab.cache, directory)
+    shop = NamespaceWorkshop(group=lanes.own().group)
     async with lab.equipment() as equipment:
         builder = ImageBuilder(
-            equipment, source, lambda account: BuildOptions(account, cache, NamespaceWorkshop())
+            equipment, source, lambda account: BuildOptions(account, cache, shop)
         )
         reports = Reports()
         async with NodeAgent(equipment, builder, reports) as agent:

@@ -3,6 +3,7 @@
 Collected where /dev/kvm makes machines (`conftest.py`).
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -28,7 +29,7 @@ from microvmd.vmm.machine import (
     Status,
 )
 from tests.checkout import ASSETS
-from tests.nodelab import Lane
+from tests.lanes import Lane
 from tests.vm.test_firecracker_machine import PROGRAM, Counting, counting, counts_on
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
@@ -65,24 +66,24 @@ class Site:
 
 @pytest.fixture
 async def site(counting: Counting, directory: Path) -> AsyncIterator[Site]:
-    lane = Lane.claim()
     vmm = replace(counting.vmm, in_jail=True)
     assert vmm.program == PROGRAM
-    jails = await Jails.open(
-        JailSettings(
+    run = directory / "run"
+    run.mkdir()
+    with Lane.claimed(str(directory)) as lane:
+        settings = JailSettings(
             ASSETS / "microvmd-jailer",
             directory / "cache",
-            lane.jails,
+            lane.group,
             lane.first_uid,
             surroundings=vmm.surroundings,
         )
-    )
-    (directory / "run").mkdir()
-    settings = NetworkSettings(directory / "run", lane.prefix, lane.subnet, ready=0)
-    async with NetworkPool(settings) as networks:
-        yield Site(vmm, jails, networks)
-    jails.sweep(set())
-    jails.close()
+        with contextlib.closing(await Jails.open(settings)) as jails:
+            async with NetworkPool(
+                NetworkSettings(run, lane.prefix, lane.subnet, ready=0)
+            ) as networks:
+                yield Site(vmm, jails, networks)
+            jails.sweep(set())
 
 
 async def test_from_boot_to_a_second_resume(

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +18,7 @@ from microvmd.node.network import Network, NetworkPool
 from microvmd.node.roles import RoleCredentials
 from microvmd.node.slots import NetworkSettings
 from microvmd.vmm.process import ProcessFailed, run
-from tests import netlab
+from tests import lanes, netlab
 from tests.netlab import Place, disarm
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
@@ -50,7 +49,8 @@ class Role:
 
 
 def settings(run: Path) -> NetworkSettings:
-    return NetworkSettings(run, "mt", ipaddress.IPv4Network("10.214.0.0/24"), ready=0)
+    lane = lanes.own()
+    return NetworkSettings(run, lane.prefix, lane.subnet, ready=0)
 
 
 def instance(name: str) -> Instance:

@@ -13,7 +13,8 @@ from microvmd.node.commands import ip, query
 from microvmd.node.network import NetworkPool
 from microvmd.node.slots import NetworkError, NetworkSettings
 from microvmd.vmm.process import run
-from tests import netlab
+from tests import lanes, netlab
+from tests.lanes import Lane
 from tests.netlab import INTERNET, echo, reaches
 from tests.networld import RECORDS, World, ask, client, in_world, settings
 
@@ -29,7 +30,7 @@ def test_the_pool_is_refilled_and_names_are_not_reused(tmp_path: Path) -> None:
                 async with pool.network() as network:
                     names.append(network.name)
                 assert not network.path.exists()
-            assert names == [f"nt{index}" for index in range(5)]
+            assert names == [f"{lanes.own().prefix}{index}" for index in range(5)]
 
     asyncio.run(main())
 
@@ -136,7 +137,7 @@ def test_the_host_is_as_before(tmp_path: Path) -> None:
         return Path("/proc/sys/net/ipv4/ip_forward").read_text()
 
     async def main() -> None:
-        before = forward()
+        before, alone = forward(), await _alone()
         async with NetworkPool(settings(tmp_path)) as pool:
             assert forward() == "1\n"
             async with pool.network() as network:
@@ -145,26 +146,33 @@ def test_the_host_is_as_before(tmp_path: Path) -> None:
         async with NetworkPool(settings(tmp_path)) as pool:
             await pool.sweep(keep=frozenset())
         assert not (tmp_path / "ip_forward").exists()
-        tables = await query("nft", "list", "tables")
-        assert b"microvmd_nt" not in tables
-        if b"microvmd_" not in tables:  # another instance runs here otherwise
+        assert settings(tmp_path).prefix.encode() not in await query("nft", "list", "tables")
+        if alone and await _alone():
             assert forward() == before
-        assert b"10.213." not in await query("ip", "route")
+        base = str(lanes.own().subnet).rpartition(".")[0]
+        assert base.encode() not in await query("ip", "route")
 
     asyncio.run(main())
 
 
+async def _alone() -> bool:
+    """Whether no instance has the machine's forwarding switched on."""
+    return b"microvmd_" not in await query("nft", "list", "tables")
+
+
 def test_the_last_instance_puts_forwarding_back(tmp_path: Path) -> None:
     forward = Path("/proc/sys/net/ipv4/ip_forward")
-    second = NetworkSettings(tmp_path / "b", "nu", ipaddress.IPv4Network("10.212.0.0/24"), ready=0)
 
     async def main() -> bool:
-        """Whether no other instance runs on this machine."""
+        """Whether no other instance ran on this machine."""
+        alone = await _alone()
         async with contextlib.AsyncExitStack() as later:
+            lane = later.enter_context(Lane.claimed())
+            second = NetworkSettings(tmp_path / "b", lane.prefix, lane.subnet, ready=0)
             async with NetworkPool(settings(tmp_path / "a")):
                 await later.enter_async_context(NetworkPool(second))
             assert await asyncio.to_thread(forward.read_text) == "1\n"
-        return b"microvmd_" not in await query("nft", "list", "tables")
+        return alone and await _alone()
 
     before = forward.read_text()
     if asyncio.run(main()):
@@ -197,7 +205,8 @@ def test_forwarding_between_others_stays_off_if_it_was(tmp_path: Path) -> None:
 
 def test_a_subnet_in_use_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
-        loopback = NetworkSettings(tmp_path, "nt", ipaddress.IPv4Network("127.0.0.0/24"))
+        subnet = ipaddress.IPv4Network("127.0.0.0/24")
+        loopback = NetworkSettings(tmp_path, lanes.own().prefix, subnet)
         with pytest.raises(NetworkError, match="in use: lo has"):
             async with NetworkPool(loopback):
                 pass

@@ -48,7 +48,7 @@ def _files(node: RunningNode, spec: MicrovmSpec) -> dict[str, Path]:
     """The directory of its group for each controller, and "2" for those of version 2."""
     found = {}
     for hierarchy in find_hierarchies():
-        directory = hierarchy.root / node.lab.lane.jails / spec.microvm_id
+        directory = hierarchy.root / node.lab.lane.group / spec.microvm_id
         for controller in hierarchy.controllers:
             found[f"{controller}{hierarchy.version}"] = directory
     return found
@@ -113,7 +113,7 @@ async def test_the_kernel_has_the_limits_of_the_size(node: RunningNode) -> None:
 async def test_private_memory_is_that_of_the_microvm(node: RunningNode) -> None:
     spec = spec_of()
     address = await _started(node, spec)
-    group = Cgroup(find_hierarchies(), node.lab.lane.jails, spec.microvm_id)
+    group = Cgroup(find_hierarchies(), node.lab.lane.group, spec.microvm_id)
     before = group.private_bytes()
     await ask(address, "take/100")
     assert group.private_bytes() - before > 90 << 20
