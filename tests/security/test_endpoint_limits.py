@@ -96,6 +96,23 @@ def test_requests_of_an_endpoint() -> None:
     assert asyncio.run(scenario(only)) == {200: most, 429: 20}
 
 
+LIMITS, TRACKED = "$ENDPOINT_LIMITS\n", "  http-request set-var(txn.arrived)"
+
+
+def test_counted_refusals_would_keep_a_microvm_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the limits come after what counts, bytes of what is refused are activity."""
+    weakened(monkeypatch, instead(LIMITS, ""), instead(TRACKED, LIMITS + TRACKED))
+
+    async def scenario() -> None:
+        async with world(replace(UNLIMITED, requests_per_vcpu=1)) as w, _two(w), w.client() as one:
+            await _statuses(w, one, 15, "vm-a")
+            moved = (await w.edge.activity())["vm-a"].bytes_total
+            assert await _statuses(w, one, 5, "vm-a") == {429: 5}
+            assert (await w.edge.activity())["vm-a"].bytes_total > moved
+
+    asyncio.run(scenario())
+
+
 def test_refused_requests_count_for_nothing() -> None:
     """A client that goes on asking is let in again all the same, and keeps nothing awake."""
 
@@ -166,22 +183,26 @@ def test_streams_of_an_endpoint() -> None:
     assert found[429] == most + 4 - found[200]
 
 
-def test_requests_that_are_held_count() -> None:
+@pytest.mark.parametrize("defended", [False, True])
+def test_requests_that_are_held_count(defended: bool) -> None:
     """A MicroVM that resumes slowly cannot be used to take all connections."""
+    most = DEFAULTS.connections_per_vcpu
+    held = most if defended else 4 * most
 
     async def scenario() -> None:
-        async with world(DEFAULTS) as w, w.client() as client:
+        async with world(DEFAULTS if defended else UNLIMITED) as w, w.client() as client:
             w.hold("vm-a")
             async with contextlib.AsyncExitStack() as stack:
-                for _ in range(DEFAULTS.connections_per_vcpu):
+                for _ in range(held):
                     _, writer = await stack.enter_async_context(_dialled(w))
                     writer.write(_stream(w.edge.endpoint("vm-a"), w.token("vm-a", vcpus=1)))
                 async with asyncio.timeout(30):
                     found = await w.edge.activity()
-                    while found["vm-a"].connections < DEFAULTS.connections_per_vcpu:
+                    while found["vm-a"].connections < held:
                         await asyncio.sleep(0.05)
                         found = await w.edge.activity()
-                assert await _statuses(w, client, 3, "vm-a") == {429: 3}
+                if defended:
+                    assert await _statuses(w, client, 3, "vm-a") == {429: 3}
 
     asyncio.run(scenario())
 

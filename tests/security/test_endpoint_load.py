@@ -12,9 +12,11 @@ import os
 import resource
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from hpack import Decoder
 
 from microvmd.edge import stats
 from microvmd.edge.config import EdgeLimits
@@ -47,6 +49,8 @@ PER_CONNECTION = 160 << 10
 FLOOD_MEMORY = 64 << 20
 FRAMES = 20_000
 BATCH = 500
+PART = 2_000
+"""Of a flood, where what each of its frames costs is counted."""
 GUEST_LIMIT = EdgeLimits().connections_per_vcpu
 
 
@@ -222,6 +226,48 @@ FLOODS: tuple[Callable[[World, H2Attacker], Iterator[bytes]], ...] = (
     _window_updates,
     _hpack_bomb,
 )
+
+
+def _carelessly(flood: Iterator[bytes]) -> tuple[int, int]:
+    """Requests begun, and bytes of headers held at a time, where nobody counts; a part of it will
+    do."""
+    decoder, begun, held, largest = Decoder(max_header_list_size=1 << 40), 0, 0, 0
+    block = b""
+    for one in (each for batch in islice(flood, PART) for each in _frames(batch)):
+        kind, flags, payload = one[3], one[4], one[9:]
+        if kind in (HEADERS, CONTINUATION):
+            begun += kind == HEADERS
+            block += payload
+        if kind == HEADERS and flags & END_HEADERS:
+            held += sum(len(name) + len(value) for name, value in decoder.decode(block, raw=True))
+            block = b""
+        if kind == RST_STREAM:
+            held = 0
+        largest = max(largest, held + len(block))
+        if largest > FLOOD_MEMORY:
+            break
+    return begun, largest
+
+
+def _frames(batch: bytes) -> Iterator[bytes]:
+    while batch:
+        end = 9 + int.from_bytes(batch[:3])
+        yield batch[:end]
+        batch = batch[end:]
+
+
+def test_floods_where_nobody_counts() -> None:
+    """Each reset request has begun, headers without an end are kept, and small ones grow."""
+
+    async def scenario() -> None:
+        async with world(EdgeLimits()) as w, attacker(w) as peer:
+            assert _carelessly(_resets(w, peer))[0] == PART
+        async with world(EdgeLimits()) as w, attacker(w) as peer:
+            assert _carelessly(_continuations(w, peer))[1] > 100 * PART
+        async with world(EdgeLimits()) as w, attacker(w) as peer:
+            assert _carelessly(_hpack_bomb(w, peer))[1] > FLOOD_MEMORY
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.__name__.strip("_"))

@@ -102,7 +102,9 @@ def test_smuggled(name: str) -> None:
     asyncio.run(scenario())
 
 
-async def _naive(w: World, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _naive(
+    w: World, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
+) -> None:
     """Checks the token of the first request as its last line says it, then copies bytes."""
     head = await reader.readuntil(b"\r\n\r\n")
     token = head.lower().rpartition(b"x-aws-proxy-auth: ")[2].partition(b"\r\n")[0]
@@ -110,12 +112,23 @@ async def _naive(w: World, reader: asyncio.StreamReader, writer: asyncio.StreamW
     with contextlib.closing(writer), contextlib.suppress(InvalidToken):
         w.issuer.verify(token.decode())
         rest = await reader.read(65536)
-        there, back = await asyncio.open_connection("127.0.0.25", HTTP_PORT)
+        there, back = await asyncio.open_connection(address, HTTP_PORT)
         with contextlib.closing(back):
             back.write(head + rest)
             await back.drain()
             back.write_eof()
             writer.write(await there.read())
+
+
+async def _copied(w: World, content: bytes, address: str) -> None:
+    """Send it through such a proxy, until the other side has seen its end."""
+    server = await asyncio.start_server(lambda r, s: _naive(w, r, s, address), "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        with contextlib.closing(writer):
+            writer.write(content)
+            writer.write_eof()
+            await reader.read()
 
 
 @pytest.mark.parametrize("body", ["Content-Length: 0\r\n\r\n", "X: 1\r\n\r\n"])
@@ -124,14 +137,29 @@ def test_smuggled_through_a_proxy_that_copies(body: str) -> None:
 
     async def scenario() -> None:
         async with world() as w, _two(w) as (app, _):
-            server = await asyncio.start_server(lambda r, s: _naive(w, r, s), "127.0.0.1", 0)
-            async with server:
-                port = server.sockets[0].getsockname()[1]
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                with contextlib.closing(writer):
-                    writer.write(_filled(w, START + body + SECOND))
-                    await reader.read()
+            await _copied(w, _filled(w, START + body + SECOND), "127.0.0.25")
             assert any(b"/smuggled" in line for line in _proved(app))
+
+    asyncio.run(scenario())
+
+
+def test_a_proxy_that_copies_leaves_all_of_them_to_the_application() -> None:
+    """Whose parser then decides what is a request: each of the texts comes to it as it is."""
+    got: list[bytes] = []
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.read())
+        writer.close()
+
+    async def scenario() -> None:
+        tail = "\r\nHost: {host}\r\nx-aws-proxy-auth: {token}\r\n\r\n"
+        lines = [line + tail for line in LINES.values()]
+        bodies = [START + body + SECOND for body in SMUGGLED.values()]
+        async with world() as w, await asyncio.start_server(keep, "127.0.0.25", HTTP_PORT):
+            for text in (*bodies, *lines):
+                content = _filled(w, text)
+                await _copied(w, content, "127.0.0.25")
+                assert got.pop() == content
 
     asyncio.run(scenario())
 
@@ -235,6 +263,24 @@ def _odd_requests(w: World) -> dict[str, Fields]:
     }
 
 
+SPLITTING = {
+    "authority of another",
+    "host of another",
+    "authority twice",
+    "path twice",
+    "path with a request in it",
+    "method with a request in it",
+    "value with a line feed",
+    "value with a null",
+    "name with a line in it",
+    "name with a colon",
+    "name with a space",
+    "transfer-encoding",
+    "length without a body",
+    "two lengths",
+    "a body longer than it says",
+}
+"""What the application gets of them is another request, or two."""
 HARMLESS = {
     *("te", "upgrade", "connection", "name in capitals", "no authority", "length without a body"),
     # The authority counts, and is the Host that the application sees.
@@ -259,6 +305,42 @@ async def _odd(w: World, name: str, fields: Fields) -> None:
         if name in HARMLESS:
             allowed.add(b"200")
         assert said.get(1) in allowed, (name, said)
+
+
+def _naively(fields: Fields, body: bytes = b"") -> bytes:
+    """As a proxy writes a request for HTTP/1.1 that looks at no name and no value."""
+    said = dict(reversed(fields))
+    lines = [f"{said.get(':method')} {said.get(':path')} HTTP/1.1"]
+    lines += [f"host: {said.get(':authority')}"]
+    lines += [f"{name}: {value}" for name, value in fields if not name.startswith(":")]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def test_odd_requests_through_a_proxy_that_translates() -> None:
+    """The same requests split, change their owner and bring headers of HTTP/1.1 with them."""
+    seen: list[bytes] = []
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.read())
+        writer.close()
+
+    async def scenario() -> None:
+        async with world() as w, await asyncio.start_server(keep, "127.0.0.25", HTTP_PORT):
+            longer = [*request(w, "vm-a"), ("content-length", "0")]
+            odd = {name: _naively(fields) for name, fields in _odd_requests(w).items()}
+            odd["a body longer than it says"] = _naively(longer, _filled(w, SECOND))
+            for name, content in odd.items():
+                reader, writer = await asyncio.open_connection("127.0.0.25", HTTP_PORT)
+                writer.write(content)
+                writer.write_eof()
+                await reader.read()
+                writer.close()
+                theirs = f"host: {w.edge.endpoint('vm-b')}".encode()
+                effects = (b"GET /smuggled", theirs, b"chunked", b"length: 44", b"\nhost: a", b"\0")
+                if name in SPLITTING:
+                    assert any(effect in seen[-1] for effect in effects), name
+
+    asyncio.run(scenario())
 
 
 def test_odd_requests_over_http2() -> None:
