@@ -31,6 +31,14 @@ def attack_program() -> bytes:
         return program.read_bytes()
 
 
+def attack_here(directory: Path) -> Path:
+    """The attacker as a program of this machine."""
+    program = directory / "attack"
+    program.write_bytes(attack_program())
+    program.chmod(0o755)
+    return program
+
+
 def zip_of(path: Path, files: Mapping[str, bytes]) -> Archive:
     """A checked code artifact; every file of it may be executed."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -38,7 +38,7 @@ from tests.netlab import (
     echo,
     internet,
 )
-from tests.security.hostile import Canary, attack_program, tar_of, zip_of
+from tests.security.hostile import Canary, attack_here, attack_program, tar_of, zip_of
 
 pytestmark = [
     pytest.mark.security,
@@ -201,9 +201,7 @@ WITHOUT_A_DEFENCE = {
 
 
 def test_the_acts_of_a_step_work_without_a_defence(tmp_path: Path) -> None:
-    program = tmp_path / "attack"
-    program.write_bytes(attack_program())
-    program.chmod(0o755)
+    program = attack_here(tmp_path)
     argv = ["unshare", "--mount", "--propagation", "private", f"{program}", "kernel", f"{tmp_path}"]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
     worked = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" worked")}

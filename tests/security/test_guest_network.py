@@ -4,6 +4,7 @@ Single layers of the defence are shown one by one in tests/vm/test_network.py an
 here a real guest meets all of them, and then none.
 """
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -19,7 +20,7 @@ from microvmd.node.commands import ip, nft, query
 from microvmd.node.namespace import Visitor
 from tests import netlab
 from tests.attacklab import Attacker, attacker
-from tests.frames import FRAMES, redirect, seen, watch
+from tests.frames import FRAMES, OTHER_MAC, redirect, seen, watch
 from tests.netlab import (
     HOST_PUBLIC,
     INTERNET,
@@ -32,7 +33,7 @@ from tests.netlab import (
     disarm_link,
     echo,
 )
-from tests.nodelab import NodeLab
+from tests.nodelab import LIMIT, NodeLab
 
 pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio]
 
@@ -139,7 +140,7 @@ async def test_forged_frames_end_at_the_tap(attack_lab: NodeLab, tmp_path: Path)
 
 async def test_a_guest_learns_and_moves_no_address(attack_lab: NodeLab, tmp_path: Path) -> None:
     """By questions for addresses that are not its link's, by claims, and by redirects."""
-    async with world(attack_lab, tmp_path) as (one, _, _inet):
+    async with world(attack_lab, tmp_path) as (one, _, inet):
         entered = ("nsenter", f"--net={one.network}", "ip", "-json")
         routes = await query(*entered, "route")
 
@@ -157,3 +158,11 @@ async def test_a_guest_learns_and_moves_no_address(attack_lab: NodeLab, tmp_path
         assert await query(*entered, "route") == routes
         await disarm_link(one.network)
         assert await one.does("arp", one.address) == "reply"
+        # The guest's entry is also a fixed one: a claim moves it where it is learnt.
+        learnt = f"neighbour replace {nftables.GUEST} lladdr {nftables.GUEST_MAC}"
+        await ip([f"{learnt} dev {nftables.TAP} nud reachable"], one.network)
+        await one.place(inet.visitor).write(f"ipv4/neigh/{nftables.TAP}/locktime", "0")
+        await one.does("frame", claim, 10)
+        async with asyncio.timeout(LIMIT):
+            while (nftables.GUEST, OTHER_MAC) not in await neighbours():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)

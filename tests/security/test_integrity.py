@@ -6,6 +6,7 @@ shows. Times of the files are set back, as whoever changes them would.
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mar
 
 ANSWER = b"no such path"
 CHANGED = b"oo such path"
+KEPT = "kept-for-later"
 OTHER = VersionKey(ACCOUNT, "other", "1.0")
 IMAGE_FILES = ("memory", "device", "disk.raw", "rootfs.erofs", "manifest.json")
 SUSPEND_FILES = ("memory.diff", "device", "overlay.qcow2", "manifest.json")
@@ -177,11 +179,25 @@ async def test_without_the_check_the_guest_runs_what_was_changed(lab: NodeLab) -
 
 
 async def _run_unchecked(lab: NodeLab) -> None:
+    """Image and suspend snapshot: what the guest put into its memory was changed in the diff."""
     async with lab.node() as node, Kms(lab.kms) as kms:
         equipment = node.equipment
         plain = PlainDirectory(lab.plain)
         vault = Vault(equipment.paths, equipment.stamp, plain, kms, checked=False)
         object.__setattr__(equipment, "vault", vault)
         spec = spec_of()
-        assert await _nothing(await started(node, spec)) == CHANGED
-        await ended(node, spec)
+        address = await started(node, spec)
+        assert await _nothing(address) == CHANGED
+        assert await ask(address, f"put/{KEPT}") == "ok"
+        await node.agent.send(SuspendMicrovm(spec.microvm_id, spec.generation))
+        await node.reports.next(Suspended)
+        diff = equipment.paths.microvm(spec.microvm_id).directory / "memory.diff"
+        places = [found.start() for found in re.finditer(KEPT.encode(), diff.read_bytes())]
+        assert places
+        for place in places:
+            flip(diff, place)
+        resumed = replace(spec, generation=2)
+        await node.agent.send(ResumeMicrovm(resumed))
+        address = (await node.reports.next(Started)).edge_address
+        assert await ask(address, "get") == KEPT.replace("k", "j", 1)
+        await ended(node, resumed)

@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import io
 import os
+import stat
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -30,11 +32,13 @@ from microvmd.messages.node import LogTarget
 from microvmd.node.cgroup import Cgroup, Limits, find_hierarchies
 from microvmd.node.logs import LogStore
 from tests import buildlab, lanes
-from tests.security.hostile import Canary, attack_program, tar_of, zip_of
+from tests.security.hostile import Canary, attack_here, attack_program, tar_of, zip_of
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(280)]
 
 ACCOUNT, OTHER = "111111111111", "222222222222"
+SPARSE = 8_000_000_000_000
+"""Bytes of a file that has none."""
 ATTACK = "FROM tiny\nCOPY attack /\n"
 
 
@@ -112,10 +116,24 @@ def unpack_as_it_is(tar: bytes, target: Path) -> None:
     """As a careless program would: every member where it says."""
     with tarfile.open(fileobj=io.BytesIO(tar)) as members:
         for member in members:
+            place = target / member.name
             if member.issym():
-                (target / member.name).symlink_to(member.linkname)
+                place.symlink_to(member.linkname)
+            elif member.islnk():
+                place.hardlink_to(Path("/", member.linkname))
+            elif member.isdev():
+                os.mknod(place, stat.S_IFBLK, os.makedev(member.devmajor, member.devminor))
             else:
-                (target / member.name).write_text("escaped")
+                place.write_text("escaped")
+
+
+def unzip_as_it_is(path: Path, target: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                (target / entry.filename).symlink_to(archive.read(entry).decode())
+            else:
+                (target / entry.filename).write_bytes(archive.read(entry))
 
 
 # What FROM may not be, with a word of the reason. None of it gets as far as the engine.
@@ -155,11 +173,15 @@ def test_paths_that_leave_the_context_or_the_image(tmp_path: Path) -> None:
     hard = tar_of(("hard", tarfile.LNKTYPE, f"..{tmp_path}/root/keys/secret"))
 
     async def test(here: Site) -> None:
-        # Whoever unpacks it as it is has a file beside the folder.
-        naive = tmp_path / "naive"
-        naive.mkdir()
-        unpack_as_it_is(through, naive)
-        (tmp_path / "escaped").unlink()
+        # Whoever unpacks them as they are has files beside the folder, and what is not his in it.
+        naive = tmp_path / "naive" / "two" / "three" / "four"
+        naive.mkdir(parents=True)
+        for tar in (through, up):
+            unpack_as_it_is(tar, naive)
+            (tmp_path / "escaped").unlink()
+        unpack_as_it_is(hard, naive)
+        assert (naive / "hard").samefile(here.canary.secret)
+        (naive / "hard").unlink()
 
         assert "container image build failed" in await here.refused(
             "FROM tiny\nADD a.tar /\n", {"a.tar": through}
@@ -196,14 +218,24 @@ def test_links_and_doubles_in_the_zip(tmp_path: Path) -> None:
         link.external_attr = 0o120777 << 16
         made.writestr(link, f"{tmp_path}")
         made.writestr("way/escaped", "x")
+    naive = tmp_path / "naive"
+    naive.mkdir()
+    unzip_as_it_is(path, naive)
+    assert (tmp_path / "escaped").read_text() == "x"
     with pytest.raises(BuildFailed, match="'way' is a symbolic link"):
         judge.inspect(path, judge.ArchiveLimits())
 
 
 def test_device_files_of_a_tarball_open_no_disk(tmp_path: Path) -> None:
-    own = os.stat("/").st_dev
-    disk = f"{os.major(own)}:{os.minor(own)}"
-    devices = tar_of(("disk", tarfile.BLKTYPE, disk), ("zero", tarfile.CHRTYPE, "1:5"))
+    lines = Path("/proc/partitions").read_text().splitlines()[2:]
+    first = next(line.split() for line in lines if "loop" not in line)
+    disk = tar_of(("disk", tarfile.BLKTYPE, f"{first[0]}:{first[1]}"))
+    unpack_as_it_is(disk, tmp_path)
+    with (tmp_path / "disk").open("rb", buffering=0) as opened:
+        assert stat.S_ISBLK(os.fstat(opened.fileno()).st_mode)
+    devices = tar_of(
+        ("disk", tarfile.BLKTYPE, f"{first[0]}:{first[1]}"), ("zero", tarfile.CHRTYPE, "1:5")
+    )
 
     async def test(here: Site) -> None:
         step = "RUN for each in disk zero; do (exec 3< /d/$each && echo opened $each); done; true\n"
@@ -223,6 +255,16 @@ def test_files_of_the_image_never_run_outside_of_a_step(tmp_path: Path) -> None:
     names = ("traceback", "linecache", "tokenize", "re", "_pyrepl", "warnings")
     files = {f"lib/{name}.py": module for name in names}
     dockerfile = f"FROM tiny\nCOPY lib /usr/lib/python3.13\nVOLUME {deep}\nWORKDIR /a\n"
+    (tmp_path / "lib").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    taken = subprocess.run(
+        [sys.executable, "-c", "import traceback"],
+        env={"PYTHONPATH": f"{tmp_path / 'lib'}"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert b"ran outside" in taken.stdout, "by a Python that looks there"
 
     async def test(here: Site) -> None:
         await here.build(dockerfile, files)
@@ -239,12 +281,18 @@ def test_files_of_the_image_never_run_outside_of_a_step(tmp_path: Path) -> None:
 def test_holes_are_bounded_as_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workshop, "_MEASURE_SECONDS", 0.1)
 
+    huge = tmp_path / "huge"
+    huge.touch()
+    assert subprocess.run([attack_here(tmp_path), "sparse", huge, f"{SPARSE}"]).returncode == 0
+    assert huge.stat().st_size == SPARSE
+    huge.unlink()
+
     async def test(here: Site) -> None:
         step = f"{ATTACK}RUN cat /dev/null > /huge && /attack sparse /huge %s\n"
         await here.build(step % 100_000_000)
         small = NamespaceWorkshop(disk_bytes=100 << 20, group=lanes.own().group)
         with pytest.raises(BuildFailed, match="DISK_STORAGE_FULL"):
-            await here.build(step % 8_000_000_000_000, shop=small, account=OTHER)
+            await here.build(step % SPARSE, shop=small, account=OTHER)
 
     run(tmp_path, test)
 

@@ -20,7 +20,7 @@ from microvmd.model.identifiers import new_microvm_id
 from microvmd.node import bring_up
 from microvmd.node.guest import GuestClient, Identity, connect_restored
 from microvmd.node.uniqueness import Given, Uniqueness
-from tests.nodelab import NodeLab, spec_of
+from tests.nodelab import NodeLab, RunningNode, spec_of
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
 
@@ -67,6 +67,14 @@ async def test_each_start_and_resume_is_proven(
     assert len({found.sample for _, found in proven}) == 3
 
 
+async def started_and_ended(node: RunningNode) -> None:
+    spec = spec_of()
+    await node.start(spec)
+    await node.reports.next(Started)
+    await node.terminate(spec)
+    await node.reports.next(Terminated)
+
+
 @pytest.mark.parametrize("name", ["hostname", "machine_id", "boot_id"])
 async def test_a_guest_that_is_another_is_not_started(
     name: str, lab: NodeLab, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +95,9 @@ async def test_a_guest_that_is_another_is_not_started(
         died = await node.reports.next(Died)
         assert getattr(other, name) in died.reason
         assert node.pid_of(spec) is None
+        # Nothing else tells it.
+        monkeypatch.setattr(Uniqueness, "prove", lambda *_: None)
+        await started_and_ended(node)
 
 
 async def test_a_guest_with_random_numbers_of_another_is_not_started(lab: NodeLab) -> None:
@@ -97,6 +108,10 @@ async def test_a_guest_with_random_numbers_of_another_is_not_started(lab: NodeLa
             self._samples[bytes.fromhex(found.sample)] = "microvm-other"
             super().prove(given, found)
 
+    class Trusting(Uniqueness):
+        def prove(self, given: Given, found: Identity) -> None:
+            """Whoever it is."""
+
     async with lab.node() as node:
         object.__setattr__(node.equipment, "uniqueness", Forgetful())
         spec = spec_of()
@@ -104,3 +119,5 @@ async def test_a_guest_with_random_numbers_of_another_is_not_started(lab: NodeLa
         died = await node.reports.next(Died)
         assert "random numbers are those that microvm-other had" in died.reason
         assert node.pid_of(spec) is None
+        object.__setattr__(node.equipment, "uniqueness", Trusting())
+        await started_and_ended(node)
