@@ -57,6 +57,7 @@ PROMISED: dict[str, list[str]] = {
         r'"trees"',
     ],
     "examples/scanner/README.md": [
+        r"^answered with 200$",
         r'"verdict": "dangerous"',
         r"escape\.txt: leads out of the archive",
         r"bomb\.txt: more than \d+ bytes",
