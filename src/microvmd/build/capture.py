@@ -59,6 +59,9 @@ class Capture:
         spec = self.equipment.machine_spec(
             self.image, size.peak_mib, vcpus, Drive("disk", self.image.disk)
         )
+        closed = self.command.config.hooks.unreachable(self.rootfs.config.exposed_ports)
+        if closed is not None:
+            self.log(closed)
         self.log(f"starting the application ({size.peak_mib} MiB, {vcpus} vCPU)")
         async with self._machine(spec, Boot(), "boot") as (machine, guest):
             await self._start(guest)

@@ -5,7 +5,7 @@ guest. Image hooks (ready, validate) belong to the build, MicroVM hooks to the l
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -111,6 +111,16 @@ class Hooks:
         """
         shared = self.effective_port == APPLICATION_PORT
         return self.effective_port if self.any_enabled and not shared else None
+
+    def unreachable(self, exposed: Collection[int]) -> str | None:
+        """What the build log says of a closed port that the Dockerfile EXPOSEs all the same."""
+        if self.closed_port not in exposed:
+            return None
+        return (
+            f"port {self.closed_port} answers hooks and is closed to the outside, although the "
+            "Dockerfile EXPOSEs it: requests are to go to another port, or to "
+            f"{APPLICATION_PORT}, which hooks may share"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,3 +100,12 @@ def test_the_hook_port_is_closed_unless_the_application_shares_it(
 ) -> None:
     hooks = Hooks.from_request({"port": port, "microvmImageHooks": {"ready": state}})
     assert hooks.closed_port == closed
+
+
+def test_a_closed_port_that_is_exposed_is_told() -> None:
+    hooks = Hooks.from_request({"port": 3000, "microvmImageHooks": {"ready": "ENABLED"}})
+    told = hooks.unreachable((80, 3000))
+    assert told is not None
+    assert told.startswith("port 3000 answers hooks and is closed to the outside")
+    assert hooks.unreachable((8080,)) is None
+    assert Hooks.from_request({"port": 3000}).unreachable((3000,)) is None
