@@ -25,6 +25,11 @@ TOOLS = {
     "faults": ("qemu-system-x86_64",),
     "browser": ("chromium",),
 }
+# What takes longest comes first, so that no worker ends long before another.
+FOLDERS = (
+    *("journey", "security", "vm", "faults", "kvm"),
+    *("unit", "browser", "clients", "edge", "style"),
+)
 NEEDED_ASSETS = ("microvmd-agent", "microvmd-jailer", "kernel")
 # One line per started process, so that a failure can be told from a hang in somebody else's test.
 LOG_SUFFIXES = (".log",)
@@ -63,7 +68,8 @@ _SEED = pytest.StashKey[int]()
 @pytest.fixture(autouse=True)
 def _seeded(request: pytest.FixtureRequest) -> None:
     """Each test draws the same numbers for the same seed, alone or among others."""
-    random.seed(f"{request.config.stash[_SEED]}:{request.node.nodeid}")
+    where = f"{request.node.location[0]}::{request.node.name}"
+    random.seed(f"{request.config.stash[_SEED]}:{where}")
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +82,21 @@ def _own_log() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among workers, a folder's tests stay together: they share services, labs and images."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_folder(item)))
+    order = {folder: place for place, folder in enumerate(FOLDERS)}
+    items.sort(key=lambda item: order.get(_folder(item), len(order)))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 def missing_need(item: pytest.Item) -> str | None:

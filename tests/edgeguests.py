@@ -12,6 +12,8 @@ import h2.events
 import websockets.asyncio.server
 from websockets.typing import Subprotocol
 
+from tests import lanes
+
 HTTP_PORT = 8080
 WEBSOCKET_PORT = 9100
 H2_PORT = 9200
@@ -93,6 +95,13 @@ async def _h2c(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 @contextlib.asynccontextmanager
 async def guest(address: str) -> AsyncIterator[Guest]:
     """A guest that listens on 8080 (HTTP), 9100 (WebSocket) and 9200 (h2c)."""
+    # Ports and addresses are what they are: another run on this machine waits.
+    async with lanes.alone(f"guest-{address}"), _listening(address) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def _listening(address: str) -> AsyncIterator[Guest]:
     made = Guest(address)
     subprotocols = [Subprotocol("chat")]
     http = await asyncio.start_server(made.http, address, HTTP_PORT)
