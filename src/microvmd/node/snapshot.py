@@ -7,7 +7,7 @@ snapshot lies beside the MicroVM's overlay; `retire` removes its manifest before
 because the overlay no longer fits the saved memory from then on.
 
 Device state is only understood by what wrote it. The stamp (accelerator, VMM and version, CPU
-model, devices) is compared at every restore.
+model, devices, rate of an emulated counter) is compared at every restore.
 
 No VMM gets a file that is not what the manifest says, and no manifest counts whose last line is not
 its own digest. `check` reads a file in full once per boot of the machine and remembers it
@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from microvmd.node.known_files import KnownFiles
 from microvmd.node.sparse import digest
 from microvmd.vmm.machine import (
     Accelerator,
+    AcceleratorKind,
     FromImage,
     FromSuspend,
     SuspendMethod,
@@ -46,6 +47,10 @@ BOOT_ONLY = ("vmlinux", "initrd")
 REBUILD = "build the image again (UpdateMicrovmImage)"
 
 
+TSC_PPM = 500
+"""Millionths by which the rates of two counters may differ: what NTP corrects at most. Two
+measurements of one machine differ by less than a tenth of that, also when it is busy, and those of
+machines with different processors by fifty times as much."""
 TITLES = {"qemu": "QEMU", "firecracker": "Firecracker"}
 
 
@@ -73,11 +78,22 @@ class Stamp:
     """Digest of the devices that this version of microvmd gives a machine."""
     vmm: str = "qemu"
     """A manifest that is older than Firecracker here names none."""
+    tsc_khz: int = field(default=0, compare=False)
+    """Rate of the counter that an emulated guest keeps time by, as measured: compare by `in_time`.
+    QEMU gives it the node's own (``rdtsc`` there is ``cpu_get_host_ticks``), by the rate that the
+    guest was booted with. 0 says nothing: the guest keeps time otherwise, or nobody measured."""
 
     @classmethod
     def of(cls, accelerator: Accelerator, vmm: Vmm) -> "Stamp":
         kind, model = accelerator.kind.value, vmm.cpu_model(accelerator)
-        return cls(kind, vmm.version, model, vmm.devices, vmm.name.value)
+        rate = accelerator.tsc_khz if accelerator.kind is AcceleratorKind.TCG else 0
+        return cls(kind, vmm.version, model, vmm.devices, vmm.name.value, rate)
+
+    def in_time(self, other: "Stamp") -> bool:
+        """A guest of the one has the right time with the counter of the other."""
+        if not self.tsc_khz or not other.tsc_khz:
+            return True
+        return abs(self.tsc_khz - other.tsc_khz) * 1_000_000 <= TSC_PPM * other.tsc_khz
 
     def __str__(self) -> str:
         return (
@@ -286,6 +302,13 @@ def load(directory: Path, *, stamp: Stamp) -> Manifest:
     manifest = read(directory)
     if manifest.stamp != stamp:
         raise SnapshotForeign(_foreign(manifest.stamp, stamp))
+    if not stamp.in_time(manifest.stamp):
+        raise SnapshotForeign(
+            f"the snapshot keeps time by a counter of {manifest.stamp.tsc_khz / 1000:.1f} MHz and "
+            f"this node's has {stamp.tsc_khz / 1000:.1f} MHz, so that its clock would be wrong: "
+            f"{REBUILD}; a MicroVM that was suspended before can only be terminated, or resumed on "
+            "such a processor"
+        )
     return manifest
 
 

@@ -38,6 +38,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROBE_LIMIT = 5.0
 PROBE_MEMORY_MIB = 256
 TSC_SAMPLE = 0.05
+TSC_TRIES = 8
 # rdtsc; shl rdx, 32; or rax, rdx; ret
 READ_TSC = b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3"
 
@@ -149,7 +150,20 @@ def measure_tsc_khz() -> int:
 
 
 def _sample_khz(read: Callable[[], int]) -> float:
-    begin_ns, begin = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW), int(read())
+    begin_ns, begin = _moment(read)
     time.sleep(TSC_SAMPLE)
-    end_ns, end = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW), int(read())
+    end_ns, end = _moment(read)
     return (end - begin) * 1e6 / (end_ns - begin_ns)
+
+
+def _moment(read: Callable[[], int]) -> tuple[float, int]:
+    """Clock and counter at one moment: of some tries the one between whose two looks at the clock
+    the least passed, for a busy machine may stop us there for milliseconds."""
+    tries = []
+    for _ in range(TSC_TRIES):
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        counter = int(read())
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        tries.append((after - before, (before + after) / 2, counter))
+    _, moment, counter = min(tries)
+    return moment, counter

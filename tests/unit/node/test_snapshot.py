@@ -5,6 +5,7 @@ import os
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -30,9 +31,9 @@ from microvmd.node.snapshot import (
     unknown,
     verify,
 )
-from microvmd.vmm.machine import SuspendMethod
+from microvmd.vmm.machine import Accelerator, AcceleratorKind, SuspendMethod, Vmm, VmmName
 
-STAMP = Stamp("tcg", "10.0.2", "max", "aa")
+STAMP = Stamp("tcg", "10.0.2", "max", "aa", tsc_khz=2_300_000)
 
 
 def _image(directory: Path) -> Path:
@@ -40,6 +41,43 @@ def _image(directory: Path) -> Path:
     for name in ("rootfs.erofs", "disk.raw", "memory", "device", "config.json"):
         (directory / name).write_bytes(random.randbytes(9000))
     return directory
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "same"),
+    [
+        (2_300_000, 2_300_475, True),
+        (2_300_475, 2_300_000, True),
+        (2_300_000, 2_302_000, False),
+        (2_300_000, 2_200_000, False),
+        (0, 2_300_000, True),
+        (2_300_000, 0, True),
+    ],
+)
+def test_counters_that_a_clock_is_right_by(here: int, there: int, same: bool) -> None:
+    assert replace(STAMP, tsc_khz=here).in_time(replace(STAMP, tsc_khz=there)) is same
+
+
+def test_a_manifest_that_tells_no_rate_is_restored(tmp_path: Path) -> None:
+    silent = replace(STAMP, tsc_khz=0)
+    (tmp_path / MANIFEST).write_bytes(
+        encode(Manifest(SnapshotKind.IMAGE, silent, 1, 1, None, None, {}))
+    )
+    assert load(tmp_path, stamp=STAMP).stamp.tsc_khz == 0
+
+
+def test_an_emulated_guest_alone_depends_on_the_rate() -> None:
+    class Program:
+        name, version, devices = VmmName.QEMU, "10.0.2", "aa"
+
+        def cpu_model(self, accelerator: Accelerator) -> str:
+            return "max"
+
+    rates = {
+        kind: Stamp.of(Accelerator(kind, "test", 2_300_000), cast("Vmm", Program())).tsc_khz
+        for kind in AcceleratorKind
+    }
+    assert rates == {AcceleratorKind.TCG: 2_300_000, AcceleratorKind.KVM: 0}
 
 
 @pytest.mark.anyio
@@ -59,6 +97,8 @@ async def test_seal_moves_verify_finds_changes(tmp_path: Path) -> None:
         load(final, stamp=replace(STAMP, vmm_version="10.1.0"))
     with pytest.raises(SnapshotForeign, match=r"other devices \(aa\) than .* \(bb\): build the"):
         load(final, stamp=replace(STAMP, devices="bb"))
+    with pytest.raises(SnapshotForeign, match=r"of 2300\.0 MHz .* has 2400\.0 MHz.*build the"):
+        load(final, stamp=replace(STAMP, tsc_khz=2_400_000))
     assert unknown(final, made, known) == []
     content = ImageFiles(final).memory.read_bytes()
     ImageFiles(final).memory.write_bytes(b"y" + content[1:])

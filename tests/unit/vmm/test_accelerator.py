@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,23 @@ async def test_configured_is_not_probed(guest: ProbeGuest, tmp_path: Path) -> No
 
 def test_time_stamp_counter_is_plausible() -> None:
     assert 500_000 < measure_tsc_khz() < 10_000_000
+
+
+def test_a_stop_between_two_looks_does_not_change_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A counter of 1 GHz; every third look at the clock takes 30 ms."""
+    passed, looks = [0], [0]
+
+    def clock(_: int) -> int:
+        looks[0] += 1
+        passed[0] += 100 if looks[0] % 3 else 30_000_000
+        return passed[0]
+
+    def sleep(seconds: float) -> None:
+        passed[0] += round(seconds * 1e9)
+
+    monkeypatch.setattr(time, "clock_gettime_ns", clock)
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert accelerator._sample_khz(lambda: passed[0]) == pytest.approx(1_000_000, rel=1e-5)
 
 
 async def test_a_guest_that_is_slower_than_the_limit_is_a_reason(
