@@ -10,6 +10,9 @@ from microvmd.vmm.accelerator import measure_tsc_khz
 from microvmd.vmm.machine import Accelerator, AcceleratorKind
 
 VARIABLE = "MICROVMD_TEST_ACCELERATOR"
+PATIENCE_VARIABLE = "MICROVMD_TEST_PATIENCE"
+PATIENCE = float(os.environ.get(PATIENCE_VARIABLE, "1"))
+"""By how much more time all may take: within a KVM host the processor itself is emulated."""
 
 
 def accelerator_kind() -> AcceleratorKind:

@@ -32,9 +32,12 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 
 from microvmd.cli.waiting import poll
+from tests.accelerated import PATIENCE
+from tests.accelerated import VARIABLE as ACCELERATOR_VARIABLE
 from tests.checkout import CHECKOUT
 from tests.edgelab import free_port
 from tests.holdings import KEEPER, UIDS, Holdings, Place
+from tests.nodelab import VMM_VARIABLE
 
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 ACCOUNT = "123456789012"
@@ -46,11 +49,18 @@ MAPPED_SUBNET = "subnet-mapped"
 """Of network connectors: leads to the private address of `netlab.internet`."""
 NAMED_SUBNET = {"subnet-pypi": {"names": ["pypi.org", "*.pythonhosted.org"]}}
 """As the documentation has the operator map it."""
-START_LIMIT = 90.0
-STATE_LIMIT = 60.0
-BUILD_LIMIT = 280.0
-STOP_LIMIT = 30.0
-SETTLE_LIMIT = 15.0
+START_LIMIT = 90.0 * PATIENCE
+STATE_LIMIT = 60.0 * PATIENCE
+BUILD_LIMIT = 280.0 * PATIENCE
+STOP_LIMIT = 30.0 * PATIENCE
+SETTLE_LIMIT = 15.0 * PATIENCE
+ISOLATION_VARIABLE = "MICROVMD_TEST_ISOLATION"
+MACHINE_SETTINGS = {
+    VMM_VARIABLE: "VMM_KIND",
+    ACCELERATOR_VARIABLE: "VMM_ACCELERATOR",
+    ISOLATION_VARIABLE: "BUILD_ISOLATION",
+}
+"""How all tests of a run are told to run their machines, and the settings of a service for that."""
 TOKEN_HEADER = "X-aws-proxy-auth"
 PORT_HEADER = "X-aws-proxy-port"
 MICROVM_HOOKS: dict[str, Any] = {
@@ -217,6 +227,8 @@ class Service(Holdings):
             # A key that is disabled takes effect at once.
             "ENCRYPTION_KEY_CACHE_SECONDS": 0,
         }
+        given = ((name, os.environ.get(variable)) for variable, name in MACHINE_SETTINGS.items())
+        settings |= {name: value for name, value in given if value}
         settings |= self.extra
         if SYSTEM_CA.exists():
             settings["BUILD_CA_BUNDLE"] = SYSTEM_CA
@@ -257,12 +269,14 @@ class Service(Holdings):
         def ask() -> bool | None:
             assert process.poll() is None, f"serve ended with {process.returncode}\n{self.said()}"
             try:
-                answer = httpx.get(f"{self.url}/microvmd/v1/health", timeout=10, trust_env=False)
+                answer = client.get(f"{self.url}/microvmd/v1/health")
             except httpx.HTTPError:
                 return None
             return True if answer.status_code == 200 else None
 
-        until(ask, START_LIMIT, f"a healthy service\n{self.said()}")
+        # One for all attempts: to make one takes the time that the service needs.
+        with httpx.Client(verify=False, timeout=10 * PATIENCE, trust_env=False) as client:
+            until(ask, START_LIMIT, f"a healthy service\n{self.said()}")
         self.__dict__.pop("api", None)
 
     def said(self, lines: int = 40) -> str:
@@ -315,7 +329,7 @@ class Service(Holdings):
         """An unmodified boto3 client."""
         config = Config(
             retries={"total_max_attempts": 1},
-            read_timeout=120,
+            read_timeout=120 * PATIENCE,
             s3={"addressing_style": "path"},
         )
         return self.session.client(name, endpoint_url=self.url, config=config)  # type: ignore[call-overload]
@@ -323,7 +337,7 @@ class Service(Holdings):
     def http(self) -> httpx.Client:
         """Trusts the endpoints' certificate authority and no other."""
         trust = ssl.create_default_context(cafile=str(self.ca_file))
-        return httpx.Client(verify=trust, timeout=90, trust_env=False)
+        return httpx.Client(verify=trust, timeout=90 * PATIENCE, trust_env=False)
 
     def token(self, microvm_id: str, ports: Any = None) -> str:
         answer = self.api.create_microvm_auth_token(
@@ -379,7 +393,12 @@ class Service(Holdings):
         SigV4Auth(keys.get_frozen_credentials(), "lambda", REGION).add_auth(request)
         headers = dict(request.headers.items())
         answer = httpx.request(
-            method, str(request.url), headers=headers, content=body, timeout=30, trust_env=False
+            method,
+            str(request.url),
+            headers=headers,
+            content=body,
+            timeout=30 * PATIENCE,
+            trust_env=False,
         )
         assert answer.status_code == 200, answer.text
         return answer.text

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.accelerated import VARIABLE
+from tests.accelerated import PATIENCE_VARIABLE, VARIABLE
 from tests.kvmhost.machine import KvmHost
 from tests.kvmhost.root import INSIDE
 from tests.kvmhost.sending import ENVIRONMENT
@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 LIMIT = 840.0
 """Seconds for all of them under one VMM, on a busy machine."""
+PATIENCE = "6"
 REPORT = "/tmp/report.xml"
 UNDER_QEMU = (
     "tests/vm/test_qemu.py::test_a_machine_tells_its_version_and_its_end",
@@ -53,6 +54,9 @@ UNDER_FIRECRACKER = (
     "tests/vm/test_microvm.py::test_a_vmm_that_is_killed",
 )
 
+MAIN_JOB = "tests/journey/test_static_program.py::test_from_a_zip_to_the_end"
+"""Through the real service, from a zip in S3 to the end of its MicroVM."""
+
 
 @pytest.fixture(scope="module")
 def qemu_outcomes(kvm_host: KvmHost) -> Mapping[str, str]:
@@ -71,7 +75,10 @@ def _id(chosen: object) -> object:
 def outcomes(host: KvmHost, vmm: str, chosen: Sequence[str]) -> Mapping[str, str]:
     """What failed in each test, by its id; empty where it passed."""
     argv = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={REPORT}"]
+    # In there a test may take as long as all of them.
+    argv += ["-o", f"timeout={LIMIT}", "-o", f"faulthandler_timeout={LIMIT}"]
     env = {**ENVIRONMENT, VARIABLE: "kvm", VMM_VARIABLE: vmm}
+    env |= {PATIENCE_VARIABLE: PATIENCE}
     done = host.run([*argv, *chosen], env=env, cwd=INSIDE, limit=LIMIT)
     sys.stdout.write(done.text)  # the times of all, for who runs this with -s
     assert done.code in (0, 1), done.text + done.errors.decode(errors="replace")
@@ -97,3 +104,7 @@ def test_under_qemu(qemu_outcomes: Mapping[str, str], name: str) -> None:
 @pytest.mark.parametrize("name", UNDER_FIRECRACKER)
 def test_under_firecracker(firecracker_outcomes: Mapping[str, str], name: str) -> None:
     assert firecracker_outcomes.get(name, "it did not run") == ""
+
+
+def test_the_main_job_under_firecracker(kvm_host: KvmHost) -> None:
+    assert outcomes(kvm_host, "firecracker", [MAIN_JOB]) == {MAIN_JOB: ""}

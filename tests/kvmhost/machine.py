@@ -190,7 +190,7 @@ def console_end(directory: Path) -> str:
 def kvm_host() -> Iterator[KvmHost]:
     """A fresh host from the snapshot in the cache, which is made now if it is not there."""
     files = make()
-    state = CACHE / f"{files.digest}-{_machine_digest()}"
+    state = CACHE / f"{files.digest}-{_machine_digest(files)}"
     with locked(CACHE / "booting.lock"):
         if not state.is_dir():
             _make_state(files, state)
@@ -206,13 +206,13 @@ def kvm_host() -> Iterator[KvmHost]:
             yield host
 
 
-def _machine_digest() -> str:
+def _machine_digest(files: HostFiles) -> str:
     """What the state of a machine depends on beside its files."""
     shown = subprocess.run([QEMU, "--version"], check=True, capture_output=True, text=True)
     model = next(
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     )
-    text = f"{shown.stdout}{model}{Path(__file__).read_text()}"
+    text = f"{shown.stdout}{model}{files.builder.digest}{Path(__file__).read_text()}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -280,7 +280,9 @@ def _started(
             "-chardev", f"socket,id=line,fd={its_line.fileno()}", "-device", "virtio-serial-pci",
             "-device", "virtserialport,chardev=line,name=kvm-host", "-device", "virtio-rng-pci",
             "-drive", f"if=none,id=root,file={disk},format=qcow2,cache=unsafe,discard=unmap",
-            "-device", "virtio-blk-pci,drive=root", *contents,
+            "-device", "virtio-blk-pci,drive=root",
+            "-drive", f"if=none,id=builder,file={files.builder.erofs},format=raw,readonly=on",
+            "-device", "virtio-blk-pci,drive=builder", *contents,
         ]
         # fmt: on
         log = stack.enter_context((directory / "vmm.log").open("wb"))

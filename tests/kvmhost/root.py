@@ -4,6 +4,7 @@ Made once and kept in the cache by the digest of all that goes into it. The chec
 so that a change of code makes no new disk: it is sent to the host when that runs.
 """
 
+import asyncio
 import compileall
 import contextlib
 import fcntl
@@ -18,7 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from microvmd.build import toolchain
 from microvmd.build.debian import host_mirrors, sources_for
+from microvmd.build.toolchain import Toolchain
 from microvmd.node import kernel
 from tests.checkout import ASSETS, CHECKOUT
 
@@ -55,6 +58,8 @@ class HostFiles:
     disk: Path
     kernel: Path
     initrd: Path
+    builder: Toolchain
+    """A disk of its own beside the root: where image builds in the host find their tools."""
 
 
 def guest_kernel() -> Path:
@@ -80,7 +85,14 @@ def make() -> HostFiles:
             _sweep()
             _make(directory)
     os.utime(directory)
-    return HostFiles(digest, directory / "root.raw", directory / "vmlinuz", directory / "initrd")
+    kernel_and_initrd = directory / "vmlinuz", directory / "initrd"
+    return HostFiles(digest, directory / "root.raw", *kernel_and_initrd, builder())
+
+
+def builder() -> Toolchain:
+    """The machine's own, which its image builds have as well."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(toolchain.prepare(CACHE.parent, print))
 
 
 @contextlib.contextmanager

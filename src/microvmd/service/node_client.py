@@ -67,7 +67,10 @@ from microvmd.node.channel import Channel
 log = structlog.get_logger(__name__)
 
 ANSWER_LIMIT = 60.0
-"""Seconds for an answer; a node that is just starting takes some."""
+"""Seconds for an answer."""
+START_LIMIT = 300.0
+"""Seconds until the first word of a node, which comes when it has started: on its first start it
+tries KVM, for `vmm.probe_seconds`, and makes the guest's kernel ready."""
 RETRY_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
 ROOT = 0
 
@@ -176,9 +179,10 @@ class NodeClient:
         """A session with the inventory handed over. Raises NodeUnavailable."""
         session = await self._dial()
         try:
-            async with asyncio.timeout(ANSWER_LIMIT):
+            async with asyncio.timeout(START_LIMIT):
                 await session.send(OpenControl())
                 _expect(await session.receive(), Welcome)
+            async with asyncio.timeout(ANSWER_LIMIT):
                 # What waits from before is covered by what the record says from now on.
                 before, self._waiting = self._waiting, []
                 kept = await self.plane.inventory()
