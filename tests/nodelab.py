@@ -48,7 +48,7 @@ from microvmd.node.roles import open_roles
 from microvmd.node.slots import NetworkSettings
 from microvmd.node.snapshot import ImageFiles, Stamp
 from microvmd.node.vault import Vault
-from microvmd.vmm.choice import choose
+from microvmd.vmm.choice import choose, choose_others
 from microvmd.vmm.machine import Accelerator, Vmm, Wanted
 from tests.accelerated import accelerator
 from tests.checkout import ASSETS, CHECKOUT
@@ -106,6 +106,8 @@ class NodeLab:
     kernel: GuestKernel
     accelerator: Accelerator
     vmm_kind: str = "qemu"
+    offered: tuple[str, ...] = ()
+    """VMMs beside it that an image may choose."""
     aws: AwsAccess = NO_AWS
     kms: KmsSettings = field(default_factory=lambda: KmsSettings("us-east-1"))
     program: Path = PROGRAM
@@ -151,7 +153,9 @@ class NodeLab:
                 surroundings=vmm.surroundings,
             )
         )
+        offered = await choose_others(Wanted(), self.offered, vmm, self.accelerator, FIRECRACKER)
         stamp = Stamp.of(self.accelerator, vmm)
+        others = [Stamp.of(self.accelerator, one) for one in offered]
         async with AsyncExitStack() as stack:
             stack.enter_context(closing(jails))
             networks = await stack.enter_async_context(NetworkPool(self.network_settings))
@@ -161,8 +165,8 @@ class NodeLab:
                 open_deliveries(paths.delivery, logs, roles, self.aws)
             )
             kms = await stack.enter_async_context(Kms(self.kms))
-            vault = Vault(paths, stamp, PlainDirectory(self.plain), kms)
-            yield Equipment(
+            vault = Vault(paths, stamp, PlainDirectory(self.plain), kms, others=others)
+            own = Equipment(
                 paths=paths,
                 kernel=self.kernel,
                 accelerator=self.accelerator,
@@ -176,6 +180,7 @@ class NodeLab:
                 roles=roles,
                 deliveries=deliveries,
             )
+            yield await own.offering(offered)
 
     def rootfs(
         self, directory: Path, *arguments: str, cmd: bool = True, secret: str = "", user: str = ""

@@ -82,7 +82,7 @@ class VaultLab:
             for name, content in self.files.items():
                 (made / name).write_bytes(content)
             return await self.vault.keep(
-                made, version, key_id=key, role=ROLE, memory_mib=1, vcpus=1
+                made, version, key_id=key, role=ROLE, stamp=STAMP, memory_mib=1, vcpus=1
             )
 
     def spec(self, key: str | None, microvm_id: str = "microvm-1") -> MicrovmSpec:

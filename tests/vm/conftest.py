@@ -49,7 +49,7 @@ def makes_machines() -> bool:
 
 
 # Not skipped where there is none: the KVM host (tests/kvmhost) runs them on every machine.
-ON_KVM = ["test_firecracker_machine.py", "test_firecracker_jail.py"]
+ON_KVM = ["test_firecracker_machine.py", "test_firecracker_jail.py", "test_two_vmms.py"]
 collect_ignore = [] if makes_machines() else ON_KVM
 
 

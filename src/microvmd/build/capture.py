@@ -62,7 +62,8 @@ class Capture:
         closed = self.command.config.hooks.unreachable(self.rootfs.config.exposed_ports)
         if closed is not None:
             self.log(closed)
-        self.log(f"starting the application ({size.peak_mib} MiB, {vcpus} vCPU)")
+        under = f"{self.equipment.stamp.vmm} {self.equipment.stamp.vmm_version}"
+        self.log(f"starting the application ({size.peak_mib} MiB, {vcpus} vCPU, {under})")
         async with self._machine(spec, Boot(), "boot") as (machine, guest):
             await self._start(guest)
             await self._wait_ready(guest)
@@ -76,6 +77,7 @@ class Capture:
             self.command.version,
             key_id=config.kms_key,
             role=config.build_role_arn,
+            stamp=self.equipment.stamp,
             memory_mib=size.peak_mib,
             vcpus=vcpus,
         )

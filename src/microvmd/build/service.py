@@ -20,7 +20,7 @@ from microvmd.messages.keys import KeyRefused
 from microvmd.messages.node import BuildVersion
 from microvmd.model.image import SnapshotSizes
 from microvmd.node.agent import BuildRefused
-from microvmd.node.bring_up import Equipment
+from microvmd.node.bring_up import Equipment, VmmMissing
 from microvmd.node.paths import remove
 from microvmd.node.plain import NoRoom
 from microvmd.node.snapshot import ImageFiles, Manifest, SnapshotBroken
@@ -54,7 +54,7 @@ class ImageBuilder:
             except BuildFailed as failed:
                 lines(f"error: {failed.reason}")
                 raise BuildRefused(failed.reason) from failed
-            except (KeyRefused, NoRoom, NotUnique, SnapshotBroken) as refused:
+            except (KeyRefused, NoRoom, NotUnique, SnapshotBroken, VmmMissing) as refused:
                 lines(f"error: {refused}")
                 raise BuildRefused(str(refused)) from refused
             except BuildRefused as failure:
@@ -74,6 +74,8 @@ class ImageBuilder:
 
     async def _build(self, command: BuildVersion, lines: BuildLog) -> SnapshotSizes:
         vault, config = self._equipment.vault, command.config
+        # Before anything is fetched, as the key is.
+        self._equipment.under(command.vmm)
         if config.kms_key is not None:
             # Before anything is fetched: a key that cannot be used now is not worth a build.
             await vault.prove(config.kms_key, str(command.version), config.build_role_arn)
@@ -104,7 +106,8 @@ class ImageBuilder:
             egress=command.egress,
         )
         try:
-            return await Capture(self._equipment, command, rootfs, image, work, lines).run()
+            equipment = self._equipment.under(command.vmm)
+            return await Capture(equipment, command, rootfs, image, work, lines).run()
         except BaseException:
             # A version that was not finished must leave nothing behind.
             final = self._equipment.paths.image(command.version).directory

@@ -42,6 +42,7 @@ from microvmd.model.image import (
     VersionStatus,
     apply_build,
     apply_image,
+    check_image_tags,
     next_number,
 )
 from microvmd.model.size import AWS_SIZES, Sizes
@@ -98,6 +99,7 @@ class Images:
     async def create(self, account: str, request: Mapping[str, Any]) -> tuple[ImageView, Version]:
         """CreateMicrovmImage: the image and its version 1.0, whose build begins."""
         config = self._config(request)
+        check_image_tags(request.get("tags") or {})
         await self._roles.check_build(account, config.build_role_arn)
         arn = ImageArn("aws", self._region, account, request["name"])
         now = self._clock()
@@ -294,8 +296,7 @@ class Images:
         def decide(tx: Transaction) -> None:
             image = image_named(tx, account, arn)
             tags = change(image.tags)
-            if len(tags) > 50:
-                raise ValidationError("A resource can have at most 50 tags.")
+            check_image_tags(tags)
             tx.save_image(replace(image, tags=tags))
 
         await self._store.run(decide)
@@ -386,6 +387,7 @@ class Images:
                 config=version.config,
                 log=build_log(version),
                 delivery=build_delivery(version),
+                vmm=image.vmm,
             )
         )
 

@@ -117,6 +117,8 @@ class BuildVersion:
     egress: Egress = NOTHING
     """What the Dockerfile's steps and the application may reach while it is built."""
     delivery: LogDelivery | None = None
+    vmm: str | None = None
+    """Which VMM the image is for; None is the node's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from microvmd.model.capacity import Machine
 from microvmd.model.egress import Egress, Reach
 from microvmd.model.hooks import HookName, Hooks, HookSetting
 from microvmd.model.identifiers import is_microvm_id
-from microvmd.model.image import Logging, SnapshotSizes, VersionConfig
+from microvmd.model.image import VMMS, Logging, SnapshotSizes, VersionConfig
 from microvmd.model.names import parse_pattern
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Size
 
@@ -207,6 +207,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "log": _any,
         "egress": _any,
         "delivery": _any,
+        "vmm": _or_none(VMMS.__contains__),
     },
     node.DeleteVersion: {"version": _any},
     node.AdoptMicrovm: {"spec": _any, "phase": _any},

@@ -68,6 +68,12 @@ class BuildEvent(StrEnum):
     FAILED = "failed"
 
 
+VMM_TAG = "microvmd:vmm"
+"""Tag of an image that says under which VMM its versions are built and run."""
+VMMS = ("qemu", "firecracker")
+
+MOST_TAGS = 50
+
 _SETTLED = (
     ImageState.CREATED,
     ImageState.UPDATED,
@@ -238,6 +244,22 @@ class Image:
     @property
     def name(self) -> str:
         return self.arn.name
+
+    @property
+    def vmm(self) -> str | None:
+        """What its next version is built for; None is what the node has chosen."""
+        return self.tags.get(VMM_TAG)
+
+
+def check_image_tags(tags: Mapping[str, str]) -> None:
+    """Raise ValidationError for more of them than AWS takes, or for a VMM that nobody knows."""
+    if len(tags) > MOST_TAGS:
+        raise ValidationError(f"A resource can have at most {MOST_TAGS} tags.")
+    vmm = tags.get(VMM_TAG)
+    if vmm is not None and vmm not in VMMS:
+        raise ValidationError(
+            f"The tag {VMM_TAG} names the VMM of an image, one of {', '.join(VMMS)}: not {vmm!r}."
+        )
 
 
 def apply_image(image: Image, event: ImageEvent, now: float) -> Image:

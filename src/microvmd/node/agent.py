@@ -142,7 +142,8 @@ class NodeAgent:
             yield terminal
 
     def _begin(self, command: Begin) -> None:
-        task = MicrovmTask(self._equipment, command, self._report)
+        equipment = self._equipment.of_image(command.spec.version)
+        task = MicrovmTask(equipment, command, self._report)
         before = self._microvms.get(command.spec.microvm_id)
         self._microvms[command.spec.microvm_id] = task
         self._own(self._live(task, before), command.spec.microvm_id)

@@ -8,7 +8,7 @@ the same way.
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -17,13 +17,14 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from microvmd.messages.node import MicrovmSpec
+from microvmd.messages.node import MicrovmSpec, VersionKey
+from microvmd.model.image import VMM_TAG
 from microvmd.node.delivery import Deliveries
 from microvmd.node.disk import clone_drive, create_clone
 from microvmd.node.guest import GuestBroken, GuestClient, GuestGone, connect_restored
@@ -35,7 +36,7 @@ from microvmd.node.output import output_kept
 from microvmd.node.paths import MicrovmFiles, NodePaths
 from microvmd.node.presence import microvm_present
 from microvmd.node.roles import Roles, RoleSession
-from microvmd.node.snapshot import ImageFiles, Manifest, Stamp
+from microvmd.node.snapshot import ImageFiles, Manifest, SnapshotBroken, Stamp, read
 from microvmd.node.timings import Timings
 from microvmd.node.uniqueness import Given, Uniqueness
 from microvmd.node.vault import Vault
@@ -104,9 +105,17 @@ class VmmRecord:
         )
 
 
+class VmmMissing(Exception):
+    """An image asks for a VMM that this node does not offer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What a node shares between its MicroVMs. ``host_cpus`` caps virtual processors."""
+    """What a node shares between its MicroVMs. ``host_cpus`` caps virtual processors.
+
+    It is that of the node's own VMM; ``others`` have the VMMs that an image may choose beside it,
+    and share all else.
+    """
 
     paths: NodePaths
     kernel: GuestKernel
@@ -121,6 +130,41 @@ class Equipment:
     roles: Roles
     deliveries: Deliveries
     uniqueness: Uniqueness = field(default_factory=Uniqueness)
+    others: Mapping[str, "Equipment"] = field(default_factory=dict)
+    """By the names of their VMMs."""
+
+    def under(self, vmm: str | None) -> "Equipment":
+        """With the VMM of this name, or the node's own. Raises VmmMissing."""
+        if vmm in (None, self.vmm.name):
+            return self
+        found = self.others.get(vmm or "")
+        if found is None:
+            raise VmmMissing(
+                f"VMM_NOT_OFFERED: The image asks for {vmm} (tag {VMM_TAG}), and this node offers "
+                f"{', '.join([self.vmm.name, *self.others])}: change the tag and build again, or "
+                "let the operator offer it (vmm.offered)."
+            )
+        return found
+
+    async def offering(self, vmms: Sequence[Vmm]) -> "Equipment":
+        """Which images may choose these VMMs with; its vault must know their stamps."""
+        others: dict[str, Equipment] = {}
+        for vmm in vmms:
+            others[vmm.name] = replace(
+                self,
+                vmm=vmm,
+                stamp=Stamp.of(self.accelerator, vmm),
+                jails=await self.jails.around(vmm.surroundings),
+            )
+        return replace(self, others=others)
+
+    def of_image(self, version: VersionKey) -> "Equipment":
+        """With the VMM that an image is of; the node's own where the start will tell why not."""
+        try:
+            made = read(self.paths.image(version).directory).stamp.vmm
+        except SnapshotBroken:
+            return self
+        return self.others.get(made, self)
 
     def clone_spec(self, image: ImageFiles, manifest: Manifest, overlay: Path) -> MachineSpec:
         """The machine of a clone: the image's memory, its rootfs, and a disk over or like its."""

@@ -17,7 +17,7 @@ import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -133,6 +133,14 @@ class Jails:
     async def open(cls, settings: JailSettings) -> "Jails":
         root = await jail_root.prepare(settings.cache, settings.surroundings)
         return cls(settings, root, await asyncio.to_thread(find_hierarchies))
+
+    async def around(self, surroundings: Surroundings) -> "Jails":
+        """Jails of another VMM on the same node: user ids and groups are shared, so that `close`
+        and `sweep` of one are for both."""
+        root = await jail_root.prepare(self._settings.cache, surroundings)
+        other = Jails(replace(self._settings, surroundings=surroundings), root, self._tree)
+        other._taken, other._left = self._taken, self._left
+        return other
 
     def close(self) -> None:
         """Remove our group of groups, unless VMMs go on in it."""

@@ -21,7 +21,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -294,18 +294,19 @@ def retire(files: SuspendFiles) -> None:
         path.unlink(missing_ok=True)
 
 
-def load(directory: Path, *, stamp: Stamp) -> Manifest:
+def load(directory: Path, *, stamp: Stamp, others: Collection[Stamp] = ()) -> Manifest:
     """Read a snapshot that is about to be restored: quick checks only.
 
-    Raises SnapshotBroken, SnapshotForeign.
+    ``others`` are those of the node's other VMMs. Raises SnapshotBroken, SnapshotForeign.
     """
     manifest = read(directory)
-    if manifest.stamp != stamp:
-        raise SnapshotForeign(_foreign(manifest.stamp, stamp))
-    if not stamp.in_time(manifest.stamp):
+    here = next((one for one in others if one.vmm == manifest.stamp.vmm), stamp)
+    if manifest.stamp != here:
+        raise SnapshotForeign(_foreign(manifest.stamp, here))
+    if not here.in_time(manifest.stamp):
         raise SnapshotForeign(
             f"the snapshot keeps time by a counter of {manifest.stamp.tsc_khz / 1000:.1f} MHz and "
-            f"this node's has {stamp.tsc_khz / 1000:.1f} MHz, so that its clock would be wrong: "
+            f"this node's has {here.tsc_khz / 1000:.1f} MHz, so that its clock would be wrong: "
             f"{REBUILD}; a MicroVM that was suspended before can only be terminated, or resumed on "
             "such a processor"
         )

@@ -65,7 +65,8 @@ READERS = 2
 class Vault:
     """`disk_bytes` is how much a MicroVM whose disk is in memory may write between two resumes.
 
-    `checked` is off only where a test shows what the check is for.
+    `checked` is off only where a test shows what the check is for. `others` are stamps of the VMMs
+    that an image may choose beside the node's own.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class Vault:
         *,
         disk_bytes: int = DISK_BYTES,
         checked: bool = True,
+        others: Collection[Stamp] = (),
     ) -> None:
         self._paths = paths
         self._stamp = stamp
+        self._others = others
         self._plain = plain
         self._kms = kms
         self._disk_bytes = disk_bytes
@@ -128,7 +131,7 @@ class Vault:
     async def resumed(self, hold: Hold, spec: MicrovmSpec) -> WorkingFiles:
         """For a MicroVM with a suspend snapshot, which stays as it is until it is retired."""
         directory = self._paths.microvm(spec.microvm_id).directory
-        manifest = load(directory, stamp=self._stamp)
+        manifest = load(directory, stamp=self._stamp, others=self._others)
         if manifest.envelope is None:
             image = await self._image_of(manifest, hold, spec)
             await self._check(directory, manifest)
@@ -145,7 +148,7 @@ class Vault:
         its image.
         """
         manifest = read(self._paths.image(spec.version).directory)
-        if manifest.stamp.vmm != self._stamp.vmm:
+        if manifest.stamp.vmm not in {one.vmm for one in (self._stamp, *self._others)}:
             raise SnapshotForeign(f"it runs under {manifest.stamp.vmm}, which is not chosen now")
         image = Image(self._image_files(spec.version, manifest), manifest)
         if self._plain.microvm(hold.name).exists():
@@ -192,7 +195,7 @@ class Vault:
     async def image(self, hold: Hold, version: VersionKey, role: str | None) -> Image:
         """The plain files of an image version, which `hold` uses from now on."""
         directory = self._paths.image(version).directory
-        manifest = load(directory, stamp=self._stamp)
+        manifest = load(directory, stamp=self._stamp, others=self._others)
         if manifest.envelope is None:
             await self._check(directory, manifest)
         else:
@@ -225,6 +228,7 @@ class Vault:
         *,
         key_id: str | None,
         role: str,
+        stamp: Stamp,
         memory_mib: int,
         vcpus: int,
     ) -> Manifest:
@@ -234,7 +238,7 @@ class Vault:
             return await seal_image(
                 made,
                 final,
-                stamp=self._stamp,
+                stamp=stamp,
                 memory_mib=memory_mib,
                 vcpus=vcpus,
                 known=self._known,
@@ -253,7 +257,7 @@ class Vault:
             return await seal_image(
                 sealed,
                 final,
-                stamp=self._stamp,
+                stamp=stamp,
                 memory_mib=memory_mib,
                 vcpus=vcpus,
                 known=self._known,

@@ -51,7 +51,7 @@ from microvmd.service.vault import vault
 from microvmd.settings.settings import Settings, load
 from microvmd.vmm.accelerator import ProbeGuest, detect
 from microvmd.vmm.causes import ungrouped
-from microvmd.vmm.choice import VmmUnfit, choose
+from microvmd.vmm.choice import VmmUnfit, choose, choose_others
 from microvmd.vmm.cores import leave_none
 from microvmd.vmm.process import ProcessFailed
 
@@ -183,6 +183,9 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
     chosen = await choose(settings.vmm.wanted, accelerator, settings.assets)
     vmm = chosen.vmm
     log.info("node.vmm", name=vmm.name.value, version=vmm.version, reason=chosen.reason)
+    offered = await choose_others(
+        settings.vmm.wanted, settings.vmm.offered, vmm, accelerator, settings.assets
+    )
     jails = await Jails.open(
         JailSettings(
             jailer=settings.assets / "microvmd-jailer",
@@ -195,6 +198,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         )
     )
     stamp = Stamp.of(accelerator, vmm)
+    others = [Stamp.of(accelerator, one) for one in offered]
     async with AsyncExitStack() as stack:
         stack.enter_context(closing(jails))
         networks = await stack.enter_async_context(NetworkPool(_network_settings(settings)))
@@ -203,8 +207,8 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
         deliveries = await stack.enter_async_context(
             open_deliveries(paths.delivery, logs, roles, access)
         )
-        plain = await stack.enter_async_context(vault(settings, access, paths, stamp))
-        yield Equipment(
+        plain = await stack.enter_async_context(vault(settings, access, paths, stamp, others))
+        own = Equipment(
             paths=paths,
             kernel=guest,
             accelerator=accelerator,
@@ -218,6 +222,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
             roles=roles,
             deliveries=deliveries,
         )
+        yield await own.offering(offered)
 
 
 def _network_settings(settings: Settings) -> NetworkSettings:

@@ -1,6 +1,6 @@
 """Wires what encrypts snapshots: which KMS is asked as whom, and where plain files are."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from microvmd.node.aws_access import AwsAccess
@@ -14,14 +14,19 @@ from microvmd.settings.settings import Settings
 
 @asynccontextmanager
 async def vault(
-    settings: Settings, access: AwsAccess, paths: NodePaths, stamp: Stamp
+    settings: Settings,
+    access: AwsAccess,
+    paths: NodePaths,
+    stamp: Stamp,
+    others: Collection[Stamp],
 ) -> AsyncIterator[Vault]:
     """The vault of a service, a process that leaves no core dump."""
     memory_mib = settings.encryption.memory_mib
     limit = None if memory_mib is None else memory_mib << 20
     plain = PlainDirectory(settings.run / "plain", limit)
     async with Kms(kms_settings(settings, access)) as kms:
-        yield Vault(paths, stamp, plain, kms, disk_bytes=settings.encryption.disk_mib << 20)
+        disk_bytes = settings.encryption.disk_mib << 20
+        yield Vault(paths, stamp, plain, kms, disk_bytes=disk_bytes, others=others)
 
 
 def kms_settings(settings: Settings, access: AwsAccess) -> KmsSettings:

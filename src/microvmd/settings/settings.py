@@ -145,6 +145,11 @@ class VmmSettings(Section):
         description="the program that runs machines; firecracker needs KVM, auto takes it where it "
         "can run and QEMU elsewhere; a snapshot only restores under the one that made it",
     )
+    offered: tuple[Literal["qemu", "firecracker"], ...] = Field(
+        default=(),
+        description="VMMs beside kind that an image may choose by its tag microvmd:vmm; the node "
+        "does not start where one of them cannot run",
+    )
     firecracker_sha256: str = Field(
         default="",
         pattern="^([0-9a-f]{64})?$",

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from microvmd.vmm import firecracker
@@ -62,9 +63,22 @@ async def choose(wanted: Wanted, accelerator: Accelerator, assets: Path) -> Choi
     return Choice(vmm, reason)
 
 
+async def choose_others(
+    wanted: Wanted, offered: Collection[str], first: Vmm, accelerator: Accelerator, assets: Path
+) -> Sequence[Vmm]:
+    """Those of ``offered`` beside the chosen one. Raises VmmUnfit, ProcessFailed."""
+    return [
+        (await choose(replace(wanted, kind=kind), accelerator, assets)).vmm
+        for kind in sorted({*offered} - {first.name})
+    ]
+
+
 async def _instead(wanted: Wanted, reason: str) -> Choice:
     if wanted.kind != AUTO:
-        raise VmmUnfit(f"{reason}: change that, or set vmm.kind to {VmmName.QEMU} or {AUTO}")
+        raise VmmUnfit(
+            f"{reason}: change that, set vmm.kind to {VmmName.QEMU} or {AUTO}, or take it out of "
+            "vmm.offered"
+        )
     return await _qemu(reason)
 
 

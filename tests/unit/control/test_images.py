@@ -16,7 +16,7 @@ from microvmd.messages.node import (
 )
 from microvmd.model.errors import Conflict, NotFound, ValidationError
 from microvmd.model.identifiers import ImageVersion
-from microvmd.model.image import BuildState, ImageState, VersionState, VersionStatus
+from microvmd.model.image import VMM_TAG, BuildState, ImageState, VersionState, VersionStatus
 from tests.unit.control.plane import ACCOUNT, CREATE, IMAGE_ARN, Plane, plane
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +169,22 @@ async def test_names_are_filtered_after_the_page_is_cut(tmp_path: Path) -> None:
         )
         assert [view.image.name for view in rest.items] == ["b1", "b2"]
         assert rest.next_token is None
+
+
+async def test_a_tag_chooses_the_vmm_of_the_next_build(tmp_path: Path) -> None:
+    async with plane(tmp_path) as p:
+        with pytest.raises(ValidationError, match=r"^The tag microvmd:vmm .*not 'bochs'"):
+            await p.images.create(ACCOUNT, {**CREATE, "tags": {VMM_TAG: "bochs"}})
+        await p.images.create(ACCOUNT, {**CREATE, "tags": {VMM_TAG: "firecracker"}})
+        first = p.node.commands[-1]
+        assert isinstance(first, BuildVersion)
+        assert first.vmm == "firecracker"
+        await p.play_build()
+        with pytest.raises(ValidationError, match=VMM_TAG):
+            await p.images.set_tags(ACCOUNT, IMAGE_ARN, {VMM_TAG: "Firecracker"})
+        await p.images.set_tags(ACCOUNT, IMAGE_ARN, {VMM_TAG: "qemu"})
+        await p.images.update(ACCOUNT, {**CREATE, "imageIdentifier": IMAGE_ARN})
+        assert build_command(p).vmm == "qemu"
 
 
 async def test_tags(tmp_path: Path) -> None:

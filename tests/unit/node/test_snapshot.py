@@ -99,6 +99,10 @@ async def test_seal_moves_verify_finds_changes(tmp_path: Path) -> None:
         load(final, stamp=replace(STAMP, devices="bb"))
     with pytest.raises(SnapshotForeign, match=r"of 2300\.0 MHz .* has 2400\.0 MHz.*build the"):
         load(final, stamp=replace(STAMP, tsc_khz=2_400_000))
+    other = replace(STAMP, vmm="firecracker", vmm_version="1.12.1")
+    assert load(final, stamp=other, others=[STAMP]) == made
+    with pytest.raises(SnapshotForeign, match=r"this node has tcg, QEMU 10.1.0"):
+        load(final, stamp=other, others=[replace(STAMP, vmm_version="10.1.0")])
     assert unknown(final, made, known) == []
     content = ImageFiles(final).memory.read_bytes()
     ImageFiles(final).memory.write_bytes(b"y" + content[1:])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from microvmd.vmm.choice import VmmUnfit, choose
+from microvmd.vmm.choice import VmmUnfit, choose, choose_others
 from microvmd.vmm.firecracker import digest
 from microvmd.vmm.machine import Accelerator, AcceleratorKind, VmmName, Wanted
 
@@ -51,3 +51,11 @@ async def test_an_unsupported_version_is_told(assets: Path) -> None:
     with pytest.raises(VmmUnfit, match=r"is Firecracker 1.9.0; supported are"):
         await choose(Wanted("firecracker"), KVM, assets)
     assert "1.9.0" in (await choose(Wanted(), KVM, assets)).reason
+
+
+async def test_others_are_what_is_offered_beside_the_chosen_one(assets: Path) -> None:
+    own = (await choose(Wanted("qemu"), KVM, assets)).vmm
+    others = await choose_others(Wanted("qemu"), ("qemu", "firecracker"), own, KVM, assets)
+    assert [one.name for one in others] == [VmmName.FIRECRACKER]
+    with pytest.raises(VmmUnfit, match=r"needs KVM.* or take it out of vmm.offered"):
+        await choose_others(Wanted("qemu"), ("firecracker",), own, TCG, assets)
