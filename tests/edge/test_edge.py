@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
 from microvmd.edge.resolve import Forward, Refuse
 from tests.edgeguests import guest
-from tests.edgelab import World, world
+from tests.edgelab import UNLIMITED, World, world
 
 PRIVATE = "private, no-store"
 BODY = 20_000
@@ -77,20 +78,41 @@ def test_a_refusal_waits_for_a_small_body() -> None:
 
     async def scenario() -> None:
         async with world() as w:
-            for refused, said in (
-                ({}, b"Request missing authentication"),
-                (w.auth("vm-b"), b"Token authentication failed"),
-                (w.auth("vm-a", "9000"), b"Access to port denied"),
+            auth = w.auth("vm-a")
+            for refused, status, said in (
+                ({}, 403, b"Request missing authentication"),
+                (w.auth("vm-b"), 403, b"Token authentication failed"),
+                (w.auth("vm-a", "9000"), 403, b"Access to port denied"),
+                ({**auth, "x-AWS-proxy-port": "80", "X-aws-proxy-port": "80"}, 400, b""),
+                ({**auth, "X-aws-proxy-port": "http"}, 400, b""),
+                ({"X-aws-proxy-auth": w.token("vm-a", scope="shell")}, 502, b""),
+                (auth, 502, b""),  # whoever knows where it is says that it is nowhere
             ):
+                begin = f"HTTP/1.1 {status} ".encode()
                 parts = _upload(w, refused), b"x" * BODY
                 early, answer = await _in_two(w, *parts)
                 assert early == b""
-                assert answer.startswith(b"HTTP/1.1 403 ")
+                assert answer.startswith(begin)
                 assert answer.endswith(said)
                 asking = _upload(w, {**refused, "Expect": "100-continue"})
                 early, answer = await _in_two(w, asking, b"")
                 assert early == b""
-                assert answer.startswith(b"HTTP/1.1 403 ")
+                assert answer.startswith(begin)
+
+    asyncio.run(scenario())
+
+
+def test_a_limit_waits_for_a_small_body_too() -> None:
+    async def scenario() -> None:
+        limits = replace(UNLIMITED, requests_per_vcpu=1)
+        async with world(limits) as w, guest("127.0.0.11"), w.client() as client:
+            await w.edge.routes.add("vm-a", "127.0.0.11")
+            headers = w.auth("vm-a")
+            while (await w.get(client, "vm-a", "/", headers)).status_code == 200:
+                pass
+            early, answer = await _in_two(w, _upload(w, headers), b"x" * BODY)
+            assert early == b""
+            assert answer.startswith(b"HTTP/1.1 429 ")
 
     asyncio.run(scenario())
 
@@ -152,6 +174,8 @@ def test_502_with_an_empty_body() -> None:
             assert await _answer(w, w.auth("gone"), endpoint="gone") == (502, "")
             w.hold("odd").set_result(Refuse(429, "slow down"))
             assert await _answer(w, w.auth("odd"), endpoint="odd") == (429, "slow down")
+            w.settings.files.resolver_socket.unlink()
+            assert await _answer(w, w.auth("odd"), endpoint="odd") == (502, "")
 
     asyncio.run(scenario())
 

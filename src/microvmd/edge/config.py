@@ -238,11 +238,13 @@ def _endpoint_limits(limits: EdgeLimits) -> str:
         ("requests", limits.requests_per_vcpu * RATE_SECONDS, "table_http_req_rate(activity)"),
     ):
         if each:
-            over_http1 = " { fc_http_major 1 }" if name == "connections" else ""
+            over_http1 = "{ fc_http_major 1 } " if name == "connections" else ""
+            spent = f"{{ var(txn.endpoint),{looked_up},sub(txn.most_{name}) -m int ge 0 }}"
             lines += [
                 f"  http-request set-var(txn.most_{name}) var(txn.vcpus),mul({each})",
-                f"  http-request deny deny_status 429 if http_token{over_http1} "
-                f"{{ var(txn.endpoint),{looked_up},sub(txn.most_{name}) -m int ge 0 }}",
+                # Where there is room again after the wait it is not refused.
+                f"  http-request wait-for-body time 5s if http_token awaited {over_http1}{spent}",
+                f"  http-request deny deny_status 429 if http_token {over_http1}{spent}",
             ]
     return "\n".join(lines)
 

@@ -75,7 +75,9 @@ end)
 -- reason in 2.6.
 local reasons = { [403] = "Forbidden", [502] = "Bad Gateway", [504] = "Gateway Time-out" }
 
-local function refuse(txn, status, body)
+-- What `resolve` was told to answer.
+core.register_action("refuse", { "http-req" }, function(txn)
+  local status, body = txn:get_var("txn.refusal"), txn:get_var("txn.refusal_text")
   local reply = txn:reply()
   reply:set_status(status, reasons[status])
   if body ~= "" then
@@ -86,21 +88,25 @@ local function refuse(txn, status, body)
     reply:add_header("content-length", "0")
   end
   txn:done(reply)
-end
+end)
 
 -- Asks the control plane where the MicroVM is and waits while it starts or resumes. Only this
 -- request waits. The connection closes with the request, so the other side sees a client hang up.
+-- Sets txn.address, or txn.refusal (a status) and txn.refusal_text.
 core.register_action("resolve", { "http-req" }, function(txn)
   local socket = core.tcp()
   socket:settimeout(hold_seconds + 5)
-  if not socket:connect(resolver) then return refuse(txn, 502, "") end
-  socket:send("GET /resolve?vm=" .. txn:get_var("txn.endpoint") .. " HTTP/1.0\r\n\r\n")
-  local answer = socket:receive("*a") or ""
-  socket:close()
+  local answer = ""
+  if socket:connect(resolver) then
+    socket:send("GET /resolve?vm=" .. txn:get_var("txn.endpoint") .. " HTTP/1.0\r\n\r\n")
+    answer = socket:receive("*a") or ""
+    socket:close()
+  end
   local status, body = answer:match("^HTTP/1%.%d (%d%d%d).-\r\n\r\n(.*)$")
   if status == "200" then
     txn:set_var("txn.address", body)
   else
-    refuse(txn, tonumber(status) or 502, body or "")
+    txn:set_var("txn.refusal", math.tointeger(tonumber(status)) or 502)
+    txn:set_var("txn.refusal_text", body or "")
   end
 end)
