@@ -21,6 +21,7 @@ from typing import Protocol
 
 import pytest
 
+from microvmd.node.cgroup import find_hierarchies
 from tests import lanes
 
 CHECKED_MARKERS = {"root", "vm", "journey", "faults", "browser"}
@@ -160,7 +161,9 @@ def _tables() -> frozenset[str]:
 
 def _cgroups() -> frozenset[str]:
     return frozenset(
-        os.fspath(path) for path in Path("/sys/fs/cgroup").rglob(f"*{OUR_NAME}*/*") if path.is_dir()
+        os.fspath(path)
+        for hierarchy in find_hierarchies()
+        for path in hierarchy.root.glob(f"*{OUR_NAME}*/*/")
     )
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.checkout import CHECKOUT
-from tests.servicelab import ACCOUNT, REGION, Image, Service
+from tests.servicelab import REGION, Image, Service
+from tests.serviceprocess import ACCOUNT
 
 SHELLS = ("sh", "bash", "console")
 DEFAULT_ROOT = "/var/lib/microvmd"

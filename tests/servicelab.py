@@ -1,9 +1,6 @@
-"""A real `microvmd serve` of a test's own: started, killed, restarted, and looked at from outside.
+"""A real `microvmd serve` of a test's own, as its users see it: boto3, endpoints, logs, files.
 
-Each has its own root, run directory, ports, names, addresses, user ids and AWS files, so that any
-number run beside one another and beside the machine's own service. Bases, kernels and layers come
-from the machine's cache. What a service holds is read from the kernel (processes, cgroups, mounts,
-interfaces, tables), never from the service's own word.
+What it holds and leaves is looked at from outside (`serviceprocess.py`, `holdings.py`).
 """
 
 import ast
@@ -11,19 +8,15 @@ import contextlib
 import hashlib
 import io
 import json
-import os
-import signal
 import ssl
 import stat
-import subprocess
-import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import boto3
 import httpx
@@ -33,34 +26,14 @@ from botocore.config import Config
 
 from microvmd.cli.waiting import poll
 from tests.accelerated import PATIENCE
-from tests.accelerated import VARIABLE as ACCELERATOR_VARIABLE
 from tests.checkout import CHECKOUT
-from tests.edgelab import free_port
-from tests.holdings import KEEPER, UIDS, Holdings, Place
-from tests.nodelab import VMM_VARIABLE
+from tests.holdings import Place
+from tests.serviceprocess import ACCOUNT, POOL, PROFILE, SETTLE_LIMIT, ServiceProcess, until
 
-SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
-ACCOUNT = "123456789012"
 REGION = "us-east-1"
-PROFILE = "microvmd"
 BUCKET = "artifacts"
-POOL = 2
-MAPPED_SUBNET = "subnet-mapped"
-"""Of network connectors: leads to the private address of `netlab.internet`."""
-NAMED_SUBNET = {"subnet-pypi": {"names": ["pypi.org", "*.pythonhosted.org"]}}
-"""As the documentation has the operator map it."""
-START_LIMIT = 90.0 * PATIENCE
 STATE_LIMIT = 60.0 * PATIENCE
 BUILD_LIMIT = 280.0 * PATIENCE
-STOP_LIMIT = 30.0 * PATIENCE
-SETTLE_LIMIT = 15.0 * PATIENCE
-ISOLATION_VARIABLE = "MICROVMD_TEST_ISOLATION"
-MACHINE_SETTINGS = {
-    VMM_VARIABLE: "VMM_KIND",
-    ACCELERATOR_VARIABLE: "VMM_ACCELERATOR",
-    ISOLATION_VARIABLE: "BUILD_ISOLATION",
-}
-"""How all tests of a run are told to run their machines, and the settings of a service for that."""
 TOKEN_HEADER = "X-aws-proxy-auth"
 PORT_HEADER = "X-aws-proxy-port"
 MICROVM_HOOKS: dict[str, Any] = {
@@ -83,14 +56,6 @@ AUTO_RESUME = {
     "suspendedDurationSeconds": 3600,
     "autoResumeEnabled": True,
 }
-Found = TypeVar("Found")
-
-
-def until(ask: Callable[[], Found | None], limit: float, what: str) -> Found:
-    """The first answer that is not None; the test fails when there is none in time."""
-    found = poll(ask, limit=limit)
-    assert found is not None, f"not within {limit:.0f} s: {what}"
-    return found
 
 
 @dataclass
@@ -179,134 +144,25 @@ class Microvm:
 
 
 @dataclass
-class Service(Holdings):
-    """One service. Use `service`, which also ends it and looks for what it left."""
+class Service(ServiceProcess):
+    """One service as its users see it. `running_service` also ends it."""
 
-    api_port: int = field(default_factory=free_port)
-    edge_port: int = field(default_factory=free_port)
-    process: "subprocess.Popen[bytes] | None" = None
-    extra: dict[str, str] = field(default_factory=dict)
-    """Settings beside those of every service, as MICROVMD_* without the prefix."""
     _images: dict[str, Image] = field(default_factory=dict)
 
-    @property
-    def log(self) -> Path:
-        return self.directory / "serve.log"
+    def wait_healthy(self) -> None:
+        super().wait_healthy()
+        self.__dict__.pop("api", None)
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.api_port}"
+    def close(self) -> None:
+        try:
+            if self.process is not None and self.process.poll() is None:
+                self.terminate_all()
+        finally:
+            super().close()
 
     @property
     def ca_file(self) -> Path:
         return self.root / "ca" / "ca.pem"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """For the service and for its clients."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "MICROVMD_"))
-            or name in ("MICROVMD_CACHE", "MICROVMD_ASSETS")
-        }
-        settings = {
-            "ROOT": self.root,
-            "RUN": self.place.run,
-            "ACCOUNT": ACCOUNT,
-            "PROFILE": PROFILE,
-            "API_PORT": self.api_port,
-            "EDGE_PORT": self.edge_port,
-            "NETWORK_PREFIX": self.place.prefix,
-            "NETWORK_SUBNET": self.place.subnet,
-            "NETWORK_POOL": POOL,
-            "NETWORK_SUBNETS": json.dumps({MAPPED_SUBNET: ["10.99.0.0/16"], **NAMED_SUBNET}),
-            "VMM_UID_FIRST": self.place.first_uid,
-            "VMM_UID_COUNT": UIDS,
-            "BUILD_ISOLATION": "namespace",
-            # A key that is disabled takes effect at once.
-            "ENCRYPTION_KEY_CACHE_SECONDS": 0,
-        }
-        given = ((name, os.environ.get(variable)) for variable, name in MACHINE_SETTINGS.items())
-        settings |= {name: value for name, value in given if value}
-        settings |= self.extra
-        if SYSTEM_CA.exists():
-            settings["BUILD_CA_BUNDLE"] = SYSTEM_CA
-        aws = self.directory / "aws"
-        return {
-            **kept,
-            **{f"MICROVMD_{name}": str(value) for name, value in settings.items()},
-            "AWS_CONFIG_FILE": str(aws / "config"),
-            "AWS_SHARED_CREDENTIALS_FILE": str(aws / "credentials"),
-        }
-
-    # -- the process -------------------------------------------------------------------------
-
-    def launch(self) -> None:
-        """Start the process without waiting for it."""
-        assert self.process is None
-        self.root.mkdir(exist_ok=True)
-        (self.directory / "aws").mkdir(exist_ok=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "microvmd"), "serve"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environment,
-                start_new_session=True,
-            )
-
-    def start(self) -> None:
-        """Until the service says itself that it is healthy."""
-        self.launch()
-        self.wait_healthy()
-
-    def wait_healthy(self) -> None:
-        process = self.process
-        assert process is not None
-
-        def ask() -> bool | None:
-            assert process.poll() is None, f"serve ended with {process.returncode}\n{self.said()}"
-            try:
-                answer = client.get(f"{self.url}/microvmd/v1/health")
-            except httpx.HTTPError:
-                return None
-            return True if answer.status_code == 200 else None
-
-        # One for all attempts: to make one takes the time that the service needs.
-        with httpx.Client(verify=False, timeout=10 * PATIENCE, trust_env=False) as client:
-            until(ask, START_LIMIT, f"a healthy service\n{self.said()}")
-        self.__dict__.pop("api", None)
-
-    def said(self, lines: int = 40) -> str:
-        """The end of the service's log."""
-        if not self.log.exists():
-            return ""
-        every = self.log.read_text(errors="replace").splitlines()
-        return "\n".join([line for line in every if '"event": "answered"' not in line][-lines:])
-
-    def kill(self) -> None:
-        """kill -9: the service gets no chance to say goodbye."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """SIGTERM, as systemd does; ends with code 0."""
-        code = self._end(signal.SIGTERM)
-        assert code == 0, f"serve ended with {code}\n{self.said()}"
-
-    def _end(self, number: signal.Signals) -> int:
-        process, self.process = self.process, None
-        assert process is not None
-        process.send_signal(number)
-        try:
-            return process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_LIMIT)
-            raise
-
-    # -- clients -----------------------------------------------------------------------------
 
     @cached_property
     def session(self) -> boto3.Session:
@@ -346,8 +202,6 @@ class Service(Holdings):
             allowedPorts=ports or [{"allPorts": {}}],
         )
         return str(answer["authToken"][TOKEN_HEADER])
-
-    # -- images ------------------------------------------------------------------------------
 
     def image(self, name: str, files: Mapping[str, bytes], **options: Any) -> Image:
         """A CREATED image of these files, built once for the same content and options."""
@@ -447,22 +301,6 @@ class Service(Holdings):
         pages = self.api.get_paginator("list_microvms").paginate()
         return {item["microvmId"]: item["state"] for page in pages for item in page["items"]}
 
-    # -- what the kernel knows ---------------------------------------------------------------
-
-    def lasting(self) -> set[int]:
-        """Processes that are there as long as the service is: its own, HAProxy, the local AWS."""
-        own = set() if self.process is None else {self.process.pid}
-        return own | self.node().keys() | self.haproxy().keys() | self.local_aws().keys()
-
-    @property
-    def node_pid(self) -> int:
-        """The node's own."""
-        return until(
-            lambda: next((pid for pid, line in self.node().items() if KEEPER not in line), None),
-            START_LIMIT,
-            "a node runs",
-        )
-
     def strays(self) -> list[str]:
         """What is there beyond the records, while the service runs and nothing is being changed."""
         return self.beyond(self.states(), self.lasting(), POOL)
@@ -485,42 +323,6 @@ class Service(Holdings):
             self.api.terminate_microvm(microvmIdentifier=name)
         for name in alive:
             Microvm(self, name, "").wait("TERMINATED")
-
-    # -- the end -----------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """End the service and what outlives it on purpose; raise when something else is left."""
-        left: list[str] = []
-        stopped = self.process is not None
-
-        def ask() -> bool | None:
-            left[:] = self.left(stopped=stopped)
-            return None if left else True
-
-        try:
-            if self.process is not None:
-                if self.process.poll() is None:
-                    self.terminate_all()
-                self.stop()
-            for pid in (*self.haproxy(), *self.local_aws()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            poll(ask, limit=SETTLE_LIMIT)
-        finally:
-            self._by_force()
-        assert not left, f"left behind by serve: {left}\n{self.said()}"
-
-    def _by_force(self) -> None:
-        """What the service should have cleared itself: other tests must not suffer from it."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(STOP_LIMIT)
-            self.process = None
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        poll(lambda: None if self.processes() else True, limit=SETTLE_LIMIT)
-        self.remove_by_force()
 
 
 @contextlib.contextmanager

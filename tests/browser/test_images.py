@@ -11,7 +11,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browserlab import Tab, axe, drop, log_in, shots
 from tests.checkout import CHECKOUT
-from tests.servicelab import ACCOUNT, REGION, Service
+from tests.servicelab import REGION, Service
+from tests.serviceprocess import ACCOUNT
 
 pytestmark = [pytest.mark.browser, pytest.mark.vm]
 

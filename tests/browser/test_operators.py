@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browserlab import Chromium, Tab, axe, log_in, open_tab, shots
-from tests.servicelab import ACCOUNT, MAPPED_SUBNET, Image, Service
+from tests.servicelab import Image, Service
+from tests.serviceprocess import ACCOUNT, MAPPED_SUBNET
 
 pytestmark = [pytest.mark.browser, pytest.mark.vm]
 

@@ -15,7 +15,8 @@ import botocore.exceptions
 import httpx
 import pytest
 
-from tests.servicelab import STATE_LIMIT, Image, Microvm, Service, until
+from tests.servicelab import STATE_LIMIT, Image, Microvm, Service
+from tests.serviceprocess import until
 
 pytestmark = [pytest.mark.vm, pytest.mark.faults]
 

@@ -14,7 +14,8 @@ from botocore.exceptions import ClientError
 from microvmd.node.sparse import blocks
 from tests.buildlab import CACHE
 from tests.faults.conftest import DOCKERFILE
-from tests.servicelab import ACCOUNT, Image, Microvm, Service, until
+from tests.servicelab import Image, Microvm, Service
+from tests.serviceprocess import ACCOUNT, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.faults]
 

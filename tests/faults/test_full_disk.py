@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.servicelab import ACCOUNT, REGION
+from tests.servicelab import REGION
+from tests.serviceprocess import ACCOUNT
 from tests.soaklab import SoakService, on_small_disk
 
 pytestmark = [pytest.mark.vm, pytest.mark.faults]

@@ -13,16 +13,8 @@ from botocore.exceptions import ClientError
 from microvmd.node.namespace import Visitor
 from tests import netlab
 from tests.journey.test_network import PORT, REACHES
-from tests.servicelab import (
-    ACCOUNT,
-    MAPPED_SUBNET,
-    REGION,
-    STATE_LIMIT,
-    Image,
-    Microvm,
-    Service,
-    until,
-)
+from tests.servicelab import REGION, STATE_LIMIT, Image, Microvm, Service
+from tests.serviceprocess import ACCOUNT, MAPPED_SUBNET, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey, pytest.mark.root]
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.servicelab import ACCOUNT, PROFILE, Image, Microvm, Service, until
+from tests.servicelab import Image, Microvm, Service
+from tests.serviceprocess import ACCOUNT, PROFILE, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 

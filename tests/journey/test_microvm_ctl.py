@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.servicelab import PROFILE, Service
+from tests.servicelab import Service
+from tests.serviceprocess import PROFILE
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 

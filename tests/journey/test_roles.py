@@ -10,7 +10,8 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.servicelab import ACCOUNT, REGION, STATE_LIMIT, Image, Microvm, Service, until
+from tests.servicelab import REGION, STATE_LIMIT, Image, Microvm, Service
+from tests.serviceprocess import ACCOUNT, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.journey]
 

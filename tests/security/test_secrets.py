@@ -29,15 +29,8 @@ from botocore.exceptions import ClientError
 
 from tests.checkout import CHECKOUT
 from tests.otlp import Collector, attributes, collector
-from tests.servicelab import (
-    ACCOUNT,
-    AUTO_RESUME,
-    REGION,
-    TOKEN_HEADER,
-    Microvm,
-    Service,
-    running_service,
-)
+from tests.servicelab import AUTO_RESUME, REGION, TOKEN_HEADER, Microvm, Service, running_service
+from tests.serviceprocess import ACCOUNT
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from microvmd.service.keeper import bind, keep
-from tests.servicelab import until
+from tests.serviceprocess import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root]
 
