@@ -76,6 +76,10 @@ class Chromium:
         """As `leaks.Resident` has it: a browser has no interfaces."""
         return False
 
+    @property
+    def group(self) -> str:
+        return ""
+
     def lasting(self) -> set[int]:
         """Pids of the driver, the browser and its pages."""
         return set(self.drivers) | children(set(self.drivers))

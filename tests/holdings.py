@@ -14,6 +14,8 @@ from microvmd.node.cgroup import find_hierarchies, names
 from tests import lanes
 
 UIDS = 1000
+WAITING = "waiting-"
+"""Begin of the names of what has a VMM that waits for a run."""
 KEEPER = "microvmd.service.keeper"
 
 
@@ -62,14 +64,23 @@ class Holdings:
         return self.directory / "root"
 
     def vmms(self) -> dict[str, int]:
-        """Pid of each VMM by the name of its cgroup: a MicroVM's id, or a build's."""
+        """Pid of each VMM by the name of its cgroup: of a MicroVM, a build, or one that waits."""
         found = {}
+        owners = self.owners()
         for name in self.cgroups():
             for hierarchy in find_hierarchies():
                 procs = hierarchy.root / self.group / name / "cgroup.procs"
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     for pid in procs.read_text().split():
-                        found[name] = int(pid)
+                        found[owners.get(name, name)] = int(pid)
+        return found
+
+    def owners(self) -> dict[str, str]:
+        """MicroVM by the name of its cgroup, where that had it before it was the MicroVM's."""
+        found = {}
+        for path in (self.root / "microvms").glob("*/vmm.json"):
+            with contextlib.suppress(FileNotFoundError):
+                found[str(json.loads(path.read_text())["jail"])] = path.parent.name
         return found
 
     @property
@@ -139,8 +150,10 @@ class Holdings:
         """
         alive = {name for name, state in states.items() if state != "TERMINATED"}
         running = {name for name in alive if states[name] == "RUNNING"}
-        vmms = self.vmms()
-        found = [f"cgroup {name}" for name in self.cgroups() - running]
+        vmms, owners = self.vmms(), self.owners()
+        groups = {owners.get(name, name) for name in self.cgroups()}
+        waiting = {name for name in groups if name.startswith(WAITING)}
+        found = [f"cgroup {name}" for name in groups - running - waiting]
         expected = lasting | set(vmms.values())
         found += [
             f"process {pid}: {line[:300]}"
@@ -148,9 +161,12 @@ class Holdings:
             if pid not in expected
         ]
         found += [f"no VMM of {name}" for name in running - vmms.keys()]
-        if len(self.networks()) != pool + len(running):
-            found.append(f"{len(self.networks())} networks, not {pool} + {len(running)}")
-        found += [f"half-written {path}" for path in (self.root / "tmp").glob("*")]
+        held = len(running) + len(waiting)
+        if len(self.networks()) != pool + held:
+            found.append(f"{len(self.networks())} networks, not {pool} + {held}")
+        half = {path.name for path in (self.root / "tmp").glob("*")}
+        found += [f"half-written {name}" for name in half - waiting]
+        found += [f"no directory of {name}" for name in waiting - half]
         files = {path.name for path in (self.root / "microvms").glob("*")}
         found += [f"files of {name}" for name in files ^ alive]
         owned = {self.plain / "microvms" / name for name in running}

@@ -43,6 +43,11 @@ class Resident(Protocol):
         """Pids of its own."""
         ...
 
+    @property
+    def group(self) -> str:
+        """Of its control groups."""
+        ...
+
 
 @pytest.fixture(scope="session")
 def residents() -> list[Resident]:
@@ -83,7 +88,7 @@ class Traces:
             interfaces=others.spare(_interfaces(residents)) if whole_machine else nothing,
             namespaces=others.spare(_names(Path("/run/netns"))) if whole_machine else nothing,
             tables=others.spare(_tables()) if whole_machine else nothing,
-            cgroups=others.spare(_cgroups()) if whole_machine else nothing,
+            cgroups=others.spare(_cgroups(residents)) if whole_machine else nothing,
             half_written=_half_written(directory),
             plain=others.spare(_plain(directory, whole_machine)),
         )
@@ -159,11 +164,13 @@ def _tables() -> frozenset[str]:
     return frozenset(listing.stdout.splitlines())
 
 
-def _cgroups() -> frozenset[str]:
+def _cgroups(residents: Sequence[Resident]) -> frozenset[str]:
+    theirs = {one.group for one in residents}
     return frozenset(
         os.fspath(path)
         for hierarchy in find_hierarchies()
         for path in hierarchy.root.glob(f"*{OUR_NAME}*/*/")
+        if path.parent.name not in theirs
     )
 
 

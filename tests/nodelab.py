@@ -33,6 +33,7 @@ from microvmd.model.egress import INTERNET, Egress
 from microvmd.model.hooks import MICROVM_HOOKS, HookName, Hooks, HookSetting
 from microvmd.model.identifiers import new_build_id, new_microvm_id
 from microvmd.model.image import SnapshotSizes, VersionConfig
+from microvmd.model.pool import PoolRules
 from microvmd.node.agent import BuildRefused, NodeAgent
 from microvmd.node.aws_access import AwsAccess
 from microvmd.node.bring_up import Equipment
@@ -113,6 +114,8 @@ class NodeLab:
     program: Path = PROGRAM
     memory_mib: int = 512
     """Of the baseline of its images."""
+    pool: PoolRules = field(default_factory=PoolRules)
+    """Nothing waits, unless a test is about that."""
 
     @classmethod
     @contextmanager
@@ -179,6 +182,7 @@ class NodeLab:
                 host_cpus=2,
                 roles=roles,
                 deliveries=deliveries,
+                pool=self.pool,
             )
             yield await own.offering(offered)
 

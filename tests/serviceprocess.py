@@ -22,7 +22,7 @@ from microvmd.cli.waiting import poll
 from tests.accelerated import PATIENCE
 from tests.accelerated import VARIABLE as ACCELERATOR_VARIABLE
 from tests.edgelab import free_port
-from tests.holdings import KEEPER, UIDS, Holdings
+from tests.holdings import KEEPER, UIDS, WAITING, Holdings
 from tests.nodelab import VMM_VARIABLE
 
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -90,6 +90,8 @@ class ServiceProcess(Holdings):
             "NETWORK_PREFIX": self.place.prefix,
             "NETWORK_SUBNET": self.place.subnet,
             "NETWORK_POOL": POOL,
+            # Nothing waits, unless a test is about that: it would be one more VMM at work.
+            "POOL_MEMORY_MIB": 0,
             "NETWORK_SUBNETS": json.dumps({MAPPED_SUBNET: ["10.99.0.0/16"], **NAMED_SUBNET}),
             "VMM_UID_FIRST": self.place.first_uid,
             "VMM_UID_COUNT": UIDS,
@@ -176,8 +178,10 @@ class ServiceProcess(Holdings):
             raise
 
     def lasting(self) -> set[int]:
-        """Processes that are there as long as the service is: its own, HAProxy, the local AWS."""
+        """Processes that are there as long as the service is: its own, HAProxy, the local AWS; and
+        VMMs that wait, which come and go."""
         own = set() if self.process is None else {self.process.pid}
+        own |= {pid for name, pid in self.vmms().items() if name.startswith(WAITING)}
         return own | self.node().keys() | self.haproxy().keys() | self.local_aws().keys()
 
     @property

@@ -20,7 +20,7 @@ ENTRYPOINT ["/server"]
 
 @pytest.fixture(scope="session")
 def crashing(residents: list[object]) -> Iterator[Service]:
-    with running_service() as service:
+    with running_service({"POOL_MEMORY_MIB": "128"}) as service:
         residents.append(service)
         yield service
         residents.remove(service)

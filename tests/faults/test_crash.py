@@ -15,6 +15,7 @@ import botocore.exceptions
 import httpx
 import pytest
 
+from tests.holdings import WAITING
 from tests.servicelab import STATE_LIMIT, Image, Microvm, Service
 from tests.serviceprocess import until
 
@@ -72,6 +73,28 @@ def test_kill_of_the_node_alone(service: Service, counter: Image) -> None:
     assert (_count(running), _count(suspended)) == (3, 2)
     running.suspend()
     assert _count(running) == 4
+    service.check_strays()
+
+
+def test_what_waits_for_a_run_ends_with_a_killed_node(service: Service, counter: Image) -> None:
+    first = service.run(counter)
+
+    def waiting() -> dict[str, int] | None:
+        found = service.vmms().items()
+        return {name: pid for name, pid in found if name.startswith(WAITING)} or None
+
+    before = until(waiting, STATE_LIMIT, "a VMM waits")
+    os.kill(service.node_pid, signal.SIGKILL)
+    service.wait_healthy()
+    until(lambda: None if before.keys() & service.vmms().keys() else True, STATE_LIMIT, "swept")
+    assert not before.keys() & {path.name for path in (service.root / "tmp").iterdir()}
+    second = service.run(counter)
+    until(waiting, STATE_LIMIT, "the next node has one too")
+    third = service.run(counter)
+    vmms = [microvm.vmm for microvm in (first, second, third)]
+    assert len({*vmms}) == 3
+    assert not {*vmms} & {*before.values()}
+    assert [_count(microvm) for microvm in (first, second, third)] == [1, 1, 1]
     service.check_strays()
 
 

@@ -43,6 +43,7 @@ from microvmd.model.image import SnapshotSizes
 from microvmd.node.bring_up import Equipment
 from microvmd.node.microvm import Begin, MicrovmTask
 from microvmd.node.paths import remove
+from microvmd.node.pool import VmmPool
 from microvmd.vmm.process import ProcessFailed
 
 log = structlog.get_logger(__name__)
@@ -82,11 +83,13 @@ class NodeAgent:
         self._report = report
         self._builds = asyncio.Semaphore(concurrent_builds)
         self._microvms: dict[str, MicrovmTask] = {}
+        self._pool = VmmPool(equipment)
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._pool)
         await self._stack.enter_async_context(self._tasks)
         # Last in, first out: the tasks are cancelled before the group waits for them.
         self._stack.callback(self._cancel)
@@ -124,6 +127,11 @@ class NodeAgent:
             case ProvisionConnector() | RevokeConnector():
                 self._own(self._connector(command), command.connector_id)
 
+    @property
+    def waiting(self) -> int:
+        """How many VMMs wait for a guest."""
+        return self._pool.waiting
+
     async def check_keys(self, spec: MicrovmSpec) -> None:
         """Ask KMS for what a start or resume of this MicroVM will need. Raises KeyRefused."""
         await self._equipment.vault.check(spec)
@@ -143,7 +151,7 @@ class NodeAgent:
 
     def _begin(self, command: Begin) -> None:
         equipment = self._equipment.of_image(command.spec.version)
-        task = MicrovmTask(equipment, command, self._report)
+        task = MicrovmTask(equipment, self._pool, command, self._report)
         before = self._microvms.get(command.spec.microvm_id)
         self._microvms[command.spec.microvm_id] = task
         self._own(self._live(task, before), command.spec.microvm_id)
@@ -208,6 +216,7 @@ class NodeAgent:
             await self._report(outcome)
 
     async def _delete(self, command: DeleteVersion) -> None:
+        await self._pool.drop(command.version)
         directory = self._equipment.paths.image(command.version).directory
         try:
             await asyncio.to_thread(remove, directory)

@@ -25,6 +25,7 @@ import structlog
 
 from microvmd.messages.node import MicrovmSpec, VersionKey
 from microvmd.model.image import VMM_TAG
+from microvmd.model.pool import PoolRules
 from microvmd.node.delivery import Deliveries
 from microvmd.node.disk import clone_drive, create_clone
 from microvmd.node.guest import GuestBroken, GuestClient, GuestGone, connect_restored
@@ -68,6 +69,8 @@ AGENT_LIMIT = 30.0
 CLOCK_TOLERANCE_NS = 30_000_000
 """By how much a guest's clock may be behind ours when it starts."""
 CLOCK_TRIES = 8
+CLAIM = "claim"
+"""The first step in a VMM that waited; others begin with a network."""
 COPY_LIMIT = 600.0
 """Seconds for a MicroVM's copy of a disk."""
 
@@ -129,6 +132,7 @@ class Equipment:
     host_cpus: int
     roles: Roles
     deliveries: Deliveries
+    pool: PoolRules = field(default_factory=PoolRules)
     uniqueness: Uniqueness = field(default_factory=Uniqueness)
     others: Mapping[str, "Equipment"] = field(default_factory=dict)
     """By the names of their VMMs."""
@@ -322,17 +326,19 @@ async def bring_up(
     start: FromImage | FromSuspend,
     timings: Timings,
     *,
+    claimed: Prepared | None = None,
     before_cont: Callable[[], None] | None = None,
 ) -> Running:
     """Restore a MicroVM and make it itself. All that it holds is on ``stack``.
 
-    ``before_cont`` burns what the MicroVM could be restored from again; from then on a cancellation
-    leaves it running.
+    ``claimed`` is a VMM that was prepared for just this and is on ``stack`` already, else one is
+    started. ``before_cont`` burns what the MicroVM could be restored from again; from then on a
+    cancellation leaves it running.
     """
     files = equipment.paths.microvm(spec.microvm_id)
     machine_spec = equipment.machine_of(working)
-    with timings.step("network"):
-        network = await stack.enter_async_context(equipment.networks.network(spec.egress))
+    with timings.step("network" if claimed is None else CLAIM):
+        network = await _network(stack, equipment, spec, claimed)
     role = stack.enter_context(microvm_present(network, equipment.roles, spec))
     with ungrouped():
         async with asyncio.TaskGroup() as tasks:
@@ -340,7 +346,7 @@ async def bring_up(
                 # Beside the start of the VMM: takes a process, and must be done before requests.
                 tasks.create_task(network.block_port(closed))
             with timings.step("vmm"):
-                prepared = await prepare(
+                prepared = claimed or await prepare(
                     stack,
                     equipment,
                     network,
@@ -364,6 +370,15 @@ async def bring_up(
         await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     connect = _connector(stack, equipment, machine, spec, role)
     return Running(network, prepared.jail, machine, guest, working, connect)
+
+
+async def _network(
+    stack: AsyncExitStack, equipment: Equipment, spec: MicrovmSpec, claimed: Prepared | None
+) -> Network:
+    if claimed is None:
+        return await stack.enter_async_context(equipment.networks.network(spec.egress))
+    await equipment.networks.change(claimed.network, spec.egress)
+    return claimed.network
 
 
 class Detachable(Protocol):
@@ -400,6 +415,7 @@ async def adopt(
     role = stack.enter_context(microvm_present(network, equipment.roles, spec))
     with kept(network):
         jail = await stack.enter_async_context(equipment.jails.adopt(record.jail, record.identity))
+        equipment.jails.give(jail, spec.microvm_id)
         stack.enter_context(jail.explained())
         machine = await stack.enter_async_context(
             equipment.vmm.adopt(machine_spec, MachineFiles(files.directory), record.identity)

@@ -22,6 +22,17 @@ grown meanwhile is counted twice, in the machine's memory and in what is promise
 MIB = 1 << 20
 
 
+def available_bytes(
+    tree: tuple[Hierarchy, ...], group: str, meminfo: Path = MEMINFO
+) -> tuple[int, int]:
+    """Memory that VMMs in `group` could have in all, and what of it is free."""
+    lines = (line.split() for line in meminfo.read_text().splitlines())
+    kib = {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1}
+    total, available = kib["MemTotal"] << 10, kib["MemAvailable"] << 10
+    limit, left = headroom(tree, group)
+    return min(total, limit or total), available if left is None else min(available, left)
+
+
 @dataclass(slots=True)
 class NodeMeter:
     """Implements ``messages.capacity.Meter``; of one thread. ``clock`` never goes back."""
@@ -31,6 +42,8 @@ class NodeMeter:
     tree: tuple[Hierarchy, ...] = field(default_factory=find_hierarchies)
     meminfo: Path = MEMINFO
     clock: Callable[[], float] = time.monotonic
+    owner_of: Callable[[str], str] = str
+    """Which MicroVM has the control group of this name."""
     _read_at: float | None = None
     _taken: Mapping[str, int] = field(default_factory=dict)
 
@@ -45,14 +58,11 @@ class NodeMeter:
             return 0
 
     def _machine(self) -> Machine:
-        lines = (line.split() for line in self.meminfo.read_text().splitlines())
-        kib = {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1}
-        total, available = kib["MemTotal"] << 10, kib["MemAvailable"] << 10
-        limit, left = headroom(self.tree, self.group)
+        total, available = available_bytes(self.tree, self.group, self.meminfo)
         disk = shutil.disk_usage(self.paths.root)
         return Machine(
-            memory_mib=min(total, limit or total) // MIB,
-            available_mib=(available if left is None else min(available, left)) // MIB,
+            memory_mib=total // MIB,
+            available_mib=available // MIB,
             disk_mib=disk.total // MIB,
             disk_free_mib=disk.free // MIB,
         )
@@ -61,7 +71,7 @@ class NodeMeter:
         now = self.clock()
         if self._read_at is None or now - self._read_at >= FRESH_S:
             self._taken = {
-                name: Cgroup(self.tree, self.group, name).private_bytes() // MIB
+                self.owner_of(name): Cgroup(self.tree, self.group, name).private_bytes() // MIB
                 for name in names(self.tree, self.group)
             }
             self._read_at = now

@@ -24,6 +24,7 @@ import structlog
 
 from microvmd.model.size import cpu_weight
 from microvmd.node import jail_root
+from microvmd.node.capacity import available_bytes
 from microvmd.node.cgroup import (
     Cgroup,
     Hierarchy,
@@ -128,6 +129,7 @@ class Jails:
         self._taken: set[int] = set()
         self._left: set[int] = set()
         """User ids of VMMs that an earlier run left and nobody has adopted yet."""
+        self._given: dict[str, str] = {}
 
     @classmethod
     async def open(cls, settings: JailSettings) -> "Jails":
@@ -139,12 +141,24 @@ class Jails:
         and `sweep` of one are for both."""
         root = await jail_root.prepare(self._settings.cache, surroundings)
         other = Jails(replace(self._settings, surroundings=surroundings), root, self._tree)
-        other._taken, other._left = self._taken, self._left
+        other._taken, other._left, other._given = self._taken, self._left, self._given
         return other
 
     def close(self) -> None:
         """Remove our group of groups, unless VMMs go on in it."""
         remove_empty(self._tree, self._settings.group)
+
+    def give(self, jail: "Jail", microvm_id: str) -> None:
+        """Note whose jail it is: one that was made before anybody knew has another name."""
+        self._given[jail.name] = microvm_id
+
+    def owner_of(self, name: str) -> str:
+        """The MicroVM that the jail of this name was given to, else the name itself."""
+        return self._given.get(name, name)
+
+    def available_mib(self) -> int:
+        """Memory that VMMs could take at this moment."""
+        return available_bytes(self._tree, self._settings.group)[1] >> 20
 
     @contextlib.asynccontextmanager
     async def jail(
@@ -160,6 +174,7 @@ class Jails:
                 jail.file_bytes = limits.file_bytes
                 yield jail
             finally:
+                self._given.pop(name, None)
                 group.remove()
 
     @contextlib.asynccontextmanager
@@ -172,6 +187,7 @@ class Jails:
             try:
                 yield Jail(self._settings, self._root, name, uid, group, None)
             finally:
+                self._given.pop(name, None)
                 group.remove()
 
     def sweep(self, keep: set[str]) -> None:
@@ -235,6 +251,10 @@ class Jail:
             if self.out_of_memory():
                 raise OutOfMemory from error
             raise
+
+    def private_bytes(self) -> int:
+        """Memory that the VMM shares with nobody."""
+        return self._group.private_bytes()
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed the VMM because of its memory limit."""

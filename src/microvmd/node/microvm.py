@@ -38,11 +38,12 @@ from microvmd.node.jail import JailFailed, JailsExhausted, OutOfMemory
 from microvmd.node.network import Network
 from microvmd.node.paths import MicrovmFiles, remove
 from microvmd.node.plain import NoRoom
+from microvmd.node.pool import VmmPool
 from microvmd.node.shell import Shells
 from microvmd.node.slots import NetworkError
 from microvmd.node.snapshot import SnapshotBroken, SnapshotForeign, load, read
 from microvmd.node.timings import Timings
-from microvmd.node.working import Hold
+from microvmd.node.working import Hold, WorkingFiles
 from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.console import tail
 from microvmd.vmm.machine import MachineFailed, MachineFiles
@@ -83,6 +84,7 @@ class MicrovmTask:
     """One generation of one MicroVM. ``orders`` is how the agent talks to it."""
 
     equipment: Equipment
+    pool: VmmPool
     begin: Begin
     report: Reporter
     orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
@@ -209,10 +211,10 @@ class MicrovmTask:
             if attempt > 1:
                 self.files.attempts.write_text(str(attempt))
             working = await self.equipment.vault.started(hold, self.spec)
-        image = working.image.files
-        with timings.step("disk"):
-            await self.equipment.create_disk(working.suspend.overlay, image)
-        running = await bring_up(stack, self.equipment, self.spec, working, image.start, timings)
+        with self.pool.starting():
+            running = await self._claimed(stack, working, timings) if attempt == 1 else None
+            if running is None:
+                running = await self._from_nothing(stack, working, timings)
         await self._is_up(running)
         if self.spec.hooks.enabled(HookName.RUN):
             body = run_body(self.spec.microvm_id, self.spec.run_hook_payload)
@@ -224,21 +226,51 @@ class MicrovmTask:
         await self.report(self._started(running, timings))
         return running
 
+    async def _from_nothing(
+        self, stack: AsyncExitStack, working: WorkingFiles, timings: Timings
+    ) -> Running:
+        image = working.image.files
+        with timings.step("disk"):
+            await self.equipment.create_disk(working.suspend.overlay, image)
+        return await bring_up(stack, self.equipment, self.spec, working, image.start, timings)
+
+    async def _claimed(
+        self, stack: AsyncExitStack, working: WorkingFiles, timings: Timings
+    ) -> Running | None:
+        """Up in a VMM that waited; None when there is none, or it was no good."""
+        own = await stack.enter_async_context(AsyncExitStack())
+        start = working.image.files.start
+        try:
+            claimed = self.pool.claim(own, self.equipment, self.spec, working)
+            if claimed is None:
+                return None
+            return await bring_up(
+                own, self.equipment, self.spec, working, start, timings, claimed=claimed
+            )
+        except (MachineFailed, NetworkError, ProcessFailed, OSError) as error:
+            # Nobody was let in yet, so that another VMM can take its place.
+            log.warning("microvm.claim_failed", error=str(error))
+        await own.aclose()
+        await asyncio.to_thread(remove, self.files.directory)
+        self.files.directory.mkdir(mode=0o700)
+        return None
+
     async def _resume(self, stack: AsyncExitStack, hold: Hold) -> Running | ResumeFailed:
         timings = Timings()
         with timings.step("snapshot"):
             manifest = load(self.files.directory, stamp=self.equipment.stamp)
             working = await self.equipment.vault.resumed(hold, self.spec)
-        running = await bring_up(
-            stack,
-            self.equipment,
-            self.spec,
-            working,
-            working.suspend.start(manifest),
-            timings,
-            # From here on the disk runs ahead of the snapshot, which must never be used again.
-            before_cont=working.retire,
-        )
+        with self.pool.starting():
+            running = await bring_up(
+                stack,
+                self.equipment,
+                self.spec,
+                working,
+                working.suspend.start(manifest),
+                timings,
+                # From here on the disk runs ahead of the snapshot, which must never be used again.
+                before_cont=working.retire,
+            )
         with running.kept():
             await self._is_up(running)
             failed = await self._resume_hook(running, timings)

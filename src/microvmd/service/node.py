@@ -115,7 +115,8 @@ async def _run(
             lambda account: build_options(settings, equipment, account),
         )
         policy = NodePolicy(settings.region, settings.image.sizes, settings.network.egress_map)
-        meter = NodeMeter(equipment.paths, cgroup_of(settings))
+        jails = equipment.jails
+        meter = NodeMeter(equipment.paths, cgroup_of(settings), owner_of=jails.owner_of)
         server = NodeServer(equipment, builder, policy, meter, _networks, peers)
         await _serve_until(stopping, server, listener, settings)
         log.info("node.stopping")
@@ -221,6 +222,7 @@ async def _equipment(settings: Settings, access: AwsAccess) -> AsyncIterator[Equ
             host_cpus=os.cpu_count() or 1,
             roles=roles,
             deliveries=deliveries,
+            pool=settings.pool_rules,
         )
         yield await own.offering(offered)
 

@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from microvmd.control.managed import BaseStatus
 from microvmd.model.capacity import DISK_MIB, MICROVM_MIB, RESERVE_MIB, CapacityRules
+from microvmd.model.pool import PoolRules
 from microvmd.model.quota import QUOTAS, Quotas
 from microvmd.model.rate import LONGEST_WAIT_S, OTHERS, RATES, RateLimits
 from microvmd.model.size import LARGEST_MIB, SMALLEST_MIB, Sizes
@@ -32,6 +33,7 @@ from microvmd.settings.observe import (
     PriceSettings,
     TraceSettings,
 )
+from microvmd.settings.pool import PoolSettings
 from microvmd.settings.section import AbsolutePath, Section
 from microvmd.vmm.machine import Wanted
 
@@ -416,6 +418,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     edge: EdgeSettings = EdgeSettings()
     vmm: VmmSettings = VmmSettings()
+    pool: PoolSettings = PoolSettings()
     build: BuildSettings = Field(default_factory=BuildSettings)
     image: ImageSettings = Field(default_factory=ImageSettings)
     network: NetworkSettings = NetworkSettings()
@@ -429,6 +432,11 @@ class Settings(BaseSettings):
     aws: AwsSettings = AwsSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     limits: LimitSettings = LimitSettings()
+
+    @property
+    def pool_rules(self) -> PoolRules:
+        limits = self.limits
+        return self.pool.rules(reserve_mib=limits.reserve_mib, microvm_mib=limits.microvm_mib)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -92,6 +92,13 @@ def test_memory_of_vmms_is_read_once_a_second(reading: Reading) -> None:
     assert reading.meter.measure().taken_mib == {"microvm-1": 90, "microvm-2": 7}
 
 
+def test_a_group_that_was_made_before_its_microvm_counts_for_it(reading: Reading) -> None:
+    reading.take("waiting-1", 40)
+    reading.take("waiting-2", 17)
+    reading.meter.owner_of = lambda name: {"waiting-1": "microvm-1"}.get(name, name)
+    assert reading.meter.measure().taken_mib == {"microvm-1": 40, "waiting-2": 17}
+
+
 def test_what_a_suspend_stored(reading: Reading, paths: NodePaths) -> None:
     assert reading.meter.stored_mib("microvm-1") == 0
     directory = paths.microvm("microvm-1").directory

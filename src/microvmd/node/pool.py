@@ -1,0 +1,304 @@
+"""VMMs that wait for a guest, so that a run need not start one first.
+
+A waiting VMM has what a MicroVM has but the guest: a directory (below ``tmp``) with its record,
+sockets and an empty disk, a network, a jail and the process, all on a stack of its own. Nothing in
+it is of any MicroVM: what has a name has one that nobody else has had or will have.
+
+A claim takes it off the list in one step, with no await in it, so that no two callers get the same.
+One rename makes its directory the MicroVM's, record included, and its stack becomes a part of that
+of the MicroVM's task. From then on the pool knows nothing of it.
+
+One task keeps as many waiting as `model/pool.py` says, and starts of MicroVMs come before it. How
+the node ends makes no difference: what waits is ended with the pool, or swept by the next node like
+all that no record owns.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from microvmd.messages.node import MicrovmSpec, VersionKey
+from microvmd.model.pool import plan, recent, room
+from microvmd.node.bring_up import Equipment, Prepared, prepare
+from microvmd.node.jail import JailFailed, JailsExhausted, OutOfMemory
+from microvmd.node.paths import remove
+from microvmd.node.slots import NetworkError
+from microvmd.node.snapshot import SuspendFiles
+from microvmd.node.working import Image, WorkingFiles
+from microvmd.vmm.machine import MachineFailed
+from microvmd.vmm.process import ProcessFailed, ProcessGone, ProcessStuck
+from microvmd.vmm.shield import shielded
+
+log = structlog.get_logger(__name__)
+
+WAITING = "waiting-"
+"""Begin of the names of directories and jails."""
+MIB = 1 << 20
+FIRST_COST_MIB = 32
+"""What one takes, before any has been measured."""
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the machine's memory and at demand that grows old."""
+CLOSE_LIMIT = 120.0
+FAILURES = (
+    MachineFailed,
+    JailFailed,
+    JailsExhausted,
+    OutOfMemory,
+    NetworkError,
+    ProcessFailed,
+    ProcessGone,
+    ProcessStuck,
+    OSError,
+    TimeoutError,
+)
+"""Reasons to go on without one; a run then starts its own VMM, and says what is wrong."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One that nobody has claimed."""
+
+    prepared: Prepared
+    directory: Path
+    stack: AsyncExitStack
+    watch: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class Demand:
+    """When MicroVMs of a version were started lately, from which files, under which VMM."""
+
+    equipment: Equipment
+    image: Image
+    starts: list[float] = field(default_factory=list)
+    waiting: deque[Waiting] = field(default_factory=deque)
+    """The oldest first."""
+
+
+class VmmPool:
+    """A context manager; leaving it ends what waits. Of one task group: no locks are needed where
+    nothing is awaited."""
+
+    def __init__(self, equipment: Equipment, clock: Callable[[], float] = time.monotonic) -> None:
+        self._equipment = equipment
+        self._rules = equipment.pool
+        self._clock = clock
+        self._demand: dict[VersionKey, Demand] = {}
+        self._starting = 0
+        self._at_once = max(1, equipment.host_cpus // 2)
+        """How many starts leave processors for us."""
+        self._cost_mib = FIRST_COST_MIB
+        self._changed = asyncio.Event()
+        self._making = asyncio.Lock()
+        self._tasks = asyncio.TaskGroup()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._tasks)
+            stack.push_async_callback(self._empty)
+            if self._rules.memory_mib:
+                keeping = self._tasks.create_task(self._keep(), name="pool")
+                stack.callback(keeping.cancel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Not handed on: the task group would wrap the body's error in an ExceptionGroup.
+        await self._stack.aclose()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait now."""
+        return sum(len(demand.waiting) for demand in self._demand.values())
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Around the start of a MicroVM: nothing is made ready beside it, where that would take
+        its processors."""
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+            self._changed.set()
+
+    def claim(
+        self,
+        stack: AsyncExitStack,
+        equipment: Equipment,
+        spec: MicrovmSpec,
+        working: WorkingFiles,
+    ) -> Prepared | None:
+        """A VMM that waits for a guest of this image, if there is one; ``stack`` owns it then.
+
+        ``equipment`` is that of the image. The MicroVM's directory must be empty; it is replaced.
+        Raises OSError.
+        """
+        if not self._rules.memory_mib or working.in_memory or working.image.manifest.envelope:
+            # Plain files of an encrypted image are there only for MicroVMs that run.
+            return None
+        waiting = self._next(spec.version, equipment, working.image)
+        if waiting is None:
+            return None
+        stack.push_async_exit(waiting.stack)
+        os.rename(waiting.directory, equipment.paths.microvm(spec.microvm_id).directory)
+        equipment.jails.give(waiting.prepared.jail, spec.microvm_id)
+        log.info("pool.claimed", name=waiting.directory.name, left=self.waiting)
+        return waiting.prepared
+
+    async def drop(self, version: VersionKey) -> None:
+        """Nothing of this version will be started: end what waits, also what is being made."""
+        demand = self._demand.pop(version, None)
+        if demand is None:
+            return
+        # What is made at this moment sees that its demand is gone.
+        async with self._making:
+            pass
+        await self._close_all(demand)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _next(self, version: VersionKey, equipment: Equipment, image: Image) -> Waiting | None:
+        """Notes the demand. Takes off the list what has ended, or is of other files: a version
+        whose build was repeated."""
+        demand = self._demand.get(version)
+        if demand is None or demand.image != image:
+            if demand is not None:
+                self._tasks.create_task(self._close_all(demand))
+            demand = self._demand[version] = Demand(equipment, image)
+        demand.starts.append(self._clock())
+        self._changed.set()
+        while demand.waiting:
+            waiting = demand.waiting.popleft()
+            if waiting.watch is not None:
+                waiting.watch.cancel()
+            if waiting.prepared.vmm.identity.alive():
+                return waiting
+            self._tasks.create_task(self._close(waiting))
+        return None
+
+    async def _keep(self) -> None:
+        """Run for ever."""
+        while True:
+            self._changed.clear()
+            try:
+                await self._settle()
+            except FAILURES as error:
+                log.warning("pool.failed", error=str(error))
+            except Exception:
+                log.exception("pool.crashed")  # it ends no MicroVM
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._changed.wait()
+
+    async def _settle(self) -> None:
+        """End what is too much, then make what is missing, one after another."""
+        planned = await self._planned()
+        for version, demand in list(self._demand.items()):
+            while len(demand.waiting) > planned.get(version, 0):
+                await self._close(demand.waiting.pop())
+            if not demand.starts:
+                self._demand.pop(version, None)
+        while self._starting < self._at_once and (missing := self._missing(planned)) is not None:
+            await self._make(missing)
+            planned = await self._planned()
+
+    async def _planned(self) -> dict[VersionKey, int]:
+        now = self._clock()
+        for demand in self._demand.values():
+            demand.starts[:] = recent(demand.starts, now, self._rules)
+        if not self._demand:
+            return {}
+        available = await asyncio.to_thread(self._equipment.jails.available_mib)
+        most = room(
+            self._rules,
+            cost_mib=self._cost_mib,
+            taken_mib=self.waiting * self._cost_mib,
+            available_mib=available,
+        )
+        starts = {version: demand.starts for version, demand in self._demand.items()}
+        return plan(starts, now, self._rules, most)
+
+    def _missing(self, planned: dict[VersionKey, int]) -> VersionKey | None:
+        """Which version is to have one more; who has none comes first."""
+        short = {
+            version: len(self._demand[version].waiting)
+            for version, count in planned.items()
+            if version in self._demand and len(self._demand[version].waiting) < count
+        }
+        return min(short, key=lambda version: short[version], default=None)
+
+    async def _make(self, version: VersionKey) -> None:
+        demand = self._demand[version]
+        async with self._making, AsyncExitStack() as stack:
+            waiting = await _made(stack, demand.equipment, demand.image)
+            if self._demand.get(version) is not demand:
+                return  # dropped meanwhile
+            waiting.stack = stack.pop_all()
+            waiting.watch = self._tasks.create_task(self._watch(demand, waiting))
+            demand.waiting.append(waiting)
+        taken = await asyncio.to_thread(waiting.prepared.jail.private_bytes)
+        self._cost_mib = max(1, -(-taken // MIB))
+
+    async def _watch(self, demand: Demand, waiting: Waiting) -> None:
+        """Until it is claimed; one that ends is replaced."""
+        await waiting.prepared.vmm.ended()
+        if waiting in demand.waiting:
+            demand.waiting.remove(waiting)
+            log.warning("pool.vmm_ended", name=waiting.directory.name)
+            await self._close(waiting)
+            self._changed.set()
+
+    async def _close(self, waiting: Waiting) -> None:
+        """End one that is on no list any more."""
+        watch = waiting.watch
+        if watch is not None and watch is not asyncio.current_task():
+            watch.cancel()
+        try:
+            await shielded(waiting.stack.aclose(), limit=CLOSE_LIMIT)
+        except Exception:
+            # The next node sweeps what is left.
+            log.exception("pool.not_ended", name=waiting.directory.name)
+
+    async def _close_all(self, demand: Demand) -> None:
+        while demand.waiting:
+            await self._close(demand.waiting.popleft())
+
+    async def _empty(self) -> None:
+        for version in list(self._demand):
+            await self.drop(version)
+
+
+async def _made(stack: AsyncExitStack, equipment: Equipment, image: Image) -> Waiting:
+    name = f"{WAITING}{uuid.uuid4().hex[:16]}"
+    directory = equipment.paths.tmp / name
+    # After a claim nothing has this name.
+    stack.push_async_callback(_remove, directory)
+    directory.mkdir(mode=0o700)
+    overlay = SuspendFiles(directory).overlay
+    await equipment.create_disk(overlay, image.files)
+    spec = equipment.clone_spec(image.files, image.manifest, overlay)
+    network = await stack.enter_async_context(equipment.networks.network())
+    prepared = await prepare(stack, equipment, network, name, spec, directory, image.files.start)
+    return Waiting(prepared, directory, AsyncExitStack())
+
+
+async def _remove(directory: Path) -> None:
+    await shielded(asyncio.to_thread(remove, directory), limit=CLOSE_LIMIT)
