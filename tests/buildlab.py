@@ -24,10 +24,12 @@ from microvmd.node import kernel
 from microvmd.node.jail import Jails, JailSettings
 from microvmd.node.network import NetworkPool
 from microvmd.node.slots import NetworkSettings
-from microvmd.vmm.accelerator import ProbeGuest, detect
-from microvmd.vmm.qemu import QemuVmm, installed_version
+from microvmd.vmm.choice import choose
+from microvmd.vmm.machine import Wanted
+from tests.accelerated import accelerator
 from tests.checkout import ASSETS
 from tests.lanes import Lane
+from tests.nodelab import FIRECRACKER, VMM_VARIABLE
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -87,21 +89,26 @@ def context(directory: Path, files: Mapping[str, str | bytes]) -> Archive:
 async def workshop(directory: Path) -> AsyncIterator[MicrovmWorkshop]:
     """Build machines with networks and user ids of their own."""
     guest = await asyncio.to_thread(kernel.prepare, ASSETS, CACHE)
-    probe = ProbeGuest(guest.vmlinux, guest.initrd)
-    accelerator = await detect("auto", probe, CACHE / "accelerator.json")
+    kind = os.environ.get(VMM_VARIABLE, "qemu")
+    vmm = (await choose(Wanted(kind), accelerator(), FIRECRACKER)).vmm
     run = directory / "run"
     run.mkdir()
     with Lane.claimed(str(directory)) as lane:
         settings = JailSettings(
-            ASSETS / "microvmd-jailer", CACHE, lane.group, lane.first_uid, slots=16
+            ASSETS / "microvmd-jailer",
+            CACHE,
+            lane.group,
+            lane.first_uid,
+            slots=16,
+            surroundings=vmm.surroundings,
         )
         networking = NetworkSettings(run, lane.prefix, lane.subnet, ready=0)
         async with NetworkPool(networking) as networks:
             with contextlib.closing(await Jails.open(settings)) as jails:
                 yield MicrovmWorkshop(
                     kernel=guest,
-                    accelerator=accelerator,
-                    vmm=QemuVmm(await installed_version()),
+                    accelerator=accelerator(),
+                    vmm=vmm,
                     networks=networks,
                     jails=jails,
                     host_cpus=2,

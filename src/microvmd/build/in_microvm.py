@@ -32,6 +32,7 @@ slog = structlog.get_logger(__name__)
 
 _BOOT_LIMIT = 120.0
 _SCRATCH_BYTES = 1 << 30
+_SECTOR = 512
 # The order of the drives decides their names in the guest.
 _STORE, _ARCHIVE, _OUTPUT, _RESULT, _EXTRAS, _BASES = 2, 3, 4, 5, 6, 7
 
@@ -105,6 +106,7 @@ class MicrovmWorkshop:
         extras = directory / "extras.erofs"
         await create_disk(scratch, _SCRATCH_BYTES)
         await self._prepare_store(self._store(order))
+        _fill_sector(order.archive)
         await run(
             ["mkfs.erofs", "--quiet", "-T", str(debian.EPOCH), str(extras), str(order.extras)],
             timeout=60,
@@ -190,6 +192,12 @@ def _fresh(store: Path, size: int) -> Path | None:
     with fresh.open("wb") as file:
         file.truncate(size)
     return fresh
+
+
+def _fill_sector(path: Path) -> None:
+    """A disk has whole sectors: where a file lacks some of its last one, QEMU adds zeros, and
+    Firecracker leaves out what there is."""
+    os.truncate(path, -(-path.stat().st_size // _SECTOR) * _SECTOR)
 
 
 def _tail(path: Path) -> str:

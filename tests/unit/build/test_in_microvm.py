@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from microvmd.build.in_microvm import MicrovmWorkshop, _fresh
+from microvmd.build.in_microvm import MicrovmWorkshop, _fill_sector, _fresh
 from microvmd.build.job import Job
 from microvmd.build.toolchain import ImageStore
 
@@ -46,3 +46,11 @@ def test_a_store_of_another_size_is_made_anew(tmp_path: Path) -> None:
     assert _fresh(store, 4096) is None
     assert _fresh(store, 8192) is not None
     assert not store.exists()
+
+
+def test_a_disk_has_whole_sectors(tmp_path: Path) -> None:
+    archive = tmp_path / "archive.zip"
+    for size, filled in ((1, 512), (512, 512), (513, 1024)):
+        archive.write_bytes(b"x" * size)
+        _fill_sector(archive)
+        assert archive.read_bytes() == (b"x" * size).ljust(filled, b"\0")
