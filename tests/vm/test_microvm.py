@@ -7,8 +7,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -41,8 +44,11 @@ from tests.nodelab import (
     spec_of,
     with_hooks,
 )
+from tests.smalldisk import SmallDisk, small_disk
 
 pytestmark = [pytest.mark.vm, pytest.mark.anyio]
+
+HOME_MIB = 192
 
 
 async def started(node: RunningNode, spec: MicrovmSpec) -> str:
@@ -190,10 +196,74 @@ async def test_a_snapshot_that_is_damaged_is_no_reason_to_lose_it(node_lab: Node
         await node.agent.send(ResumeMicrovm(again))
         assert "missing" in (await node.reports.next(ResumeFailed)).reason
         aside.rename(files.suspend.diff)
-        again = replace(spec, generation=3)
+        with flipped_bit(files.suspend.device):
+            again = replace(spec, generation=3)
+            await node.agent.send(ResumeMicrovm(again))
+            assert "device of the snapshot was changed" in (
+                (await node.reports.next(ResumeFailed)).reason
+            )
+        manifest = files.directory / MANIFEST
+        made = manifest.read_bytes()
+        stamp = replace(decode(made).stamp, vmm_version="0.9")
+        manifest.write_bytes(encode(replace(decode(made), stamp=stamp)))
+        again = replace(spec, generation=4)
+        await node.agent.send(ResumeMicrovm(again))
+        assert f"made under {stamp}; this node" in (await node.reports.next(ResumeFailed)).reason
+        manifest.write_bytes(made)
+        again = replace(spec, generation=5)
         await node.agent.send(ResumeMicrovm(again))
         assert await ask((await node.reports.next(Started)).edge_address, "count") == "1"
         await gone(node, again)
+
+
+@contextlib.contextmanager
+def flipped_bit(path: Path) -> Iterator[None]:
+    """One bit in the middle of a file, and back."""
+    size = path.stat().st_size
+
+    def flip() -> None:
+        with path.open("r+b") as file:
+            file.seek(size // 2)
+            byte = file.read(1)[0]
+            file.seek(size // 2)
+            file.write(bytes([byte ^ 4]))
+
+    flip()
+    yield
+    flip()
+
+
+@contextlib.contextmanager
+def small_home(lab: NodeLab, directory: Path) -> Iterator[SmallDisk]:
+    """What the node has of its MicroVMs is on a disk of its own, which a test can fill."""
+    home = lab.directory / "root" / "microvms"
+    with small_disk(directory / "disk", HOME_MIB) as disk:
+        subprocess.run(["mount", "--bind", disk.mount, home], check=True)
+        try:
+            yield disk
+        finally:
+            subprocess.run(["umount", home], check=True)
+
+
+async def test_a_suspend_that_finds_no_room_is_taken_back(
+    node_lab: NodeLab, tmp_path: Path
+) -> None:
+    spec = spec_of()
+    with small_home(node_lab, tmp_path) as disk:
+        async with node_lab.node() as node:
+            address = await started(node, spec)
+            assert await ask(address, "count") == "1"
+            with disk.full():
+                await suspend(node, spec)
+                failed = await node.reports.next(SuspendFailed)
+                assert "No space left on device" in failed.reason
+                assert await ask(address, "count") == "2"
+            await suspend(node, spec)
+            await node.reports.next(Suspended)
+            again = replace(spec, generation=2)
+            await node.agent.send(ResumeMicrovm(again))
+            assert await ask((await node.reports.next(Started)).edge_address, "count") == "3"
+            await gone(node, again)
 
 
 async def test_a_restart_of_the_node_ends_no_microvm(node_lab: NodeLab) -> None:

@@ -81,6 +81,8 @@ FIRMWARE = ("bios-microvm.bin", "pvh.bin")
 TESTED = ("10.0.",)
 """Versions whose device state and private pages were tested to make a whole."""
 SAVE_FDSET = 100
+STATE_ROOM = 1 << 20
+"""Bytes that must be free for device state, of which there are some 100 KiB."""
 VERSION_LIMIT = 10.0
 ROOM_POLL = 1.0
 """Seconds between two tries of a write that found no room: nobody is told when there is some."""
@@ -334,6 +336,9 @@ class QemuMachine:
         # QEMU matches the access mode of the descriptor with the one that it would open it with.
         fd = os.open(device, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
+            # QEMU would only say that it failed.
+            os.posix_fallocate(fd, 0, STATE_ROOM)
+            os.ftruncate(fd, 0)
             path = await self._qmp.add_file(fd, SAVE_FDSET)
         finally:
             os.close(fd)
