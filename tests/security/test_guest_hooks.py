@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio]
 
 UNBOUND = 4 << 20
 """What the test reads of such an answer where nothing bounds it; it would go on."""
+SLOW = 30
+"""Bytes of a slow answer, ten a second: more than the two seconds of a limit."""
 ENDLESS_PORT = 8090
 
 
@@ -24,12 +26,12 @@ async def suspended(node: RunningNode, one: Attacker) -> Suspended | Died:
     return report
 
 
-async def goes_on(address: str) -> bool:
+async def goes_on(address: str, size: int = UNBOUND) -> bool:
     reader, writer = await asyncio.open_connection(address, ENDLESS_PORT)
     try:
         writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         async with asyncio.timeout(LIMIT):
-            return len(await reader.readexactly(UNBOUND)) == UNBOUND
+            return len(await reader.readexactly(size)) == size
     finally:
         writer.close()
 
@@ -69,6 +71,8 @@ async def test_a_slow_answer_has_its_time_and_no_more(attack_lab: NodeLab) -> No
         attacker(node) as other,
         attacker(node, hooks=hooked(HookName.SUSPEND, limit=2)) as one,
     ):
+        assert await one.does("endless", "slow", ENDLESS_PORT) == "begun"
+        assert await goes_on(one.address, SLOW), "after its limit too"
         assert await one.does("hooks", "slow") == "slow"
         async with unharmed(other):
             report = await suspended(node, one)

@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from microvmd.messages import guest
+from microvmd.messages.guest import Frame, FrameKind, FrameParser
 from microvmd.messages.node import Died, Terminated
 from tests.attacklab import attacker, ended, unharmed
 from tests.nodelab import NodeLab
@@ -11,7 +13,24 @@ from tests.security.test_guest_bombs import OWN_GROWTH_MIB, resident_mib
 
 pytestmark = [pytest.mark.vm, pytest.mark.security, pytest.mark.anyio]
 
+HUGE = Frame(FrameKind.LOG, 1, b"").encode()[:8] + b"\xff\xff\xff\x7f"
+"""The head of a frame that says of itself that it has 2 GiB."""
+PIECE = b"\xff" * 65536
 BROKEN = "The MicroVM was ended: the guest broke the protocol: "
+
+
+@pytest.mark.parametrize("defended", [False, True])
+async def test_a_frame_as_long_as_it_says(defended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `huge` sends, to the parser alone: it would keep all that comes."""
+    if not defended:
+        monkeypatch.setattr(guest, "MAX_PAYLOAD", 1 << 31)
+    parser = FrameParser(FrameKind.HELLO)
+    assert list(parser.feed(HUGE)) == []
+    for _ in range(64):
+        assert list(parser.feed(PIECE)) == []
+    assert (parser.violations == 0) is not defended
+    assert (len(parser._buffer) > 64 * len(PIECE)) is not defended
+    assert not defended or len(parser._buffer) < guest.HEADER_SIZE
 
 
 @pytest.mark.parametrize("how", ["noise", "huge", "small"])

@@ -3,7 +3,8 @@
 A guest can print without end, and a VMM writes on while the node restarts. The VMM therefore
 writes to a FIFO, not to a file: the node moves what comes into a log that is cut at a limit; while
 no node reads, the kernel's pipe buffer (64 KiB) fills and the rest is dropped, not waited for. The
-VMM holds a read end as well, so that a node's death is no broken pipe.
+VMM holds a read end as well, so that a node's death is no broken pipe. What is in the pipe goes
+with the last who holds it: of a VMM that ends while no node runs the last words are lost.
 """
 
 import asyncio
