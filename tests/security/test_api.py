@@ -22,7 +22,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
@@ -293,6 +293,14 @@ PATHS = [
 ]
 
 
+def test_some_lead_out_of_a_directory_where_names_are_paths(tmp_path: Path) -> None:
+    def naive(path: str) -> Path:
+        return (tmp_path / unquote(unquote(urlsplit(path).path)).lstrip("/")).resolve()
+
+    out = [path for path in PATHS if not naive(path.replace("%00", "")).is_relative_to(tmp_path)]
+    assert out == ["/2025-09-09/microvms/..%2f..%2f..%2f..%2fetc%2fpasswd"]
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_paths_that_lead_elsewhere(api: LiveApi, path: str) -> None:
     """Signed by a known key, so only the path itself is in question."""
@@ -331,6 +339,22 @@ BOMBS: dict[str, bytes] = {
 }
 
 
+def test_a_plain_reader_takes_bombs_or_falls_over_them() -> None:
+    """Those that it takes are then an infinity, a string that nobody can encode, or one of many."""
+    taken, crashed = set(), set()
+    for name, body in BOMBS.items():
+        try:
+            json.loads(body)
+            taken.add(name)
+        except RecursionError:
+            crashed.add(name)
+        except ValueError:
+            continue
+    assert crashed == {"deep lists", "deep objects"}
+    assert taken >= {"an exponent", "NaN", "Infinity", "one member many times", "half a pair"}
+    assert taken >= {"many members", "a long string", "nulls", "UTF-16", "blanks"}
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_bodies_that_are_bombs(api: LiveApi, name: str) -> None:
     answer = send(api, "POST", MICROVMS, BOMBS[name])
@@ -342,6 +366,7 @@ def test_bodies_that_are_bombs(api: LiveApi, name: str) -> None:
 
 def test_compressed_and_oversized_bodies(api: LiveApi) -> None:
     small = gzip.compress(b"0" * (64 << 20))
+    assert len(small) * 500 < len(gzip.decompress(small)), "where somebody unpacks it"
     packed = send(api, "POST", MICROVMS, small, {"Content-Encoding": "gzip"})
     assert packed.status == 400
     with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from microvmd.build import archive as judge
-from microvmd.build import in_namespace, toolchain, workshop
+from microvmd.build import builder, in_namespace, toolchain, workshop
 from microvmd.build.bases import BaseStore
 from microvmd.build.builder import BuildOptions, Rootfs, build_rootfs
 from microvmd.build.failure import BuildFailed
@@ -96,6 +96,12 @@ async def site(directory: Path) -> AsyncIterator[Site]:
     yield Site(directory, cache, Canary.make(directory, cache, tools.root), [])
 
 
+def groups() -> set[Path]:
+    """Control groups in this lane's: a run that was killed may have left some."""
+    tops = [hierarchy.root / lanes.own().group for hierarchy in find_hierarchies()]
+    return {path for top in tops for path in top.glob("*") if path.is_dir()}
+
+
 def run(directory: Path, test: Callable[[Site], Awaitable[None]]) -> None:
     """Run it, and see that it has left everything else as it was."""
 
@@ -105,10 +111,9 @@ def run(directory: Path, test: Callable[[Site], Awaitable[None]]) -> None:
             made.canary.check()
             out = directory / "out"
             assert not [path for path in out.glob("*") if path.name[0] == "."]
-        for hierarchy in find_hierarchies():
-            group = hierarchy.root / lanes.own().group
-            assert not [path for path in group.glob("*") if path.is_dir()]
+        assert groups() <= before
 
+    before = groups()
     asyncio.run(main())
 
 
@@ -163,6 +168,19 @@ def test_a_base_that_nobody_offers_is_refused_up_front(tmp_path: Path, dockerfil
         reason = await here.refused(dockerfile)
         assert NAMES[dockerfile] in reason
         assert not here.lines
+
+    run(tmp_path, test)
+
+
+def test_the_engine_would_open_files_of_the_builder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is refused for is that there is no image at that place."""
+    monkeypatch.setattr(builder, "_local_images", lambda *_: [])
+
+    async def test(here: Site) -> None:
+        reason = await here.refused("FROM dir:/build/bases")
+        assert "open /build/bases/manifest.json: no such file" in reason
 
     run(tmp_path, test)
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from microvmd.messages.node_requests import OpenControl, Refused
-from microvmd.messages.node_wire import FROM_NODE, HEADER_SIZE, TO_NODE, Header
+from microvmd.messages import node_wire
+from microvmd.messages.node_requests import AskVmm, OpenControl, Refused
+from microvmd.messages.node_wire import FROM_NODE, HEADER_SIZE, TO_NODE, Header, WireError
+from microvmd.node.paths import NodePaths
 from microvmd.service.keeper import SOCKET
 from microvmd.service.serve import NICER
 from microvmd.service.user import ServiceUser
@@ -30,6 +32,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.security]
 ROOT = 0
 NOBODY = 65534
 HOSTILE = 10_000
+TRAVERSAL = b'["AskVmm",{"microvm_id":"../../../../../../etc/passwd"}]'
 LIMIT = 280
 PYTHON = os.path.realpath(sys.executable)
 """The interpreter itself: the checkout may lie where the service's user cannot go."""
@@ -199,7 +202,6 @@ def _hostile(rng: random.Random) -> bytes:
     head, payload = frame[:HEADER_SIZE], frame[HEADER_SIZE:]
     bad = spoiled(payload, rng)
     whole = head[:4] + len(bad).to_bytes(4, "big") + bad
-    traversal = b'["AskVmm",{"microvm_id":"../../../etc/passwd"}]'
     return bytes(
         rng.choice(
             [
@@ -209,10 +211,21 @@ def _hostile(rng: random.Random) -> bytes:
                 head[:3] + b"\x07" + head[4:] + payload,
                 rng.randbytes(rng.randrange(1, 200)),
                 frame,  # no connection begins with a command
-                head[:4] + len(traversal).to_bytes(4, "big") + traversal,
+                head[:4] + len(TRAVERSAL).to_bytes(4, "big") + TRAVERSAL,
             ]
         )
     )
+
+
+def test_without_a_rule_a_name_is_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A type alone lets it through: of the paths of a MicroVM it would make those of a system."""
+    with pytest.raises(WireError):
+        TO_NODE.decode(TRAVERSAL)
+    monkeypatch.setattr(node_wire, "_check", lambda _: None)
+    asked = TO_NODE.decode(TRAVERSAL)
+    assert isinstance(asked, AskVmm)
+    root = NodePaths(tmp_path)
+    assert not root.microvm(asked.microvm_id).directory.resolve().is_relative_to(tmp_path)
 
 
 def test_hostile_messages_are_refused_and_the_node_lives(
