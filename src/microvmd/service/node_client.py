@@ -131,7 +131,10 @@ class NodeClient:
         """Hand over a command, or keep it for the next session."""
         if self._is_settled_by_adoption(command):
             return
-        self._waiting.append(_lean(command))
+        if isinstance(command, AdoptMicrovm):
+            self._put_first(command)
+        else:
+            self._waiting.append(_lean(command))
         if self._session is not None:
             with suppress(OSError):
                 await self._flush(self._session)
@@ -151,6 +154,14 @@ class NodeClient:
             case _:
                 return False
         return self._adopting.get(_microvm_id(command)) == begun
+
+    def _put_first(self, adoption: AdoptMicrovm) -> None:
+        """Orders may wait since the session was opened, and no node knows of what it has not
+        adopted yet. A suspend of which the record tells already is settled by the adoption."""
+        told: SuspendMicrovm | None = None
+        if adoption.phase is Phase.SUSPENDING:
+            told = SuspendMicrovm(adoption.spec.microvm_id, adoption.spec.generation)
+        self._waiting = [adoption, *(one for one in self._waiting if one != told)]
 
     def _waits(self, spec: MicrovmSpec) -> bool:
         """A start or resume that no node has been told of: there is nothing to adopt."""

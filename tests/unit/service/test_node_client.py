@@ -202,6 +202,29 @@ async def test_a_start_waits_for_the_next_node(tmp_path: Path) -> None:
             using.cancel()
 
 
+async def test_orders_of_the_time_between_inventory_and_adoption(tmp_path: Path) -> None:
+    """While a node that came again sweeps, calls go on."""
+    script, plane = Script(), Plane()
+    other = replace(SPEC, microvm_id=OTHER)
+    async with node(tmp_path, script) as client, asyncio.timeout(LIMIT):
+        client.bind(plane)
+        opened = await client.open()
+        await client.send(SuspendMicrovm(ID, 1))
+        await client.send(SuspendMicrovm(OTHER, other.generation))
+        # Of one the record tells already when it is read, of the other not yet.
+        plane.record = [(SPEC, Phase.RUNNING), (other, Phase.SUSPENDING)]
+        async with asyncio.TaskGroup() as tasks:
+            using = tasks.create_task(client.use(opened))
+            found = await script.next(3)
+            assert found[:2] == [
+                AdoptMicrovm(other, Phase.SUSPENDING),
+                AdoptMicrovm(SPEC, Phase.RUNNING),
+            ]
+            assert found[2:] == [SuspendMicrovm(ID, 1)]
+            assert script.commands.empty()
+            using.cancel()
+
+
 async def test_what_the_node_would_refuse_is_settled_here(tmp_path: Path) -> None:
     script, plane = Script(), Plane()
     async with session(tmp_path, script, plane) as client:
