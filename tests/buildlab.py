@@ -21,9 +21,8 @@ from moto.server import ThreadedMotoServer
 from microvmd.build.archive import Archive, ArchiveLimits, inspect
 from microvmd.build.in_microvm import MicrovmWorkshop
 from microvmd.node import kernel
-from microvmd.node.jail import Jails, JailSettings
+from microvmd.node.jail import Jails
 from microvmd.node.network import NetworkPool
-from microvmd.node.slots import NetworkSettings
 from microvmd.vmm.choice import choose
 from microvmd.vmm.machine import Wanted
 from tests.accelerated import accelerator
@@ -94,17 +93,8 @@ async def workshop(directory: Path) -> AsyncIterator[MicrovmWorkshop]:
     run = directory / "run"
     run.mkdir()
     with Lane.claimed(str(directory)) as lane:
-        settings = JailSettings(
-            ASSETS / "microvmd-jailer",
-            CACHE,
-            lane.group,
-            lane.first_uid,
-            slots=16,
-            surroundings=vmm.surroundings,
-        )
-        networking = NetworkSettings(run, lane.prefix, lane.subnet, ready=0)
-        async with NetworkPool(networking) as networks:
-            with contextlib.closing(await Jails.open(settings)) as jails:
+        async with NetworkPool(lane.networks(run)) as networks:
+            with contextlib.closing(await Jails.open(lane.jails(CACHE))) as jails:
                 yield MicrovmWorkshop(
                     kernel=guest,
                     accelerator=accelerator(),

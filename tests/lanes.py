@@ -20,6 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from microvmd.node.jail import JailSettings
+from microvmd.node.slots import NetworkSettings
+from tests.checkout import ASSETS
+
 LANES = 26
 UIDS = 4096
 FIRST_UID = 3_100_000
@@ -67,6 +71,14 @@ class Lane:
     @property
     def first_uid(self) -> int:
         return FIRST_UID + self.number * UIDS
+
+    def networks(self, run: Path) -> NetworkSettings:
+        """Made when they are asked for, none in store."""
+        return NetworkSettings(run, self.prefix, self.subnet, ready=0)
+
+    def jails(self, cache: Path) -> JailSettings:
+        """Whose root lies in this cache."""
+        return JailSettings(ASSETS / "microvmd-jailer", cache, self.group, self.first_uid)
 
 
 def _prefix(number: int) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dns.message
@@ -22,10 +22,8 @@ RECORDS = {"good.test.": INTERNET, "rebind.test.": "10.1.2.3", "meta.test.": MET
 
 
 def settings(run: Path, ready: int = 0, resolvers: tuple[str, ...] = ()) -> NetworkSettings:
-    lane = lanes.own()
-    return NetworkSettings(
-        run, lane.prefix, lane.subnet, ready=ready, connections=20, resolvers=resolvers
-    )
+    made = lanes.own().networks(run)
+    return replace(made, ready=ready, connections=20, resolvers=resolvers)
 
 
 @dataclass(slots=True)

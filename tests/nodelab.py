@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,7 +38,7 @@ from microvmd.node.agent import BuildRefused, NodeAgent
 from microvmd.node.aws_access import AwsAccess
 from microvmd.node.bring_up import Equipment
 from microvmd.node.delivery import open_deliveries
-from microvmd.node.jail import Jails, JailSettings
+from microvmd.node.jail import Jails
 from microvmd.node.kernel import GuestKernel, prepare
 from microvmd.node.kms import Kms, KmsSettings
 from microvmd.node.logs import LogStore
@@ -136,7 +136,7 @@ class NodeLab:
 
     @property
     def network_settings(self) -> NetworkSettings:
-        return NetworkSettings(self.directory / "run", self.lane.prefix, self.lane.subnet, ready=0)
+        return self.lane.networks(self.directory / "run")
 
     async def vmm(self) -> Vmm:
         return (await choose(Wanted(self.vmm_kind), self.accelerator, FIRECRACKER)).vmm
@@ -147,15 +147,8 @@ class NodeLab:
         paths.make()
         self.network_settings.run.mkdir(exist_ok=True)
         vmm = await self.vmm()
-        jails = await Jails.open(
-            JailSettings(
-                jailer=ASSETS / "microvmd-jailer",
-                cache=self.directory / "cache",
-                group=self.lane.group,
-                first_uid=self.lane.first_uid,
-                surroundings=vmm.surroundings,
-            )
-        )
+        jailing = replace(self.lane.jails(self.directory / "cache"), surroundings=vmm.surroundings)
+        jails = await Jails.open(jailing)
         offered = await choose_others(Wanted(), self.offered, vmm, self.accelerator, FIRECRACKER)
         stamp = Stamp.of(self.accelerator, vmm)
         others = [Stamp.of(self.accelerator, one) for one in offered]

@@ -18,7 +18,7 @@ from tests.kvmhost.machine import KvmHost
 from tests.kvmhost.root import INSIDE
 from tests.kvmhost.sending import ENVIRONMENT
 from tests.nodelab import VMM_VARIABLE
-from tests.servicelab import ISOLATION_VARIABLE
+from tests.serviceprocess import ISOLATION_VARIABLE
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 

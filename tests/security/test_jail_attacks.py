@@ -14,19 +14,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from microvmd.node import jail_root
 from microvmd.node.cgroup import find_hierarchies
-from microvmd.node.jail import Jails, JailSettings, limits_for
+from microvmd.node.jail import Jails, limits_for
 from microvmd.vmm.machine import AcceleratorKind, VmmCommand
 from microvmd.vmm.process import Exit
 from microvmd.vmm.qemu import surroundings
 from tests import lanes
-from tests.checkout import ASSETS
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
 
@@ -100,10 +99,7 @@ def root(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 async def jailed(root: Path, tmp_path: Path, seccomp: str, *words: str) -> tuple[Exit, str]:
     """Run the program as a VMM is run; how it ended and what it said."""
-    lane = lanes.own()
-    settings = JailSettings(
-        ASSETS / "microvmd-jailer", root, lane.group, lane.first_uid, seccomp=seccomp
-    )
+    settings = replace(lanes.own().jails(root), seccomp=seccomp)
     jails = Jails(settings, root, find_hierarchies())
     with (tmp_path / "output").open("w+") as output:
         command = VmmCommand((PROGRAM, *words), (), (), output.fileno())

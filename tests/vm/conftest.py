@@ -160,12 +160,7 @@ async def _boot(
 def jail_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JailSettings]:
     cache = tmp_path_factory.mktemp("jail")
     with Lane.claimed() as lane:
-        yield JailSettings(
-            jailer=ASSETS / "microvmd-jailer",
-            cache=cache,
-            group=lane.group,
-            first_uid=lane.first_uid,
-        )
+        yield lane.jails(cache)
     shutil.rmtree(cache, ignore_errors=True)
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from microvmd.node.jail import Jail, Jails, JailSettings, limits_of
+from microvmd.node.jail import Jail, Jails, limits_of
 from microvmd.node.jail_facts import flaws
 from microvmd.node.network import Network, NetworkPool
-from microvmd.node.slots import NetworkSettings
 from microvmd.vmm.firecracker import FirecrackerVmm
 from microvmd.vmm.firecracker_machine import FirecrackerMachine
 from microvmd.vmm.machine import (
@@ -28,7 +27,6 @@ from microvmd.vmm.machine import (
     Start,
     Status,
 )
-from tests.checkout import ASSETS
 from tests.lanes import Lane
 from tests.vm.test_firecracker_machine import PROGRAM, Counting, counting, counts_on
 
@@ -71,17 +69,9 @@ async def site(counting: Counting, directory: Path) -> AsyncIterator[Site]:
     run = directory / "run"
     run.mkdir()
     with Lane.claimed(str(directory)) as lane:
-        settings = JailSettings(
-            ASSETS / "microvmd-jailer",
-            directory / "cache",
-            lane.group,
-            lane.first_uid,
-            surroundings=vmm.surroundings,
-        )
+        settings = replace(lane.jails(directory / "cache"), surroundings=vmm.surroundings)
         with contextlib.closing(await Jails.open(settings)) as jails:
-            async with NetworkPool(
-                NetworkSettings(run, lane.prefix, lane.subnet, ready=0)
-            ) as networks:
+            async with NetworkPool(lane.networks(run)) as networks:
                 yield Site(vmm, jails, networks)
             jails.sweep(set())
 

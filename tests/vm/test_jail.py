@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import json
 import os
+import pickle
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,7 @@ from microvmd.node.cgroup import Limits, find_hierarchies, names
 from microvmd.node.jail import Jails, JailSettings, limits_for
 from microvmd.node.snapshot import SuspendFiles
 from microvmd.vmm.machine import (
-    Accelerator,
     AcceleratorKind,
-    Drive,
     EndReason,
     FromImage,
     FromSuspend,
@@ -34,6 +33,7 @@ from microvmd.vmm.machine import (
 from microvmd.vmm.process import ProcessGone, ProcessIdentity
 from microvmd.vmm.qemu import adopt, launch
 from tests.accelerated import accelerator_kind
+from tests.checkout import CHECKOUT
 
 if TYPE_CHECKING:
     from tests.vm.conftest import SmallGuest
@@ -160,83 +160,61 @@ async def test_a_jail_that_cannot_be_built_says_why(
 
 
 NODE = """
-import asyncio, json, sys
-from pathlib import Path
-from microvmd.node.jail import Jails, JailSettings
+import asyncio, pickle, sys
 from tests.vm import test_jail
 
-async def main() -> None:
-    await test_jail.play_node(json.loads(sys.argv[1]))
-
-asyncio.run(main())
+asyncio.run(test_jail.play_node(pickle.loads(bytes.fromhex(sys.argv[1]))))
 """
 
 
-async def play_node(plan: dict[str, str]) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """What another process starts."""
+
+    jails: JailSettings
+    spec: MachineSpec
+    directory: Path
+    device: Path
+    paused: bool
+
+    @property
+    def files(self) -> MachineFiles:
+        return MachineFiles(self.directory)
+
+
+async def play_node(plan: Plan) -> None:
     """Another process: start a jailed VMM, say so, and wait to be killed."""
-    settings = JailSettings(
-        Path(plan["jailer"]), Path(plan["cache"]), plan["group"], int(plan["first_uid"])
-    )
-    jails = await Jails.open(settings)
-    files, spec = MachineFiles(Path(plan["directory"])), _spec(plan)
+    jails, files = await Jails.open(plan.jails), plan.files
     async with (
         jails.jail("kept", LIMITS, KIND) as jail,
-        launch(spec, files, jail, FromImage(Path(plan["device"]))) as machine,
+        launch(plan.spec, files, jail, FromImage(plan.device)) as machine,
     ):
         await machine.cont()
-        if plan["paused"]:
+        if plan.paused:
             await machine.suspend(files.directory / "device", files.directory / "memory.diff")
         sys.stdout.write(json.dumps(asdict(machine.identity)) + "\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
 
 
-def _spec(plan: dict[str, str]) -> MachineSpec:
-    return MachineSpec(
-        memory_mib=512,
-        vcpus=1,
-        memory_file=Path(plan["memory"]),
-        kernel=Path(plan["kernel"]),
-        initrd=Path(plan["initrd"]),
-        accelerator=Accelerator(KIND, "tests", 1),
-        drives=(Drive("disk", Path(plan["overlay"]), backing=Path(plan["disk"])),),
-    )
-
-
-@pytest.fixture(params=["", "paused"])
+@pytest.fixture(params=[False, True], ids=["running", "paused"])
 def plan(
     request: pytest.FixtureRequest,
     small_guest: "SmallGuest",
     jail_settings: JailSettings,
     tmp_path: Path,
-) -> dict[str, str]:
+) -> Plan:
     spec = small_guest.spec_for(tmp_path)
-    drive = spec.drives[0]
-    assert drive.backing is not None
-    return {
-        "jailer": os.fspath(jail_settings.jailer),
-        "cache": os.fspath(jail_settings.cache),
-        "group": jail_settings.group,
-        "first_uid": str(jail_settings.first_uid),
-        "directory": os.fspath(tmp_path),
-        "device": os.fspath(small_guest.device),
-        "memory": os.fspath(spec.memory_file),
-        "kernel": os.fspath(spec.kernel),
-        "initrd": os.fspath(spec.initrd),
-        "overlay": os.fspath(drive.path),
-        "disk": os.fspath(drive.backing),
-        "paused": request.param,
-    }
+    return Plan(jail_settings, spec, tmp_path, small_guest.device, request.param)
 
 
 @contextlib.contextmanager
-def _node(plan: dict[str, str]) -> Iterator[ProcessIdentity]:
+def _node(plan: Plan) -> Iterator[ProcessIdentity]:
     """Run `play_node` elsewhere, and kill that process before the body runs."""
-    checkout = Path(__file__).parents[2]
     node = subprocess.Popen(
-        [sys.executable, "-c", NODE, json.dumps(plan)],
+        [sys.executable, "-c", NODE, pickle.dumps(plan).hex()],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": f"{checkout}/src:{checkout}"},
+        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}/src:{CHECKOUT}"},
     )
     assert node.stdout is not None
     with node.stdout:
@@ -247,23 +225,23 @@ def _node(plan: dict[str, str]) -> Iterator[ProcessIdentity]:
     yield identity
 
 
-async def test_adopted_after_the_node_was_killed(plan: dict[str, str], jails: Jails) -> None:
-    files = MachineFiles(Path(plan["directory"]))
+async def test_adopted_after_the_node_was_killed(plan: Plan, jails: Jails) -> None:
+    files = plan.files
     with _node(plan) as identity:
         assert identity.alive()
         async with (
             jails.adopt("kept", identity) as jail,
-            adopt(_spec(plan), files, identity) as machine,
+            adopt(plan.spec, files, identity) as machine,
         ):
-            assert await machine.status() is (Status.PAUSED if plan["paused"] else Status.RUNNING)
-            if plan["paused"]:
+            assert await machine.status() is (Status.PAUSED if plan.paused else Status.RUNNING)
+            if plan.paused:
                 await machine.cont()
             reader, writer = await asyncio.open_unix_connection(files.agent)
             writer.write(b"ping\n")
             assert await reader.readline() == b"pong\n"
             writer.close()
             await writer.wait_closed()
-            assert jail.uid == int(plan["first_uid"])
+            assert jail.uid == plan.jails.first_uid
             await machine.suspend(files.directory / "device", files.directory / "memory.diff")
             end = await machine.kill()
         assert end.reason is EndReason.ASKED
@@ -274,7 +252,7 @@ async def test_adopted_after_the_node_was_killed(plan: dict[str, str], jails: Ja
 
 
 async def test_sweep_ends_what_nobody_knows(
-    plan: dict[str, str], jails: Jails, jail_settings: JailSettings
+    plan: Plan, jails: Jails, jail_settings: JailSettings
 ) -> None:
     with _node(plan) as identity:
         jails.sweep({"kept"})

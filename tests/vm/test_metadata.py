@@ -49,8 +49,7 @@ class Role:
 
 
 def settings(run: Path) -> NetworkSettings:
-    lane = lanes.own()
-    return NetworkSettings(run, lane.prefix, lane.subnet, ready=0)
+    return lanes.own().networks(run)
 
 
 def instance(name: str) -> Instance:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from microvmd.node import namespace
 from microvmd.node.commands import ip, query
 from microvmd.node.network import NetworkPool
-from microvmd.node.slots import NetworkError, NetworkSettings
+from microvmd.node.slots import NetworkError
 from microvmd.vmm.process import run
 from tests import lanes, netlab
 from tests.lanes import Lane
@@ -168,7 +169,7 @@ def test_the_last_instance_puts_forwarding_back(tmp_path: Path) -> None:
         alone = await _alone()
         async with contextlib.AsyncExitStack() as later:
             lane = later.enter_context(Lane.claimed())
-            second = NetworkSettings(tmp_path / "b", lane.prefix, lane.subnet, ready=0)
+            second = lane.networks(tmp_path / "b")
             async with NetworkPool(settings(tmp_path / "a")):
                 await later.enter_async_context(NetworkPool(second))
             assert await asyncio.to_thread(forward.read_text) == "1\n"
@@ -206,7 +207,7 @@ def test_forwarding_between_others_stays_off_if_it_was(tmp_path: Path) -> None:
 def test_a_subnet_in_use_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         subnet = ipaddress.IPv4Network("127.0.0.0/24")
-        loopback = NetworkSettings(tmp_path, lanes.own().prefix, subnet)
+        loopback = replace(settings(tmp_path), subnet=subnet)
         with pytest.raises(NetworkError, match="in use: lo has"):
             async with NetworkPool(loopback):
                 pass
