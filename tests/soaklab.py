@@ -367,6 +367,7 @@ class Soak:
         """Nothing is lost, doubled or left; what was kept goes on."""
         api = self._api()
         for life in self.kept:
+            life.auth = ""  # a token lives for an hour at most, and they live longer
             try:
                 self._ask(api, life)
             except Over as over:
