@@ -17,6 +17,7 @@ from hyperframe.frame import HeadersFrame
 from microvmd.control.tokens import InvalidToken
 from tests.edgeguests import HTTP_PORT, Guest, guest
 from tests.edgelab import World, world
+from tests.edgeweak import weakened, without
 from tests.h2frames import Fields, attacker, replaced, request
 
 pytestmark = pytest.mark.security
@@ -188,6 +189,18 @@ def test_versions_that_are_none_of_http1(version: str) -> None:
             answer = await w.raw("vm-a", text + _filled(w, SECOND), patience=1)
             assert set(_proved(app)) <= {b"GET /probe HTTP/1.0", b"GET /probe HTTP/1.1"}
             assert answer.count(b"HTTP/1.1 200") == len(app.heads) <= 1
+
+    asyncio.run(scenario())
+
+
+def test_http_09_would_be_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    weakened(monkeypatch, without("400 unless { req.ver"))
+
+    async def scenario() -> None:
+        async with world() as w, _two(w) as (app, _):
+            tail = "\r\nHost: {host}\r\nx-aws-proxy-auth: {token}\r\nConnection: close\r\n\r\n"
+            await w.raw("vm-a", _filled(w, f"GET /probe HTTP/0.9{tail}"), patience=1)
+            assert _proved(app) == [b"GET /probe HTTP/0.9"]
 
     asyncio.run(scenario())
 
