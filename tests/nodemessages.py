@@ -133,6 +133,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "delivery": st.none() | DELIVERY,
     },
     node.DeleteVersion: {"version": VERSIONS},
+    node.RetireVersion: {"version": VERSIONS},
     node.AdoptMicrovm: {"spec": SPECS, "phase": st.sampled_from(Phase)},
     node.ProvisionConnector: {"connector_id": CONNECTOR, "number": COUNT, "egress": EGRESS},
     node.RevokeConnector: {"connector_id": CONNECTOR, "numbers": NUMBERS},
@@ -167,6 +168,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node_requests.RoomIs: {
         "machine": st.builds(Machine, ROOM, ROOM, ROOM, ROOM),
         "taken_mib": st.dictionaries(MICROVM_ID, ROOM, max_size=3),
+        "waiting": ROOM,
     },
     node_requests.AskStored: {"microvm_id": MICROVM_ID},
     node_requests.StoredIs: {"mib": ROOM},
@@ -219,6 +221,7 @@ SAMPLES = (
         _VERSION, ID[8:], _ARN, VersionConfig(_ARN, _ROLE, "s3://b/k"), _LOG, SPEC.egress
     ),
     node.DeleteVersion(_VERSION),
+    node.RetireVersion(_VERSION),
     node.RevokeConnector(f"nc-{ID[8:]}", (1, 2)),
     node_requests.Keep(frozenset({ID}), frozenset({_VERSION})),
     node_requests.ReadLogs(_LOG.group, _LOG.stream, follow=True),

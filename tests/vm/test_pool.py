@@ -19,6 +19,7 @@ from microvmd.messages.node import (
     Inventory,
     MicrovmSpec,
     ResumeMicrovm,
+    RetireVersion,
     Started,
     StartMicrovm,
     Suspended,
@@ -30,8 +31,9 @@ from microvmd.messages.node import (
 from microvmd.model.egress import NOTHING
 from microvmd.model.microvm import Phase
 from microvmd.model.pool import PoolRules
-from microvmd.node.bring_up import CLAIM, VmmRecord
+from microvmd.node.bring_up import VmmRecord
 from microvmd.node.cgroup import find_hierarchies, names
+from microvmd.node.timings import CLAIM
 from tests.nodelab import ALL_HOOKS, LIMIT, VERSION, NodeLab, RunningNode, ask, spec_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.anyio]
@@ -180,7 +182,7 @@ async def test_a_claim_that_fails_is_no_failed_run(pooled: NodeLab) -> None:
     assert not groups(pooled)
 
 
-async def test_nothing_waits_for_a_version_that_is_deleted(pooled: NodeLab) -> None:
+async def test_nothing_waits_for_a_version_that_is_retired_or_deleted(pooled: NodeLab) -> None:
     version = VersionKey(VERSION.account, VERSION.image_name, "9.0")
     spec = replace(spec_of(), version=version)
     async with pooled.node() as node:
@@ -189,6 +191,12 @@ async def test_nothing_waits_for_a_version_that_is_deleted(pooled: NodeLab) -> N
         shutil.copytree(made, paths.image(version).directory, copy_function=os.link)
         report = await started(node, spec)
         await waits(node, 1)
+        await node.agent.send(RetireVersion(version))
+        await waits(node, 0)
+        again = replace(spec_of(), version=version)
+        assert CLAIM not in (await started(node, again)).timings
+        await waits(node, 1)
+        await gone(node, again)
         await node.agent.send(DeleteVersion(version))
         assert await node.reports.next(VersionDeleted) == VersionDeleted(version)
         assert node.agent.waiting == 0

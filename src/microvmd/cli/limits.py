@@ -76,7 +76,7 @@ def _machine(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "on it",
             f"{found['microvms']} MicroVMs and {found['builds']} builds, baselines of "
-            f"{found['baseline_mib']} MiB",
+            f"{found['baseline_mib']} MiB; {found['waiting_vmms']} VMMs wait",
         ),
         (
             "disk",

@@ -26,6 +26,8 @@ class Room:
     builds: int
     baseline_mib: int
     left_mib: int
+    waiting: int = 0
+    """VMMs without a guest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Capacity:
             builds=builds,
             baseline_mib=sum(share.baseline_mib for share in held),
             left_mib=self.rules.room_mib(measured.machine, held),
+            waiting=measured.waiting,
         )
 
     def held(self, tx: Transaction, measured: Measured) -> Iterator[Share]:

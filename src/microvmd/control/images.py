@@ -22,6 +22,7 @@ from microvmd.messages.node import (
     BuildVersion,
     DeleteVersion,
     Node,
+    RetireVersion,
     VersionDeleted,
     VersionKey,
 )
@@ -254,7 +255,10 @@ class Images:
             tx.save_version(changed)
             return changed
 
-        return await self._store.run(decide)
+        changed = await self._store.run(decide)
+        if changed.status is VersionStatus.INACTIVE:
+            await self._node.send(RetireVersion(key_of(changed)))
+        return changed
 
     async def delete_version(self, account: str, identifier: str, number: str) -> Version:
         """Refused for the last version and while MicroVMs of it live."""

@@ -9,10 +9,12 @@ from microvmd.model.capacity import Machine
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """``taken_mib`` is private memory of each VMM, by the MicroVM's id. It may be a second old."""
+    """``taken_mib`` is private memory of each VMM, by the MicroVM's id. It may be a second old.
+    ``waiting`` VMMs have no guest yet."""
 
     machine: Machine
     taken_mib: Mapping[str, int] = field(default_factory=dict)
+    waiting: int = 0
 
 
 class Meter(Protocol):

@@ -129,6 +129,14 @@ class DeleteVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class RetireVersion:
+    """No further MicroVMs of an image version are run for now: nothing need wait for one. There is
+    no report of it."""
+
+    version: VersionKey
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptMicrovm:
     """Take over a MicroVM that an earlier process of this node left in ``phase``.
 
@@ -172,6 +180,7 @@ Command = (
     | TerminateMicrovm
     | BuildVersion
     | DeleteVersion
+    | RetireVersion
     | AdoptMicrovm
     | ProvisionConnector
     | RevokeConnector

@@ -38,6 +38,7 @@ from microvmd.messages.node import (
     Report,
     ResumeFailed,
     ResumeMicrovm,
+    RetireVersion,
     RevokeConnector,
     VersionDeleted,
     VersionKey,
@@ -128,10 +129,11 @@ class AskRoom:
 
 @dataclass(frozen=True, slots=True)
 class RoomIs:
-    """``taken_mib`` by the name of a control group."""
+    """``taken_mib`` by the name of a control group; ``waiting`` VMMs have no guest yet."""
 
     machine: Machine
     taken_mib: Mapping[str, int]
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +245,12 @@ FromNode = (
 """All that a node says."""
 
 
-def failure_of(command: Command, reason: str) -> Report:
-    """The report of a command that a node does not carry out, so that its state is settled."""
+def failure_of(command: Command, reason: str) -> Report | None:
+    """The report of a command that a node does not carry out, so that its state is settled; None
+    where there is no state to settle."""
     match command:
+        case RetireVersion():
+            return None
         case BuildVersion():
             return BuildFailed(command.version, command.build_id, reason)
         case DeleteVersion():

@@ -210,6 +210,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "vmm": _or_none(VMMS.__contains__),
     },
     node.DeleteVersion: {"version": _any},
+    node.RetireVersion: {"version": _any},
     node.AdoptMicrovm: {"spec": _any, "phase": _any},
     node.ProvisionConnector: {
         "connector_id": CONNECTOR_ID,
@@ -272,6 +273,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         **dict.fromkeys(("available_mib", "disk_free_mib"), _number(-(2**31), LARGEST_NUMBER)),
     },
     node_requests.RoomIs: {
+        "waiting": _number(0, LARGEST_NUMBER),
         "machine": _any,
         "taken_mib": _pairs(
             _matches(r"[a-zA-Z0-9_.:-]{1,255}"), _number(0, LARGEST_NUMBER), MOST_TAKEN

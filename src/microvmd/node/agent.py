@@ -30,6 +30,7 @@ from microvmd.messages.node import (
     ProvisionConnector,
     Report,
     ResumeMicrovm,
+    RetireVersion,
     RevokeConnector,
     StartMicrovm,
     SuspendMicrovm,
@@ -122,6 +123,8 @@ class NodeAgent:
                 self._own(self._build(command), f"build {command.version}")
             case DeleteVersion():
                 self._own(self._delete(command), f"delete {command.version}")
+            case RetireVersion():
+                self._own(self._pool.drop(command.version), f"retire {command.version}")
             case ChangeEgress():
                 self._own(self._change_egress(command), command.microvm_id)
             case ProvisionConnector() | RevokeConnector():

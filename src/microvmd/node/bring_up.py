@@ -38,7 +38,7 @@ from microvmd.node.paths import MicrovmFiles, NodePaths
 from microvmd.node.presence import microvm_present
 from microvmd.node.roles import Roles, RoleSession
 from microvmd.node.snapshot import ImageFiles, Manifest, SnapshotBroken, Stamp, read
-from microvmd.node.timings import Timings
+from microvmd.node.timings import CLAIM, Timings
 from microvmd.node.uniqueness import Given, Uniqueness
 from microvmd.node.vault import Vault
 from microvmd.node.working import Hold, WorkingFiles
@@ -69,8 +69,6 @@ AGENT_LIMIT = 30.0
 CLOCK_TOLERANCE_NS = 30_000_000
 """By how much a guest's clock may be behind ours when it starts."""
 CLOCK_TRIES = 8
-CLAIM = "claim"
-"""The first step in a VMM that waited; others begin with a network."""
 COPY_LIMIT = 600.0
 """Seconds for a MicroVM's copy of a disk."""
 

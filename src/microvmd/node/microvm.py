@@ -42,7 +42,7 @@ from microvmd.node.pool import VmmPool
 from microvmd.node.shell import Shells
 from microvmd.node.slots import NetworkError
 from microvmd.node.snapshot import SnapshotBroken, SnapshotForeign, load, read
-from microvmd.node.timings import Timings
+from microvmd.node.timings import DISK, Timings
 from microvmd.node.working import Hold, WorkingFiles
 from microvmd.vmm.causes import ungrouped
 from microvmd.vmm.console import tail
@@ -230,7 +230,7 @@ class MicrovmTask:
         self, stack: AsyncExitStack, working: WorkingFiles, timings: Timings
     ) -> Running:
         image = working.image.files
-        with timings.step("disk"):
+        with timings.step(DISK):
             await self.equipment.create_disk(working.suspend.overlay, image)
         return await bring_up(stack, self.equipment, self.spec, working, image.start, timings)
 

@@ -161,7 +161,9 @@ class NodeServer:
             await agent.send(command)
             return
         log.error("node.refused", command=type(command).__name__, reason=reason)
-        await report(failure_of(command, f"INTERNAL_PLATFORM_ERROR: The node refused: {reason}."))
+        said = failure_of(command, f"INTERNAL_PLATFORM_ERROR: The node refused: {reason}.")
+        if said is not None:
+            await report(said)
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -187,7 +189,8 @@ class NodeServer:
     async def _room(self) -> RoomIs:
         async with self._measuring:  # the meter is of one thread
             found = await asyncio.to_thread(self.meter.measure)
-        return RoomIs(found.machine, found.taken_mib)
+        waiting = 0 if self._agent is None else self._agent.waiting
+        return RoomIs(found.machine, found.taken_mib, waiting)
 
     async def _reload_networks(self) -> str | None:
         try:

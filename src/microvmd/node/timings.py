@@ -7,6 +7,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+CLAIM = "claim"
+"""First step of a run in a VMM that waited."""
+DISK = "disk"
+"""Of a run that found none."""
+
 
 class Timings:
     """A stopwatch; concurrent steps may overlap."""

@@ -32,6 +32,7 @@ from microvmd.control.event_rows import EventQuery
 from microvmd.control.events import Events
 from microvmd.messages.node import Report, Started, Suspended
 from microvmd.model.microvm import MicroVm, Phase
+from microvmd.node.timings import CLAIM, DISK
 
 NOT_OURS = "-"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -54,6 +55,8 @@ class Sources:
 
     live: Callable[[], Iterable[MicroVm]]
     traffic: Callable[[], Awaitable[Mapping[str, Traffic]]]
+    waiting: Callable[[], Awaitable[int | None]]
+    """VMMs without a guest; None where the node does not tell."""
 
 
 class Metrics:
@@ -82,6 +85,14 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._claims = Counter(
+            "microvmd_pool_runs",
+            "Runs by whether a VMM waited for them.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for outcome in ("hit", "miss"):
+            self._claims.labels(outcome)
         self._changes = Counter(
             "microvmd_state_changes",
             "Changes of state, as in the events.",
@@ -108,12 +119,20 @@ class Metrics:
         match report:
             case Started():
                 what = "start"
+                self._count_claim(report)
             case Suspended():
                 what = "suspend"
             case _:
                 return
         for step, milliseconds in report.timings.items():
             self._steps.labels(what, step).observe(milliseconds / 1000)
+
+    def _count_claim(self, report: Started) -> None:
+        """A run has one of these two steps; a resume, or what was adopted, has neither."""
+        if CLAIM in report.timings:
+            self._claims.labels("hit").inc()
+        elif DISK in report.timings:
+            self._claims.labels("miss").inc()
 
     async def count_changes(self, events: Events) -> None:
         """Run for ever: every event from now on is counted."""
@@ -128,7 +147,8 @@ class Metrics:
             traffic: Mapping[str, Traffic] | None = await sources.traffic()
         except OSError:
             traffic = None
-        now = _Now(list(sources.live()), traffic, self._most, time.time())
+        waiting = await sources.waiting()
+        now = _Now(list(sources.live()), traffic, waiting, self._most, time.time())
         states = CollectorRegistry()
         states.register(now)
         return generate_latest(self.registry) + generate_latest(states)
@@ -140,6 +160,7 @@ class _Now(Collector):
 
     live: list[MicroVm]
     traffic: Mapping[str, Traffic] | None
+    waiting: int | None
     most: int
     time: float = field(default=0.0)
 
@@ -149,6 +170,10 @@ class _Now(Collector):
         edge = GaugeMetricFamily("microvmd_edge_up", "1 when HAProxy answers.")
         edge.add_metric((), float(self.traffic is not None))
         yield edge
+        if self.waiting is not None:
+            pool = GaugeMetricFamily("microvmd_pool_waiting", "VMMs that wait for a run.")
+            pool.add_metric((), self.waiting)
+            yield pool
         yield from self._each()
 
     def _by_phase(self) -> Metric:

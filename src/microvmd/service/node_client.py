@@ -181,7 +181,9 @@ class NodeClient:
                 log.error("node.command_not_sent", command=name, reason=str(error))
                 if not isinstance(command, AdoptMicrovm):
                     reason = f"INTERNAL_PLATFORM_ERROR: The node would refuse: {error}."
-                    await self.plane.report(failure_of(command, reason))
+                    failed = failure_of(command, reason)
+                    if failed is not None:
+                        await self.plane.report(failed)
         await session.drain()
 
     # -- the session -------------------------------------------------------------------------

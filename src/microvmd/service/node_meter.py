@@ -37,7 +37,7 @@ class MeterClient:
                 if self._last is None:
                     raise
             else:
-                self._last = Measured(found.machine, found.taken_mib)
+                self._last = Measured(found.machine, found.taken_mib, found.waiting)
         assert self._last is not None
         return self._last
 

@@ -11,6 +11,7 @@ from microvmd.control.metering import Metering, forget_old_usage
 from microvmd.control.microvms import MicroVms
 from microvmd.control.store import Store
 from microvmd.control.webhooks import deliver
+from microvmd.messages.capacity import Meter
 from microvmd.service.audit_log import MIB, AuditLimits, AuditLog, audit_log
 from microvmd.service.keys import metrics_token
 from microvmd.service.metrics import Metrics, Sources, Traffic, metrics_route
@@ -32,11 +33,13 @@ class Observing:
         settings: Settings,
         store: Store,
         traffic: Callable[[], Awaitable[Mapping[str, Traffic]]],
+        meter: Meter,
     ) -> None:
         self.metrics = Metrics(settings.metrics.microvms)
         self._settings = settings
         self._store = store
         self._traffic = traffic
+        self._meter = meter
         self._events = Events(store)
 
     def loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -71,5 +74,14 @@ class Observing:
             *event_routes(self._events, authenticate, authorize),
             *audit_routes(audit, authenticate, authorize, self._settings.account),
             *usage_routes(metering, prices.currency, authenticate, authorize, time.time),
-            metrics_route(self.metrics, Sources(microvms.live, self._traffic), token),
+            metrics_route(
+                self.metrics, Sources(microvms.live, self._traffic, self._waiting), token
+            ),
         ]
+
+    async def _waiting(self) -> int | None:
+        try:
+            # The meter is of the store's thread.
+            return (await self._store.run(lambda _: self._meter.measure())).waiting
+        except OSError:
+            return None

@@ -197,8 +197,8 @@ async def _assemble(stack: AsyncExitStack, settings: Settings, key: AccessKey) -
     store = await stack.enter_async_context(Store.at(settings.root / "state.db"))
     issuer = TokenIssuer(settings.root / "keys")
     endpoints, link = Endpoints(), NodeClient(settings.run / keeper.SOCKET)
-    observing = Observing(settings, store, lambda: _traffic(edge))
     meter = MeterClient(settings.run / keeper.SOCKET, lambda: link.state == "ok")
+    observing = Observing(settings, store, lambda: _traffic(edge), meter)
     edge = Edge(
         edge_settings(settings),
         resolve=endpoints.locate,

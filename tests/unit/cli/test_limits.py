@@ -25,6 +25,7 @@ ANSWER: dict[str, Any] = {
         "disk_free_mib": 1,
         "microvms": 4,
         "builds": 1,
+        "waiting_vmms": 2,
         "baseline_mib": 10_240,
         "left_mib": 19_000,
         "reserve_mib": 512,

@@ -121,7 +121,9 @@ async def test_delete_while_building_is_refused(tmp_path: Path) -> None:
 async def test_inactive_version_cannot_run(tmp_path: Path) -> None:
     async with plane(tmp_path) as p:
         await p.built()
+        p.node.taken()
         await p.images.set_status(ACCOUNT, IMAGE_ARN, "1.0", VersionStatus.INACTIVE)
+        assert p.node.taken() == ["RetireVersion"]
         for request in ({}, {"imageVersion": "1.0"}):
             with pytest.raises(NotFound, match="No active version found for MicroVM image"):
                 await p.microvms.run(ACCOUNT, {"imageIdentifier": IMAGE_ARN, **request})

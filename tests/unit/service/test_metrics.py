@@ -33,7 +33,10 @@ def _sources(live: list[MicroVm], traffic: Mapping[str, Activity] | None = None)
             raise OSError("HAProxy is not there")
         return traffic
 
-    return Sources(lambda: live, read)
+    async def waiting() -> int:
+        return 3
+
+    return Sources(lambda: live, read, waiting)
 
 
 async def _series(metrics: Metrics, sources: Sources) -> Series:
@@ -71,6 +74,16 @@ async def test_steps_of_the_node_in_seconds() -> None:
     found = await _series(metrics, _sources([]))
     assert _value(found, "microvmd_step_seconds_sum", what="start", step="restore") == 0.04
     assert _value(found, "microvmd_step_seconds_sum", what="suspend", step="save") == 0.05
+
+
+async def test_runs_are_counted_by_whether_a_vmm_waited() -> None:
+    metrics = Metrics(10)
+    for steps in ({"claim": 1.0}, {"claim": 1.0}, {"disk": 1.0}, {"snapshot": 1.0}):
+        metrics.reported(Started("microvm-1", 1, "10.0.0.1", steps))
+    found = await _series(metrics, _sources([]))
+    assert _value(found, "microvmd_pool_runs_total", outcome="hit") == 2
+    assert _value(found, "microvmd_pool_runs_total", outcome="miss") == 1
+    assert _value(found, "microvmd_pool_waiting") == 3
 
 
 async def test_states_are_those_of_now() -> None:

@@ -16,6 +16,7 @@ from microvmd.api.requests import RequestContext
 from microvmd.control.insist import insist
 from microvmd.control.subjects import Subjects
 from microvmd.edge.activity import Activity
+from microvmd.messages.capacity import Measured
 from microvmd.model.caller import Caller
 from microvmd.service.observing import Observing
 from microvmd.settings.settings import Settings
@@ -28,6 +29,16 @@ async def _traffic() -> Mapping[str, Activity]:
     return {}
 
 
+class NoNode:
+    """A meter of a node that is not there."""
+
+    def measure(self) -> Measured:
+        raise OSError("no node")
+
+    def stored_mib(self, microvm_id: str) -> int:
+        raise OSError("no node")
+
+
 async def _operator(_: Request) -> tuple[RequestContext, bytes]:
     caller = Caller.root(ACCOUNT)
     return RequestContext(ACCOUNT, "us-east-1", "AKIA", "r", datetime.now(UTC), caller), b""
@@ -37,7 +48,7 @@ async def test_every_route_answers(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     async with plane(tmp_path) as opened, AsyncExitStack() as stack:
         await opened.built()
-        observing = Observing(Settings(root=tmp_path), opened.store, _traffic)
+        observing = Observing(Settings(root=tmp_path), opened.store, _traffic, NoNode())
         rights = Authorizer(Subjects(opened.store))
         audit = await stack.enter_async_context(observing.audit())
         routes = observing.routes(_operator, rights, opened.microvms, audit)
@@ -53,7 +64,7 @@ async def test_every_route_answers(tmp_path: Path) -> None:
 
 async def test_its_work_ends(tmp_path: Path) -> None:
     async with plane(tmp_path) as opened:
-        observing = Observing(Settings(root=tmp_path), opened.store, _traffic)
+        observing = Observing(Settings(root=tmp_path), opened.store, _traffic, NoNode())
         async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(insist(loop, name)) for name, loop in observing.loops().items()

@@ -96,6 +96,7 @@ class AccountLimits:
             "accelerator": self.accelerator(),
             "microvms": room.microvms,
             "builds": room.builds,
+            "waiting_vmms": room.waiting,
             "baseline_mib": room.baseline_mib,
             "left_mib": max(0, room.left_mib),
             "reserve_mib": rules.reserve_mib,
