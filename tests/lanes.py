@@ -22,6 +22,8 @@ from typing import IO
 
 from microvmd.node.jail import JailSettings
 from microvmd.node.slots import NetworkSettings
+from microvmd.vmm.qemu import program_of, surroundings
+from tests.accelerated import accelerator
 from tests.checkout import ASSETS
 
 LANES = 26
@@ -78,7 +80,13 @@ class Lane:
 
     def jails(self, cache: Path) -> JailSettings:
         """Whose root lies in this cache."""
-        return JailSettings(ASSETS / "microvmd-jailer", cache, self.group, self.first_uid)
+        return JailSettings(
+            ASSETS / "microvmd-jailer",
+            cache,
+            self.group,
+            self.first_uid,
+            surroundings=surroundings(program_of(accelerator())),
+        )
 
 
 def _prefix(number: int) -> str:

@@ -104,13 +104,18 @@ class SmallGuest:
 
     @contextlib.asynccontextmanager
     async def restored(
-        self, directory: Path, start: Start | None = None, launcher: Launcher | None = None
+        self,
+        directory: Path,
+        start: Start | None = None,
+        launcher: Launcher | None = None,
+        qemu: Path | None = None,
     ) -> AsyncIterator[tuple[QemuMachine, Voice]]:
         """A clone that runs, and a connection to its guest."""
         files = MachineFiles(directory)
         spec = self.spec_for(directory)
         start = start or FromImage(self.device)
-        async with launch(spec, files, launcher or PlainLauncher(), start) as machine:
+        launcher = launcher or PlainLauncher()
+        async with launch(spec, files, launcher, start, qemu=qemu) as machine:
             await machine.cont()
             async with talk(files) as voice:
                 yield machine, voice

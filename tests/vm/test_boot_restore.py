@@ -11,7 +11,7 @@ import pytest
 from microvmd.node.sparse import digest
 from microvmd.vmm.console import LIMIT
 from microvmd.vmm.machine import EndReason, FromImage, MachineFailed, MachineFiles, Status
-from microvmd.vmm.qemu import PlainLauncher, launch
+from microvmd.vmm.qemu import QEMU, PlainLauncher, launch, program_of
 
 if TYPE_CHECKING:
     from tests.vm.conftest import SmallGuest
@@ -65,6 +65,15 @@ async def test_tells_how_the_guest_ended(
             end = await machine.wait()
     assert end.reason is reason
     assert end.exit.code == 0
+
+
+async def test_every_binary_restores_it(small_guest: "SmallGuest", tmp_path: Path) -> None:
+    """Where KVM works these are two, and a package that is removed must cost no image."""
+    for qemu in {QEMU, program_of(small_guest.spec.accelerator)}:
+        directory = tmp_path / qemu.name
+        directory.mkdir()
+        async with small_guest.restored(directory, qemu=qemu) as (_, voice):
+            assert await voice.ask("sum") == small_guest.memory_sum
 
 
 async def test_tells_a_crash_from_a_kill(small_guest: "SmallGuest", tmp_path: Path) -> None:

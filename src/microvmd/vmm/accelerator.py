@@ -29,7 +29,7 @@ from microvmd.vmm.machine import (
     MachineSpec,
 )
 from microvmd.vmm.process import ProcessStuck
-from microvmd.vmm.qemu import QEMU, PlainLauncher, launch
+from microvmd.vmm.qemu import PlainLauncher, launch
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,8 @@ class ProbeGuest:
 
     kernel: Path
     initrd: Path
-    qemu: Path = QEMU
+    qemu: Path | None = None
+    """None: the one that will run machines."""
     limit: float = PROBE_LIMIT
     """Seconds until its agent must be there."""
 

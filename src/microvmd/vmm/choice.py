@@ -17,7 +17,7 @@ from microvmd.vmm.machine import (
     VmmName,
     Wanted,
 )
-from microvmd.vmm.qemu import QemuVmm, installed_version
+from microvmd.vmm.qemu import QEMU, SMALL_QEMU, QemuVmm, installed_version, program_of
 from microvmd.vmm.qemu import surroundings as qemu_surroundings
 
 
@@ -34,29 +34,33 @@ class Choice:
 def surroundings_of(program: str) -> Surroundings:
     """By the place of the program in its jail; those of QEMU for an unknown one."""
     known = FirecrackerVmm(Path(program), "").surroundings
-    return known if os.fspath(known.place) == program else qemu_surroundings()
+    if os.fspath(known.place) == program:
+        return known
+    return qemu_surroundings(SMALL_QEMU if program == os.fspath(SMALL_QEMU) else QEMU)
 
 
 async def choose(wanted: Wanted, accelerator: Accelerator, assets: Path) -> Choice:
     """`auto` takes Firecracker where it can run. Raises VmmUnfit, ProcessFailed."""
     if wanted.kind == VmmName.QEMU:
-        return await _qemu("as configured")
+        return await _qemu(accelerator, "as configured")
     if accelerator.kind is not AcceleratorKind.KVM:
         reason = f"Firecracker needs KVM, and here is none: {accelerator.reason}"
-        return await _instead(wanted, reason)
+        return await _instead(wanted, accelerator, reason)
     program = firecracker.find(assets)
     if program is None:
         where = f"in {assets}, /usr/bin and /usr/local/bin"
-        return await _instead(wanted, f"there is no program firecracker {where}")
+        return await _instead(wanted, accelerator, f"there is no program firecracker {where}")
     try:
         version = await firecracker.installed_version(program)
     except FirecrackerUnfit as error:
-        return await _instead(wanted, str(error))
+        return await _instead(wanted, accelerator, str(error))
     if wanted.firecracker_sha256:
         digest = await asyncio.to_thread(firecracker.digest, program)
         if digest != wanted.firecracker_sha256:
             return await _instead(
-                wanted, f"the digest of {program} is {digest}, not vmm.firecracker_sha256"
+                wanted,
+                accelerator,
+                f"the digest of {program} is {digest}, not vmm.firecracker_sha256",
             )
     vmm = FirecrackerVmm(program, version, wanted.cpu_template)
     reason = "as configured" if wanted.kind != AUTO else f"KVM works, and there is {program}"
@@ -73,14 +77,15 @@ async def choose_others(
     ]
 
 
-async def _instead(wanted: Wanted, reason: str) -> Choice:
+async def _instead(wanted: Wanted, accelerator: Accelerator, reason: str) -> Choice:
     if wanted.kind != AUTO:
         raise VmmUnfit(
             f"{reason}: change that, set vmm.kind to {VmmName.QEMU} or {AUTO}, or take it out of "
             "vmm.offered"
         )
-    return await _qemu(reason)
+    return await _qemu(accelerator, reason)
 
 
-async def _qemu(reason: str) -> Choice:
-    return Choice(QemuVmm(await installed_version()), reason)
+async def _qemu(accelerator: Accelerator, reason: str) -> Choice:
+    program = program_of(accelerator)
+    return Choice(QemuVmm(await installed_version(program), program), reason)

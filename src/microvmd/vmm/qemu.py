@@ -42,6 +42,7 @@ from microvmd.vmm.files import (
 )
 from microvmd.vmm.machine import (
     Accelerator,
+    AcceleratorKind,
     Bind,
     Boot,
     DiskFormat,
@@ -77,6 +78,9 @@ from microvmd.vmm.shield import shielded
 log = structlog.get_logger(__name__)
 
 QEMU = Path("/usr/bin/qemu-system-x86_64")
+SMALL_QEMU = Path("/usr/bin/qemu-system-x86_64-microvm")
+"""Debian's build of the one machine type that we use. It has no emulation; with a quarter of the
+program and of its libraries it starts sooner, and offers a guest less to attack."""
 FIRMWARE = ("bios-microvm.bin", "pvh.bin")
 TESTED = ("10.0.",)
 """Versions whose device state and private pages were tested to make a whole."""
@@ -93,6 +97,12 @@ END_REASONS = {
     "guest-reset": EndReason.GUEST_RESET,
     "guest-panic": EndReason.GUEST_PANIC,
 }
+
+
+def program_of(accelerator: Accelerator) -> Path:
+    """The binary for machines under ``accelerator``: a snapshot of one restores in the other."""
+    small = accelerator.kind is AcceleratorKind.KVM and SMALL_QEMU.exists()
+    return SMALL_QEMU if small else QEMU
 
 
 async def installed_version(qemu: Path = QEMU) -> str:
@@ -365,11 +375,12 @@ async def prepare(
     start: Start,
     *,
     tap: Tap | None = None,
-    qemu: Path = QEMU,
+    qemu: Path | None = None,
 ) -> AsyncIterator[EmptyQemu]:
     """See `Vmm.prepare`."""
     if isinstance(start, Boot):
         make_memory_file(spec)
+    qemu = qemu or program_of(spec.accelerator)
     async with contextlib.AsyncExitStack() as stack:
         logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
         with contextlib.ExitStack() as opened:
@@ -387,7 +398,7 @@ async def launch(
     start: Start,
     *,
     tap: Tap | None = None,
-    qemu: Path = QEMU,
+    qemu: Path | None = None,
 ) -> AsyncIterator[QemuMachine]:
     """See `Vmm.launch`."""
     preparing = prepare(spec, files, launcher, start, tap=tap, qemu=qemu)

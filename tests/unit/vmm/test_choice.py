@@ -1,12 +1,14 @@
 """Firecracker where it can run and is wanted, and a reason in words for everything else."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from microvmd.vmm.choice import VmmUnfit, choose, choose_others
+from microvmd.vmm.choice import VmmUnfit, choose, choose_others, surroundings_of
 from microvmd.vmm.firecracker import digest
 from microvmd.vmm.machine import Accelerator, AcceleratorKind, VmmName, Wanted
+from microvmd.vmm.qemu import QEMU, SMALL_QEMU
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +27,15 @@ def assets(tmp_path: Path) -> Path:
 async def test_qemu_is_taken_at_its_word(assets: Path) -> None:
     choice = await choose(Wanted("qemu"), KVM, assets)
     assert (choice.vmm.name, choice.reason) == (VmmName.QEMU, "as configured")
+
+
+async def test_the_small_qemu_runs_machines_that_need_no_emulation(assets: Path) -> None:
+    programs = {}
+    for accelerator in (KVM, TCG):
+        vmm = (await choose(Wanted("qemu"), accelerator, assets)).vmm
+        programs[accelerator.kind] = vmm.surroundings.program
+        assert surroundings_of(os.fspath(vmm.surroundings.place)) == vmm.surroundings
+    assert programs == {AcceleratorKind.KVM: SMALL_QEMU, AcceleratorKind.TCG: QEMU}
 
 
 @pytest.mark.parametrize("kind", ["auto", "firecracker"])
