@@ -27,6 +27,7 @@ from microvmd.cli.failure import reported
 from microvmd.cli.images import BuildOptions, build_image
 from microvmd.cli.output import console, duration, size
 from microvmd.cli.waiting import wait_for_microvm
+from microvmd.node.timings import CLAIM
 from microvmd.service.failure import Failure
 from microvmd.settings.settings import load
 
@@ -41,6 +42,8 @@ class Sample:
 
     total: float
     ours: float
+    claimed: bool = False
+    """A VMM had waited for it."""
 
     @property
     def guest(self) -> float:
@@ -107,7 +110,9 @@ class Lab:
         called = time.perf_counter() - began
         self.request(endpoint, token)
         total = time.perf_counter() - began
-        return Sample(total, called + self._ours(name, "started")), name, endpoint, token
+        claimed = CLAIM in self._timings(name, "started")
+        sample = Sample(total, called + self._ours(name, "started"), claimed)
+        return sample, name, endpoint, token
 
     def suspend(self, name: str) -> Sample:
         """SuspendMicrovm call to SUSPENDED, as GetMicrovm tells it."""
@@ -144,13 +149,18 @@ class Lab:
 
     def _guest(self, name: str, step: str) -> float:
         """Seconds that the guest took; noted before the client could see the step's end."""
-        timings: dict[str, float] = self.service.facts(name)["timings"].get(step, {})
+        timings = self._timings(name, step)
         return sum(ms for part, ms in timings.items() if part.startswith("guest.")) / 1000
 
     def _ours(self, name: str, step: str) -> float:
         """Seconds of the step outside of the guest."""
-        timings: dict[str, float] = self.service.facts(name)["timings"].get(step, {})
+        timings = self._timings(name, step)
         return timings.get("total", 0.0) / 1000 - self._guest(name, step)
+
+    def _timings(self, name: str, step: str) -> dict[str, float]:
+        """Milliseconds by part of the step."""
+        found: dict[str, float] = self.service.facts(name)["timings"].get(step, {})
+        return found
 
     def together(self, count: int) -> Together:
         """``count`` MicroVMs run at once; each counts to a number of its own and keeps it."""
@@ -233,6 +243,8 @@ def report(
     boot = statistics.median(cold)
     table.add_row("cold boot to listening", duration(boot), duration(max(cold)), "", "")
     console.print(table)
+    claimed = sum(one.claimed for one in samples["run"])
+    console.print(f"a VMM had waited for {claimed} of {len(samples['run'])} runs (pool.memory_mib)")
     ratio = boot / results["run"]["total"]["p50"]
     console.print(f"a run is {ratio:.1f} times faster than a cold boot")
     results["cold_boot"] = {"samples": list(cold), "ratio": ratio}

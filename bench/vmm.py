@@ -22,6 +22,7 @@ from rich.table import Table
 from bench.bars import chart
 from bench.results import write
 from microvmd.cli.output import console, duration, size
+from microvmd.cli.waiting import poll
 from microvmd.messages.node import (
     BuildVersion,
     ResumeMicrovm,
@@ -30,8 +31,10 @@ from microvmd.messages.node import (
     SuspendMicrovm,
     Terminated,
 )
+from microvmd.model.pool import PoolRules
 from microvmd.node.bring_up import Equipment
 from microvmd.node.server import pss_of
+from microvmd.node.timings import CLAIM
 from tests.accelerated import VARIABLE
 from tests.kvmhost.machine import OUTPUT, KvmHost, kvm_host
 from tests.kvmhost.root import INSIDE
@@ -42,11 +45,13 @@ BOOT_BEGINS = "starting the application"
 BOOT_ENDS = "taking the snapshot"
 MARK = "samples: "
 VMMS = ("qemu", "firecracker")
+ONE_WAITS = PoolRules(memory_mib=1024, most=1, keep_s=3600, spare_mib=0)
 LIMIT = 1500.0
 """Seconds for all of it in an emulated machine."""
 LABELS = {
     "boot": "cold boot",
     "restore": "restore",
+    "claimed": "restore in a VMM that waited",
     "suspend": "suspend, {dirty} MiB dirty",
     "resume": "resume, {dirty} MiB dirty",
 }
@@ -58,6 +63,7 @@ class Samples:
 
     boot: list[float] = field(default_factory=list)
     restore: list[float] = field(default_factory=list)
+    claimed: list[float] = field(default_factory=list)
     suspend: list[float] = field(default_factory=list)
     resume: list[float] = field(default_factory=list)
     pss: list[int] = field(default_factory=list)
@@ -77,6 +83,8 @@ async def measure(options: argparse.Namespace) -> Samples:
             for number in range(options.runs + 1):
                 await _life(node, options.dirty, samples if number else Samples())
             samples.pss += await _clones(node, options.clones)
+        async with replace(lab, pool=ONE_WAITS).node() as node:
+            await _claims(node, options.runs, samples)
     return samples
 
 
@@ -111,8 +119,23 @@ async def _life(node: RunningNode, dirty: int, samples: Samples) -> None:
 
 
 def _until_answer(started: Started) -> float:
-    """From the start of the VMM, in its jail, to the first answer of the guest agent."""
+    """From the start of the VMM, in its jail, or from that of the restore where it waited, to the
+    first answer of the guest agent."""
     return (started.timings["vmm"] + started.timings["guest.restored"]) / 1000
+
+
+async def _claims(node: RunningNode, runs: int, samples: Samples) -> None:
+    """One after another, each when a VMM waits for it; the first asks for that."""
+    for number in range(runs + 1):
+        spec = spec_of()
+        await node.start(spec)
+        started = await node.reports.next(Started)
+        if number:
+            samples.claimed.append(started.timings[CLAIM] / 1000 + _until_answer(started))
+        await node.terminate(spec)
+        await node.reports.next(Terminated)
+        waits = await asyncio.to_thread(poll, lambda: node.agent.waiting or None, limit=LIMIT)
+        assert waits == 1
 
 
 async def _clones(node: RunningNode, count: int) -> list[int]:
