@@ -129,6 +129,19 @@ class NodeLab:
             vmm_kind = os.environ.get(VMM_VARIABLE, "qemu")
             yield cls(lane, Path(directory), kernel, accelerator(), vmm_kind)
 
+    @classmethod
+    @contextmanager
+    def with_image(cls) -> Iterator["NodeLab"]:
+        """With one image version on it: VERSION."""
+        with cls.made() as lab:
+
+            async def capture() -> None:
+                async with lab.equipment() as equipment:
+                    await lab.capture(equipment)
+
+            asyncio.run(capture())
+            yield lab
+
     @property
     def plain(self) -> Path:
         """Where plain files of encrypted snapshots are."""

@@ -1,4 +1,4 @@
-"""One node for all attacks of guests, with the attacker's images; and the attacker itself."""
+"""A node with an ordinary image, one with the attacker's images, and the attacker itself."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +13,12 @@ from tests.nodelab import NodeLab
 @pytest.fixture(scope="session")
 def attack_lab() -> Iterator[NodeLab]:
     with attacklab.attack_lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[NodeLab]:
+    with NodeLab.with_image() as lab:
         yield lab
 
 

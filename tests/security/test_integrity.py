@@ -4,7 +4,6 @@ The application (`lifecycle.c`) answers with a text that lies in its memory, so 
 shows. Times of the files are set back, as whoever changes them would.
 """
 
-import asyncio
 import os
 import re
 import subprocess
@@ -47,14 +46,8 @@ SUSPEND_FILES = ("memory.diff", "device", "overlay.qcow2", "manifest.json")
 @pytest.fixture(scope="module")
 def lab() -> Iterator[NodeLab]:
     """A node with an image version, and another version with the same content."""
-    with NodeLab.made() as lab:
-
-        async def capture() -> NodePaths:
-            async with lab.equipment() as equipment:
-                await lab.capture(equipment)
-                return equipment.paths
-
-        paths = asyncio.run(capture())
+    with NodeLab.with_image() as lab:
+        paths = NodePaths(lab.directory / "root")
         made, copy = paths.image(VERSION).directory, paths.image(OTHER).directory
         copy.parent.mkdir(parents=True)
         subprocess.run(["cp", "-a", made, copy], check=True, timeout=60)

@@ -4,11 +4,9 @@ What `tests/vm/test_jail.py` sees of a small guest is not repeated; this is a Mi
 two disks and a guest agent, first run and then resumed.
 """
 
-import asyncio
 import ctypes
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,18 +31,6 @@ SCHED_GETATTR = 315
 """Of x86-64."""
 MEMORY_MIB = 2048
 """Four times what the image asks for: the peak of its size."""
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[NodeLab]:
-    with NodeLab.made() as lab:
-
-        async def capture() -> None:
-            async with lab.equipment() as equipment:
-                await lab.capture(equipment)
-
-        asyncio.run(capture())
-        yield lab
 
 
 async def test_no_flaws_after_a_run_and_after_a_resume(lab: NodeLab) -> None:

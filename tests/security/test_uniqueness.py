@@ -1,7 +1,5 @@
 """A clone that is not proven to be itself is not let out: real guests, restored from one image."""
 
-import asyncio
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +21,6 @@ from microvmd.node.uniqueness import Given, Uniqueness
 from tests.nodelab import NodeLab, RunningNode, spec_of
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.anyio]
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[NodeLab]:
-    with NodeLab.made() as lab:
-
-        async def capture() -> None:
-            async with lab.equipment() as equipment:
-                await lab.capture(equipment)
-
-        asyncio.run(capture())
-        yield lab
 
 
 async def test_each_start_and_resume_is_proven(

@@ -180,11 +180,5 @@ async def jails(jail_settings: JailSettings) -> AsyncIterator[Jails]:
 @pytest.fixture(scope="session")
 def node_lab() -> Iterator[NodeLab]:
     """A node with one image version on it, made once."""
-    with NodeLab.made() as lab:
-
-        async def capture() -> None:
-            async with lab.equipment() as equipment:
-                await lab.capture(equipment)
-
-        asyncio.run(capture())
+    with NodeLab.with_image() as lab:
         yield lab
