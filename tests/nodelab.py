@@ -51,7 +51,7 @@ from microvmd.node.snapshot import ImageFiles, Stamp
 from microvmd.node.vault import Vault
 from microvmd.vmm.choice import choose, choose_others
 from microvmd.vmm.machine import Accelerator, Vmm, Wanted
-from tests.accelerated import accelerator
+from tests.accelerated import PATIENCE, accelerator
 from tests.checkout import ASSETS, CHECKOUT
 from tests.lanes import Lane
 
@@ -63,7 +63,7 @@ ACCOUNT = "000000000000"
 ROLE = "arn:aws:iam::123456789012:role/lab"
 IMAGE_ARN = f"arn:aws:lambda:eu-central-1:{ACCOUNT}:microvm-image:app"
 VERSION = VersionKey(ACCOUNT, "app", "1.0")
-LIMIT = 60.0
+LIMIT = 60.0 * PATIENCE
 """Seconds for one report; a restore takes well under one on an idle machine."""
 ALL_HOOKS = Hooks(9000, {name: HookSetting(True, 20) for name in HookName})
 READY_ONLY = Hooks(9000, {HookName.READY: HookSetting(True, 20)})
