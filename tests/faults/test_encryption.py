@@ -4,6 +4,8 @@ Everything is asked for as an AWS client does.
 """
 
 import secrets
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,8 @@ from tests.serviceprocess import ACCOUNT, until
 pytestmark = [pytest.mark.vm, pytest.mark.faults]
 
 SECRET = f"hidden-{secrets.token_hex(16)}"
+MADE = time.time() - 1
+"""Files that have not changed since cannot hold it. Times of files lag behind the clock."""
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/run"
 
 
@@ -40,7 +44,8 @@ def _plain_on_disk(service: Service) -> list[Path]:
     found = []
     for path in (path for place in places for path in place.rglob("*")):
         with suppress(FileNotFoundError):
-            if path.is_file() and not path.is_symlink() and _holds(path):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_ctime >= MADE and _holds(path):
                 found.append(path)
     return found
 
@@ -85,6 +90,10 @@ def test_a_kill_ends_nothing_and_leaves_nothing_plain_on_disk(
     service: Service, sealed: Image, key: str
 ) -> None:
     assert _plain_on_disk(service) == [], "a build leaves nothing, and no layers"
+    shown = service.root / "shown"
+    shown.write_text(SECRET)
+    assert _plain_on_disk(service) == [shown], "it would be found"
+    shown.unlink()
     assert not service.plain.exists()
     microvm = service.run(sealed, executionRoleArn=ROLE)
     assert _count(microvm) == 1

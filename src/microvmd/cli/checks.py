@@ -14,7 +14,7 @@ import shlex
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -31,8 +31,8 @@ from microvmd.service.routes import PREFIX
 from microvmd.service.user import ADD_USER, ROOT, ServiceUser, check_reach
 from microvmd.settings.settings import HTTPS, HTTPS_UNPRIVILEGED, Settings
 from microvmd.vmm.accelerator import ProbeGuest, detect, remembered
-from microvmd.vmm.choice import VmmUnfit, choose
-from microvmd.vmm.machine import Accelerator, AcceleratorKind
+from microvmd.vmm.choice import Choice, VmmUnfit, choose, choose_others
+from microvmd.vmm.machine import Accelerator, AcceleratorKind, Vmm
 from microvmd.vmm.process import ProcessFailed, run
 
 SETUP = "./run setup installs it"
@@ -129,17 +129,27 @@ def qemu(_: Settings) -> Finding:
 
 
 def vmm(settings: Settings) -> Finding:
-    """Which program runs machines, as the node chooses it."""
+    """Which program runs machines, as the node chooses it, and what images may choose."""
     known = remembered(settings.cache / CACHE)
     if settings.vmm.accelerator != "auto":
         known = Accelerator(AcceleratorKind(settings.vmm.accelerator), "as configured", 0)
     here = known or Accelerator(AcceleratorKind.TCG, "nobody has tried KVM yet", 0)
     try:
-        chosen = asyncio.run(choose(settings.vmm.wanted, here, settings.assets))
+        chosen, others = asyncio.run(_vmms(settings, here))
     except (VmmUnfit, ProcessFailed, OSError) as error:
         return Finding("failed", str(error), "see docs/reference/vmms.md")
-    name = TITLES[chosen.vmm.name]
-    return Finding("ok", f"{name} {chosen.vmm.version}: {chosen.reason}")
+    offered = "".join(f"; images may choose {_named(vmm)}" for vmm in others)
+    return Finding("ok", f"{_named(chosen.vmm)}: {chosen.reason}{offered}")
+
+
+async def _vmms(settings: Settings, here: Accelerator) -> tuple[Choice, Sequence[Vmm]]:
+    wanted, assets = settings.vmm.wanted, settings.assets
+    chosen = await choose(wanted, here, assets)
+    return chosen, await choose_others(wanted, settings.vmm.offered, chosen.vmm, here, assets)
+
+
+def _named(vmm: Vmm) -> str:
+    return f"{TITLES[vmm.name]} {vmm.version}"
 
 
 def tools(_: Settings) -> Finding:

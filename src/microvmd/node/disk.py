@@ -82,8 +82,10 @@ def _copy_data(source: int, target: int) -> None:
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
     for begin, end in extents(source, size):
+        os.lseek(target, begin, os.SEEK_SET)
         while begin < end:
-            count = os.copy_file_range(source, target, end - begin, begin, begin)
+            # Unlike copy_file_range(2) also between file systems of two kinds.
+            count = os.sendfile(target, source, begin, end - begin)
             if not count:
                 raise OSError(errno.EIO, "the image's disk was cut short")
             begin += count

@@ -78,6 +78,9 @@ def test_the_vmm_is_told_with_the_reason(tmp_path: Path) -> None:
     wanted = VmmSettings(kind="firecracker", accelerator="kvm")
     found = checks.vmm(Settings(vmm=wanted, assets=tmp_path, cache=tmp_path))
     assert (found.state, found.why) == ("ok", "Firecracker 1.12.1: as configured")
+    both = VmmSettings(kind="qemu", offered=("firecracker",), accelerator="kvm")
+    found = checks.vmm(Settings(vmm=both, assets=tmp_path, cache=tmp_path))
+    assert found.why.endswith(": as configured; images may choose Firecracker 1.12.1")
     other = wanted.model_copy(update={"firecracker_sha256": "0" * 64})
     found = checks.vmm(Settings(vmm=other, assets=tmp_path, cache=tmp_path))
     assert found.state == "failed"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,13 @@ async def test_a_disk_is_sparse_and_sound(tmp_path: Path) -> None:
     await run(["e2fsck", "-fn", os.fspath(disk)], timeout=60)
 
 
-def test_a_copy_is_equal_and_as_sparse_as_the_image(tmp_path: Path) -> None:
-    image, copy = tmp_path / "disk.raw", tmp_path / "copy.raw"
+@pytest.mark.parametrize("place", ["/dev/shm", ""], ids=["in memory", "beside it"])
+def test_a_copy_is_equal_and_as_sparse_as_the_image(tmp_path: Path, place: str) -> None:
+    with tempfile.TemporaryDirectory(dir=place or tmp_path) as directory:
+        _copy_and_compare(tmp_path / "disk.raw", Path(directory) / "copy.raw")
+
+
+def _copy_and_compare(image: Path, copy: Path) -> None:
     with image.open("wb") as file:
         file.truncate(1 << 30)
         file.seek(5 << 20)
