@@ -96,6 +96,7 @@ class VmmPool:
         self._clock = clock
         self._demand: dict[VersionKey, Demand] = {}
         self._starting = 0
+        self._over = False
         self._at_once = max(1, equipment.host_cpus // 2)
         """How many starts leave processors for us."""
         self._cost_mib = FIRST_COST_MIB
@@ -110,7 +111,7 @@ class VmmPool:
             stack.push_async_callback(self._empty)
             if self._rules.memory_mib:
                 keeping = self._tasks.create_task(self._keep(), name="pool")
-                stack.callback(keeping.cancel)
+                stack.callback(self._end, keeping)
             self._stack = stack.pop_all()
         return self
 
@@ -194,9 +195,14 @@ class VmmPool:
             self._tasks.create_task(self._close(waiting))
         return None
 
+    def _end(self, keeping: asyncio.Task[None]) -> None:
+        # Told twice: a cancellation may be lost in what the task waits for, and the node must end.
+        self._over = True
+        keeping.cancel()
+
     async def _keep(self) -> None:
-        """Run for ever."""
-        while True:
+        """Until the pool ends."""
+        while not self._over:
             self._changed.clear()
             try:
                 await self._settle()
@@ -216,7 +222,11 @@ class VmmPool:
                 await self._close(demand.waiting.pop())
             if not demand.starts:
                 self._demand.pop(version, None)
-        while self._starting < self._at_once and (missing := self._missing(planned)) is not None:
+        while (
+            not self._over
+            and self._starting < self._at_once
+            and (missing := self._missing(planned)) is not None
+        ):
             await self._make(missing)
             planned = await self._planned()
 
