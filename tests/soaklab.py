@@ -28,7 +28,7 @@ import botocore.exceptions
 import httpx
 
 from microvmd.cli.waiting import poll
-from tests.holdings import Place
+from tests.holdings import WAITING, Place
 from tests.servicelab import AUTO_RESUME, TOKEN_HEADER, Image, Service
 from tests.smalldisk import SmallDisk, small_disk
 from tests.soakfaults import FAULTS
@@ -46,6 +46,8 @@ INSIST_LIMIT = 240.0
 SETTLE_LIMIT = 90.0
 SPARE = {"descriptors": 24, "threads": 24, "mounts": 0, "interfaces": 0, "rules": 0}
 """What a service may hold more than at the first rest: connections of clients, threads at work."""
+POOL_MEMORY_MIB = "128"
+"""As it is by default: VMMs wait for runs here too, and are killed with all else."""
 RATED = ("RUN", "SUSPEND", "RESUME", "TERMINATE", "GET", "AUTH_TOKEN", "OTHER")
 DOWN = "its VMM ended while the service was down"
 ENDED = "has been terminated"
@@ -62,7 +64,8 @@ class SoakService(Service):
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**super().environment, **{f"MICROVMD_LIMITS_{name}_RATE": "0" for name in RATED}}
+        unlimited = {f"MICROVMD_LIMITS_{name}_RATE": "0" for name in RATED}
+        return {**super().environment, **unlimited, "MICROVMD_POOL_MEMORY_MIB": POOL_MEMORY_MIB}
 
     def rules(self) -> int:
         """Lines of its table in the packet filter."""
@@ -403,14 +406,17 @@ class Soak:
     def _holdings(self) -> Holdings:
         assert self.service.process is not None
         own = Path("/proc") / str(self.service.process.pid)
-        mounts = Path("/proc/self/mountinfo").read_text()
+        mounts = Path("/proc/self/mountinfo").read_text().count(f"{self.service.place.run}/")
+        interfaces = sum(map(self.service.owns, os.listdir("/sys/class/net")))
+        # Each has a network, and how many wait is the pool's business.
+        waiting = sum(name.startswith(WAITING) for name in self.service.vmms())
         return Holdings(
             descriptors=len(os.listdir(own / "fd")),
             threads=len(os.listdir(own / "task")),
             memory_mib=_resident(self.service.process.pid) >> 20,
             edge_memory_mib=sum(map(_resident, self.service.haproxy())) >> 20,
-            mounts=mounts.count(f"{self.service.place.run}/"),
-            interfaces=sum(map(self.service.owns, os.listdir("/sys/class/net"))),
+            mounts=mounts - waiting,
+            interfaces=interfaces - waiting,
             rules=self.service.rules(),
         )
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,16 +244,34 @@ def test_links_and_doubles_in_the_zip(tmp_path: Path) -> None:
         judge.inspect(path, judge.ArchiveLimits())
 
 
-def test_device_files_of_a_tarball_open_no_disk(tmp_path: Path) -> None:
-    lines = Path("/proc/partitions").read_text().splitlines()[2:]
-    first = next(line.split() for line in lines if "loop" not in line)
-    disk = tar_of(("disk", tarfile.BLKTYPE, f"{first[0]}:{first[1]}"))
-    unpack_as_it_is(disk, tmp_path)
-    with (tmp_path / "disk").open("rb", buffering=0) as opened:
-        assert stat.S_ISBLK(os.fstat(opened.fileno()).st_mode)
-    devices = tar_of(
-        ("disk", tarfile.BLKTYPE, f"{first[0]}:{first[1]}"), ("zero", tarfile.CHRTYPE, "1:5")
+@contextlib.contextmanager
+def disk_of(secret: bytes, directory: Path) -> Iterator[str]:
+    """Numbers of a disk that holds this."""
+    image = directory / "image"
+    image.write_bytes(secret.ljust(1 << 20, b"\0"))
+    shown = subprocess.run(
+        ["losetup", "--find", "--show", image], check=True, capture_output=True, text=True
     )
+    disk = shown.stdout.strip()
+    try:
+        number = os.stat(disk).st_rdev
+        yield f"{os.major(number)}:{os.minor(number)}"
+    finally:
+        subprocess.run(["losetup", "--detach", disk], check=True)
+
+
+def test_device_files_of_a_tarball_open_no_disk(tmp_path: Path) -> None:
+    with disk_of(b"what others wrote", tmp_path) as numbers:
+        _open_no_disk(tmp_path, numbers)
+
+
+def _open_no_disk(tmp_path: Path, numbers: str) -> None:
+    naive = tmp_path / "naive"
+    naive.mkdir()
+    unpack_as_it_is(tar_of(("disk", tarfile.BLKTYPE, numbers)), naive)
+    with (naive / "disk").open("rb", buffering=0) as opened:
+        assert opened.read(512).startswith(b"what others wrote")
+    devices = tar_of(("disk", tarfile.BLKTYPE, numbers), ("zero", tarfile.CHRTYPE, "1:5"))
 
     async def test(here: Site) -> None:
         step = "RUN for each in disk zero; do (exec 3< /d/$each && echo opened $each); done; true\n"
