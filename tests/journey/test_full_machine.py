@@ -27,18 +27,19 @@ def full(service: Service) -> Iterator[Callable[[str], None]]:
 
     def restart(setting: str) -> None:
         service.stop()
-        service.extra = {setting: BEYOND_ANY_MIB}
+        service.extra[setting] = BEYOND_ANY_MIB
         service.start()
 
     yield restart
-    if service.extra:
+    if BEYOND_ANY_MIB in service.extra.values():
         _with_room(service)
 
 
 def _with_room(service: Service) -> None:
     if service.process is not None:
         service.stop()
-    service.extra = {}
+    # What all journeys have stays.
+    service.extra = {name: one for name, one in service.extra.items() if one != BEYOND_ANY_MIB}
     service.start()
 
 
