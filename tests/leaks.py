@@ -9,6 +9,7 @@ share changes on its own (networks in store, its own restart); it is a resident,
 it checks it.
 """
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -27,6 +28,7 @@ from tests import lanes
 CHECKED_MARKERS = {"root", "vm", "journey", "faults", "browser"}
 # The kernel takes namespaces and veth pairs down behind our back; more than this is a leak.
 SETTLE_SECONDS = 10.0
+EXEC_SECONDS = 1.0
 SETTLE_STEP = 0.05
 # Descriptors of these kinds are never kept by a library on purpose.
 OWNED_DESCRIPTORS = ("net:[", "/dev/net/tun", "anon_inode:[pidfd]", "/memfd:", "/dev/kvm")
@@ -121,7 +123,7 @@ def _processes(directory: Path, residents: Sequence[Resident]) -> frozenset[str]
             continue
         try:
             stat = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            line = _command_line(entry)
         except OSError:
             continue
         if stat[0] in "ZX":
@@ -137,7 +139,22 @@ def _processes(directory: Path, residents: Sequence[Resident]) -> frozenset[str]
     found = ours - {os.getpid()}
     found |= {pid for pid, line in lines.items() if os.fspath(directory) in line}
     found -= {os.getpid(), *(pid for one in residents for pid in one.lasting())}
-    return frozenset(f"{pid} {lines[pid][:200]}" for pid in found if pid in lines)
+    return frozenset(f"{pid} {_named(pid, lines[pid])[:200]}" for pid in found if pid in lines)
+
+
+def _named(pid: int, line: str) -> str:
+    """Linux tells no command line between the moment at which ``Popen`` returns, when the new
+    program has taken the place of the old, and the one at which it has its arguments."""
+    limit = time.monotonic() + EXEC_SECONDS
+    while not line and time.monotonic() < limit:
+        time.sleep(0.001)
+        with contextlib.suppress(OSError):
+            line = _command_line(Path(f"/proc/{pid}"))
+    return line
+
+
+def _command_line(entry: Path) -> str:
+    return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
 def _descriptors(directory: Path) -> frozenset[str]:
