@@ -1,6 +1,6 @@
 """One node, two VMMs: an image runs under the one that it was built for, whichever is the node's.
 
-Collected where /dev/kvm makes machines (`conftest.py`), because Firecracker needs that.
+Collected where the tests run under KVM (`conftest.py`), because Firecracker needs that.
 """
 
 import os
