@@ -162,6 +162,8 @@ class Equipment:
 
     def of_image(self, version: VersionKey) -> "Equipment":
         """With the VMM that an image is of; the node's own where the start will tell why not."""
+        if not self.others:
+            return self
         try:
             made = read(self.paths.image(version).directory).stamp.vmm
         except SnapshotBroken:
