@@ -17,15 +17,16 @@ from microvmd.node.jail import Jail, Jails, limits_of
 from microvmd.node.jail_facts import flaws
 from microvmd.node.network import Network, NetworkPool
 from microvmd.vmm.firecracker import FirecrackerVmm
-from microvmd.vmm.firecracker_machine import FirecrackerMachine
 from microvmd.vmm.machine import (
     AcceleratorKind,
     Boot,
     FromImage,
     FromSuspend,
+    Machine,
     MachineFiles,
     Start,
     Status,
+    launched,
 )
 from tests.lanes import Lane
 from tests.vm.test_firecracker_machine import PROGRAM, Counting, counting, counts_on
@@ -51,13 +52,13 @@ class Site:
     @asynccontextmanager
     async def started(
         self, counting: Counting, place: Path, start: Start
-    ) -> AsyncIterator[tuple[FirecrackerMachine, Jail, Network]]:
+    ) -> AsyncIterator[tuple[Machine, Jail, Network]]:
         spec = counting.spec if isinstance(start, Boot) else counting.spec_for(place)
         os.makedirs(place, exist_ok=True)
         async with (
             self.networks.network() as network,
             self.jails.jail(place.name, limits_of(spec), AcceleratorKind.KVM) as jail,
-            self.vmm.launch(spec, MachineFiles(place), jail, start, tap=network.tap) as machine,
+            launched(self.vmm, spec, MachineFiles(place), jail, start, tap=network.tap) as machine,
         ):
             yield machine, jail, network
 

@@ -15,7 +15,6 @@ import pytest
 
 from microvmd.vmm import memory
 from microvmd.vmm.firecracker import FirecrackerVmm, LinkingLauncher, installed_version
-from microvmd.vmm.firecracker_machine import FirecrackerMachine
 from microvmd.vmm.machine import (
     Accelerator,
     AcceleratorKind,
@@ -24,12 +23,14 @@ from microvmd.vmm.machine import (
     EndReason,
     FromImage,
     FromSuspend,
+    Machine,
     MachineFailed,
     MachineFiles,
     MachineSpec,
     Start,
     Status,
     SuspendMethod,
+    launched,
 )
 from microvmd.vmm.process import ProcessGone
 from tests.checkout import CHECKOUT
@@ -60,24 +61,22 @@ class Counting:
         return replace(self.spec, drives=(root, replace(own, path=disk)))
 
     @asynccontextmanager
-    async def restored(
-        self, directory: Path, start: Start | None = None
-    ) -> AsyncIterator[FirecrackerMachine]:
+    async def restored(self, directory: Path, start: Start | None = None) -> AsyncIterator[Machine]:
         """A clone that stands still."""
         spec, files = self.spec_for(directory), MachineFiles(directory)
         start = start or FromImage(self.device)
-        async with self.vmm.launch(spec, files, LinkingLauncher(directory), start) as machine:
+        async with launched(self.vmm, spec, files, LinkingLauncher(directory), start) as machine:
             yield machine
 
 
-def count(machine: FirecrackerMachine, spec: MachineSpec) -> int:
+def count(machine: Machine, spec: MachineSpec) -> int:
     mapping = memory.find_mapping(machine.identity.pid, spec.memory_file)
     with open(f"/proc/{machine.identity.pid}/mem", "rb", buffering=0) as file:
         file.seek(mapping.start + COUNTER_ADDRESS)
         return counted(file.read(8))
 
 
-async def counts_on(machine: FirecrackerMachine, spec: MachineSpec) -> int:
+async def counts_on(machine: Machine, spec: MachineSpec) -> int:
     """The counter, once it is beyond what it is now."""
     before = count(machine, spec)
     async with asyncio.timeout(LIMIT):
@@ -112,7 +111,7 @@ async def _boot(directory: Path) -> Counting:
     )
     vmm = FirecrackerVmm(PROGRAM, await installed_version(PROGRAM), in_jail=False)
     files, launcher = MachineFiles(directory), LinkingLauncher(directory)
-    async with vmm.launch(spec, files, launcher, Boot()) as machine:
+    async with launched(vmm, spec, files, launcher, Boot()) as machine:
         assert await machine.status() is Status.PAUSED
         await machine.cont()
         assert await machine.status() is Status.RUNNING

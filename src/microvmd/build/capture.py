@@ -23,7 +23,7 @@ from microvmd.node.jail import limits_of
 from microvmd.node.presence import build_present
 from microvmd.node.snapshot import ImageFiles, Manifest
 from microvmd.node.uniqueness import Given
-from microvmd.vmm.machine import Boot, Drive, Machine, MachineFiles, MachineSpec, Start
+from microvmd.vmm.machine import Boot, Drive, Machine, MachineFiles, MachineSpec, Start, launched
 
 BOOT_LIMIT = 120.0
 """Seconds from power-on to the guest agent."""
@@ -196,7 +196,7 @@ class Capture:
                 self.equipment.jails.jail(f"{name}-{self.command.build_id}", limits, kind)
             )
             machine = await stack.enter_async_context(
-                self.equipment.vmm.launch(spec, files, jail, start, tap=network.tap)
+                launched(self.equipment.vmm, spec, files, jail, start, tap=network.tap)
             )
             await machine.cont()
             guest = await stack.enter_async_context(connect(machine.agent, timeout=BOOT_LIMIT))

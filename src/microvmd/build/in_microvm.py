@@ -25,7 +25,7 @@ from microvmd.node.guest import GuestClient, GuestFailed, connect
 from microvmd.node.jail import Jails, limits_of
 from microvmd.node.kernel import GuestKernel
 from microvmd.node.network import NetworkPool
-from microvmd.vmm.machine import Accelerator, Boot, Drive, MachineFiles, MachineSpec, Vmm
+from microvmd.vmm.machine import Accelerator, Boot, Drive, MachineFiles, MachineSpec, Vmm, launched
 from microvmd.vmm.process import run
 
 slog = structlog.get_logger(__name__)
@@ -159,7 +159,7 @@ class MicrovmWorkshop:
                 self.jails.jail(name, limits, spec.accelerator.kind)
             )
             machine = await stack.enter_async_context(
-                self.vmm.launch(spec, files, jail, Boot(), tap=network.tap)
+                launched(self.vmm, spec, files, jail, Boot(), tap=network.tap)
             )
             await machine.cont()
             guest = await stack.enter_async_context(connect(machine.agent, timeout=_BOOT_LIMIT))

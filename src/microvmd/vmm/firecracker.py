@@ -195,20 +195,6 @@ class FirecrackerVmm:
             yield EmptyFirecracker(self, process, api, logs, Filling(start, lease, card))
 
     @contextlib.asynccontextmanager
-    async def launch(
-        self,
-        spec: MachineSpec,
-        files: MachineFiles,
-        launcher: Launcher,
-        start: Start,
-        *,
-        tap: Tap | None = None,
-    ) -> AsyncIterator[FirecrackerMachine]:
-        preparing = self.prepare(spec, files, launcher, start, tap=tap)
-        async with preparing as empty, empty.fill(spec, files) as machine:
-            yield machine
-
-    @contextlib.asynccontextmanager
     async def adopt(
         self, spec: MachineSpec, files: MachineFiles, identity: ProcessIdentity
     ) -> AsyncIterator[FirecrackerMachine]:

@@ -5,8 +5,8 @@ never depend on how a machine is started, because they are part of every snapsho
 channel for the guest agent, random numbers, network card, drives.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -384,18 +384,6 @@ class Vmm(Protocol):
         """
         ...
 
-    def launch(
-        self,
-        spec: MachineSpec,
-        files: MachineFiles,
-        launcher: Launcher,
-        start: Start,
-        *,
-        tap: Tap | None = None,
-    ) -> AbstractAsyncContextManager[Machine]:
-        """`prepare`, and `fill` at once."""
-        ...
-
     def adopt(
         self, spec: MachineSpec, files: MachineFiles, identity: ProcessIdentity
     ) -> AbstractAsyncContextManager[Machine]:
@@ -404,3 +392,21 @@ class Vmm(Protocol):
         Ask for `status`: PAUSED means that a suspend was under way.
         """
         ...
+
+
+@asynccontextmanager
+async def launched(
+    vmm: Vmm,
+    spec: MachineSpec,
+    files: MachineFiles,
+    launcher: Launcher,
+    start: Start,
+    *,
+    tap: Tap | None = None,
+) -> AsyncIterator[Machine]:
+    """`prepare`, and `fill` at once."""
+    async with (
+        vmm.prepare(spec, files, launcher, start, tap=tap) as empty,
+        empty.fill(spec, files) as machine,
+    ):
+        yield machine

@@ -142,17 +142,6 @@ class QemuVmm:
     ) -> contextlib.AbstractAsyncContextManager["EmptyQemu"]:
         return prepare(spec, files, launcher, start, tap=tap, qemu=self.program)
 
-    def launch(
-        self,
-        spec: MachineSpec,
-        files: MachineFiles,
-        launcher: Launcher,
-        start: Start,
-        *,
-        tap: Tap | None = None,
-    ) -> contextlib.AbstractAsyncContextManager["QemuMachine"]:
-        return launch(spec, files, launcher, start, tap=tap, qemu=self.program)
-
     def adopt(
         self, spec: MachineSpec, files: MachineFiles, identity: ProcessIdentity
     ) -> contextlib.AbstractAsyncContextManager["QemuMachine"]:
@@ -400,7 +389,7 @@ async def launch(
     tap: Tap | None = None,
     qemu: Path | None = None,
 ) -> AsyncIterator[QemuMachine]:
-    """See `Vmm.launch`."""
+    """`prepare`, and `fill` at once, with a QEMU of any place."""
     preparing = prepare(spec, files, launcher, start, tap=tap, qemu=qemu)
     async with preparing as empty, empty.fill(spec, files) as machine:
         yield machine
