@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import h2.config
 import h2.connection
@@ -92,12 +92,26 @@ async def _h2c(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             await writer.drain()
 
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 @contextlib.asynccontextmanager
 async def guest(address: str) -> AsyncIterator[Guest]:
     """A guest that listens on 8080 (HTTP), 9100 (WebSocket) and 9200 (h2c)."""
-    # Ports and addresses are what they are: another run on this machine waits.
-    async with lanes.alone(f"guest-{address}"), _listening(address) as made:
+    async with _alone(address), _listening(address) as made:
         yield made
+
+
+@contextlib.asynccontextmanager
+async def plain_guest(address: str, handler: Handler) -> AsyncIterator[None]:
+    """A guest with nothing but this on 8080."""
+    async with _alone(address), await asyncio.start_server(handler, address, HTTP_PORT):
+        yield
+
+
+def _alone(address: str) -> contextlib.AbstractAsyncContextManager[None]:
+    """Ports and addresses are what they are: another run on this machine waits."""
+    return lanes.alone(f"guest-{address}")
 
 
 @contextlib.asynccontextmanager

@@ -13,13 +13,14 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.accelerated import PATIENCE_VARIABLE, VARIABLE
+from tests.kvm.conftest import KvmHosts
 from tests.kvmhost.machine import KvmHost
 from tests.kvmhost.root import INSIDE
 from tests.kvmhost.sending import ENVIRONMENT
 from tests.nodelab import VMM_VARIABLE
 from tests.serviceprocess import ISOLATION_VARIABLE
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
 LIMIT = 840.0
 """Seconds for all of them under one VMM, on a busy machine."""
@@ -58,17 +59,21 @@ MAIN_JOB = "tests/journey/test_static_program.py::test_from_a_zip_to_the_end"
 
 
 @pytest.fixture(scope="module")
-def qemu_outcomes(kvm_host: KvmHost) -> Mapping[str, str]:
-    return outcomes(kvm_host, "qemu", UNDER_QEMU)
+def qemu_outcomes(kvm_hosts: KvmHosts) -> Mapping[str, str]:
+    return outcomes(kvm_hosts, "qemu", UNDER_QEMU)
 
 
 @pytest.fixture(scope="module")
-def firecracker_outcomes(kvm_host: KvmHost) -> Mapping[str, str]:
-    return outcomes(kvm_host, "firecracker", UNDER_FIRECRACKER)
+def firecracker_outcomes(kvm_hosts: KvmHosts) -> Mapping[str, str]:
+    return outcomes(kvm_hosts, "firecracker", UNDER_FIRECRACKER)
 
 
-def outcomes(host: KvmHost, vmm: str, chosen: Sequence[str]) -> Mapping[str, str]:
+def outcomes(hosts: KvmHosts, vmm: str, chosen: Sequence[str]) -> Mapping[str, str]:
     """What failed in each test, by its id; empty where it passed."""
+    return hosts.do(lambda host: _outcomes(host, vmm, chosen))
+
+
+def _outcomes(host: KvmHost, vmm: str, chosen: Sequence[str]) -> Mapping[str, str]:
     argv = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={REPORT}"]
     # In there a test may take as long as all of them.
     argv += ["-o", f"timeout={LIMIT}", "-o", f"faulthandler_timeout={LIMIT}"]
@@ -101,5 +106,5 @@ def test_under_firecracker(firecracker_outcomes: Mapping[str, str], name: str) -
     assert firecracker_outcomes.get(name, "it did not run") == ""
 
 
-def test_the_main_job_under_firecracker(kvm_host: KvmHost) -> None:
-    assert outcomes(kvm_host, "firecracker", [MAIN_JOB]) == {MAIN_JOB: ""}
+def test_the_main_job_under_firecracker(kvm_hosts: KvmHosts) -> None:
+    assert outcomes(kvm_hosts, "firecracker", [MAIN_JOB]) == {MAIN_JOB: ""}

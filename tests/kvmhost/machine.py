@@ -40,6 +40,7 @@ WARMING = (
                  "gcc -static -O2 -o /tmp/warm /tmp/warm.c && /tmp/warm && rm /tmp/warm*"],
     ["sh", "-c", "qemu-system-x86_64 --version && mkfs.erofs --help && mke2fs -V && nft --version"],
 )  # fmt: skip
+PANIC = "Kernel panic"
 STATE_NAMES = ("memory", "device", "disk.qcow2")
 
 Sink = Callable[[bytes, bytes], None]
@@ -47,6 +48,10 @@ Sink = Callable[[bytes, bytes], None]
 
 class HostFailed(Exception):
     """The KVM host did not start, or did not answer; carries the end of its console."""
+
+
+class HostPanicked(HostFailed):
+    """Its Linux ended with a panic, which no program in there should be able to bring about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +103,12 @@ class KvmHost:
                 if sink is not None:
                     sink(kind, part)
         except (TimeoutError, OSError, EOFError) as error:
-            raise HostFailed(
+            console = console_end(self.directory)
+            failed = HostPanicked if PANIC in console else HostFailed
+            raise failed(
                 f"{' '.join(argv)[:200]}: no end within {limit:.0f} s ({error!r}); printed last: "
                 f"{bytes(parts[OUTPUT] + parts[ERRORS])[-2000:].decode(errors='replace')}; "
-                f"console: {console_end(self.directory)}"
+                f"console: {console}"
             ) from error
 
     def put(self, archive: bytes, directory: str) -> None:
@@ -182,7 +189,7 @@ class Monitor:
 
 def console_end(directory: Path) -> str:
     with contextlib.suppress(OSError):
-        return (directory / "console.log").read_text(errors="replace")[-3000:]
+        return (directory / "console.log").read_text(errors="replace")[-6000:]
     return "nothing"
 
 

@@ -15,7 +15,7 @@ from hpack import Decoder
 from hyperframe.frame import HeadersFrame
 
 from microvmd.control.tokens import InvalidToken
-from tests.edgeguests import HTTP_PORT, Guest, guest
+from tests.edgeguests import HTTP_PORT, Guest, guest, plain_guest
 from tests.edgelab import World, world
 from tests.edgeweak import weakened, without
 from tests.h2frames import Fields, attacker, replaced, request
@@ -156,7 +156,7 @@ def test_a_proxy_that_copies_leaves_all_of_them_to_the_application() -> None:
         tail = "\r\nHost: {host}\r\nx-aws-proxy-auth: {token}\r\n\r\n"
         lines = [line + tail for line in LINES.values()]
         bodies = [START + body + SECOND for body in SMUGGLED.values()]
-        async with world() as w, await asyncio.start_server(keep, "127.0.0.25", HTTP_PORT):
+        async with world() as w, plain_guest("127.0.0.25", keep):
             for text in (*bodies, *lines):
                 content = _filled(w, text)
                 await _copied(w, content, "127.0.0.25")
@@ -338,7 +338,7 @@ def test_odd_requests_through_a_proxy_that_translates() -> None:
         writer.close()
 
     async def scenario() -> None:
-        async with world() as w, await asyncio.start_server(keep, "127.0.0.25", HTTP_PORT):
+        async with world() as w, plain_guest("127.0.0.25", keep):
             longer = [*request(w, "vm-a"), ("content-length", "0")]
             odd = {name: _naively(fields) for name, fields in _odd_requests(w).items()}
             odd["a body longer than it says"] = _naively(longer, _filled(w, SECOND))
