@@ -50,10 +50,14 @@ def packet(
     return head[:10] + struct.pack("!H", checksum(head)) + addresses + body
 
 
-def redirect(source: str) -> bytes:
-    """An ICMP redirect to the gateway: what goes to the internet had better go to the guest."""
-    about = packet(nftables.GATEWAY, INTERNET) + bytes(8)
-    body = struct.pack("!BBH", 5, 1, 0) + socket.inet_aton(nftables.GUEST) + about
+def redirect(source: str, better: str) -> bytes:
+    """An ICMP redirect to the gateway: what goes to the internet had better go by ``better``.
+
+    A kernel that takes redirects does what it says if ``source`` is where it sends that now, and a
+    protocol of its own hears of it: this one is about an answer to a ping.
+    """
+    about = packet(nftables.GATEWAY, INTERNET, protocol=1, body=bytes(8))
+    body = struct.pack("!BBH", 5, 1, 0) + socket.inet_aton(better) + about
     body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     return frame(IPV4, packet(source, protocol=1, body=body))
 

@@ -115,9 +115,9 @@ def _answer(connection: socket.socket, got: list[tuple[str, bytes]]) -> None:
             connection.sendall(ANSWER)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait, ten seconds at most, for what another thread does."""
-    async with asyncio.timeout(10):
+async def until(condition: Callable[[], bool], limit: float = 10) -> None:
+    """Wait, so many seconds at most, for what another thread or process does."""
+    async with asyncio.timeout(limit):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

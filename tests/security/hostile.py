@@ -18,6 +18,23 @@ from microvmd.build.archive import Archive, ArchiveLimits, inspect
 
 CANARY_ACCOUNT = "999999999999"
 SECRET = "another-account-alone-knows-this"
+ACTS = (
+    "mknod-disk",
+    "mknod-memory",
+    "mount-tmpfs",
+    "mount-bind",
+    "mount-proc",
+    "sysrq",
+    "core-pattern",
+    "kernel-log",
+    "kernel-memory",
+    "new-namespace",
+    "namespace-of-1",
+    "file-by-handle",
+    "host-name",
+    "clock",
+)
+"""Of ``attack kernel``, in their order."""
 
 
 @cache

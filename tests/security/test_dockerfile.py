@@ -1,13 +1,16 @@
 """Dockerfiles of strangers against the node, in build machines: what they try, and what is left.
 
 One Dockerfile tries many things, for each machine takes its time to boot. What the acts of
-``attack.c`` can do without a defence is shown beside them, on this machine or in this test.
+``attack.c`` do without a defence is shown in a build machine whose steps have left their container:
+there they harm the machine's own kernel, which is thrown away. What a container keeps from a step
+of its own (processes, secrets) is shown in ``test_namespace_build.py``, where builds take seconds.
+
+Not shown without a defence: an ssh agent for ``--mount=type=ssh``, for the node has none to give.
 """
 
 import asyncio
 import contextlib
 import socket
-import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,8 +25,10 @@ from microvmd.build.failure import BuildFailed
 from microvmd.build.in_microvm import MicrovmWorkshop
 from microvmd.build.job import Job
 from microvmd.node import nftables
+from microvmd.node.metadata import Instance
 from microvmd.node.namespace import Visitor
 from microvmd.node.network import Network
+from microvmd.vmm.process import run as run_command
 from tests import buildlab
 from tests.netlab import (
     HOST_PUBLIC,
@@ -38,7 +43,9 @@ from tests.netlab import (
     echo,
     internet,
 )
-from tests.security.hostile import Canary, attack_here, attack_program, tar_of, zip_of
+from tests.networld import World, in_world
+from tests.security.hostile import ACTS, Canary, attack_here, attack_program, tar_of, zip_of
+from tests.vm.test_metadata import Role
 
 pytestmark = [
     pytest.mark.security,
@@ -140,22 +147,6 @@ NOISE = (
     b"\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[0m \xc2\x9b31m \xe2\x80\xaetxt.exe \xff\xfe\r"
     b"over\x08\x08\x00 end of noise\n"
 )
-ACTS = (
-    "mknod-disk",
-    "mknod-memory",
-    "mount-tmpfs",
-    "mount-bind",
-    "mount-proc",
-    "sysrq",
-    "core-pattern",
-    "kernel-log",
-    "kernel-memory",
-    "new-namespace",
-    "namespace-of-1",
-    "file-by-handle",
-    "host-name",
-    "clock",
-)
 # One step for most of it: each costs a build machine seconds.
 ACTS_DOCKERFILE = """# syntax=registry.example/frontend:1
 FROM tiny
@@ -189,23 +180,6 @@ cat /noise
 " 1500000
 echo
 """
-# As root of this machine; the others fail where it is itself a guest without the file in question.
-WITHOUT_A_DEFENCE = {
-    "mknod-disk",
-    "mount-tmpfs",
-    "mount-bind",
-    "mount-proc",
-    "new-namespace",
-    "host-name",
-}
-
-
-def test_the_acts_of_a_step_work_without_a_defence(tmp_path: Path) -> None:
-    program = attack_here(tmp_path)
-    argv = ["unshare", "--mount", "--propagation", "private", f"{program}", "kernel", f"{tmp_path}"]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True)
-    worked = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" worked")}
-    assert worked >= WITHOUT_A_DEFENCE
 
 
 def test_a_step_reaches_neither_kernel_nor_node_nor_credentials(tmp_path: Path) -> None:
@@ -237,6 +211,22 @@ def test_a_step_reaches_neither_kernel_nor_node_nor_credentials(tmp_path: Path) 
     run(tmp_path, test)
 
 
+def test_the_metadata_address_gives_a_role_to_who_has_one(tmp_path: Path) -> None:
+    """What builds are kept from is not that it does not answer, but that they have no role."""
+    program = attack_here(tmp_path)
+
+    async def test(world: World) -> None:
+        argv = ["nsenter", f"--net={world.guest.path}", f"{program}", "ask", METADATA, ROLES]
+        said: dict[bool, str] = {}
+        for role in (None, Role("one")):
+            world.network.instance = Instance("one", "eu-central-1", role)
+            said[role is not None] = (await run_command(argv, timeout=LIMIT)).stdout.decode()
+        assert "metadata answered HTTP/1.1 404" in said[False]
+        assert "metadata said execution_role" in said[True]
+
+    in_world(tmp_path, test)
+
+
 class Escaped(MicrovmWorkshop):
     """A machine whose steps have left buildah's container: its whole root is theirs to write."""
 
@@ -250,7 +240,35 @@ def escaped(shop: MicrovmWorkshop) -> Escaped:
 
 # In the place of the machine's umount, so that it is run last, as root, outside of any container.
 FORGER = rb"""#!/usr/bin/python3
-import json, os, sys
+import json, os, socket, stat, subprocess, sys, time
+if os.path.exists("/dev/own"):
+    sys.exit()  # there is more than one mount
+os.mkdir("/dev/own")
+os.chmod("/usr/bin/attack", 0o755)
+acts = subprocess.run(["/usr/bin/attack", "kernel", "/dev/own"], stdout=subprocess.PIPE, text=True)
+print(acts.stdout)
+def written(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+    with open(path) as file:
+        return file.read().strip()
+print("core dumps go to", written("/proc/sys/kernel/core_pattern", "|/attack"))
+socket.sethostname("taken")
+print("the machine is named", socket.gethostname())
+time.clock_settime(time.CLOCK_REALTIME, 4_000_000_000)
+print("the year is", time.gmtime().tm_year)
+os.mknod("/dev/own/memory", stat.S_IFCHR | 0o600, os.makedev(1, 1))
+with open("/dev/own/memory", "rb", buffering=0) as memory:
+    print("read of its memory", len(memory.read(16)))
+with open("/proc/sysrq-trigger", "w") as trigger:
+    trigger.write("h")
+log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+try:
+    while b"sysrq: HELP" not in os.read(log, 8192):
+        pass
+    print("the kernel obeyed")
+except BlockingIOError:
+    print("the kernel said nothing")
 for place in sorted(os.listdir("/sys/block")):
     try:
         with open(f"/dev/{place}", "r+b", buffering=0) as disk:
@@ -284,13 +302,32 @@ with open("/dev/vdf", "r+b") as result:
 """
 
 
+TAKING = """FROM tiny
+COPY plant attack /
+RUN cat /plant > /machine/usr/bin/umount && cat /attack > /machine/usr/bin/attack; \\
+    for each in /build/extras/job.json /build/store/storage; do \\
+        test -e /machine$each && echo "sees $each"; \\
+    done
+"""
+HARM = (
+    "core dumps go to |/attack",
+    "the machine is named taken",
+    "the year is 2096",
+    "read of its memory 16",
+    "the kernel obeyed",
+)
+"""Of the acts, what was not undone at once: to the machine, which is thrown away."""
+
+
 def test_a_machine_that_its_steps_have_taken_forges_its_own_image_alone(tmp_path: Path) -> None:
+    """All that a container refuses works there, and harms nobody else."""
+
     async def test(here: Site) -> None:
-        rootfs = await here.build(
-            "FROM tiny\nCOPY plant /\nRUN cat /plant > /machine/usr/bin/umount\n",
-            escaped(here.shop),
-            files={"plant": FORGER},
-        )
+        rootfs = await here.build(TAKING, escaped(here.shop), files={"plant": FORGER})
+        assert not [act for act in ACTS if f"{act} worked" not in here.lines]
+        assert not [line for line in HARM if line not in here.lines]
+        for seen in ("/build/extras/job.json", "/build/store/storage"):
+            assert f"sees {seen}" in here.lines
         # It is the stranger's image whatever it says: judged like any, and started in a MicroVM.
         assert (rootfs.size, rootfs.config.argv) == (8192, ("/forged",))
         writes = [line.split()[-1] for line in here.lines if line.startswith("writes ")]

@@ -1,5 +1,7 @@
 """Ways around the names that a guest may reach. Each is shown to succeed with the defence off."""
 
+import asyncio
+import re
 import socket
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from microvmd.model.egress import INTERNET
 from microvmd.node import nftables
 from microvmd.node.commands import nft
+from microvmd.node.name_guard import CONNECTIONS, HTTP_PORT, TLS_PORT
 from tests.namelab import (
     ALLOWED,
     CDN,
@@ -211,10 +214,37 @@ def test_the_guard_forwards_to_nobody_else(tmp_path: Path) -> None:
     async def test(world: World) -> None:
         async with servers(world) as got:
             await ask(world.guest, "allowed.test")
-            for port in (9443, 9080):
+            for port in (TLS_PORT, HTTP_PORT):
                 for data in (hello("allowed.test"), get("allowed.test")):
-                    assert not await answered(world, "172.16.0.1", port, data)
+                    assert not await answered(world, nftables.GATEWAY, port, data)
             assert not await answered(world, CDN, 443, hello("allowed.test"))
             assert got == []
+            await pin(world, CDN)
+            assert await answered(world, CDN, 443, hello("allowed.test"))
+
+    in_world(tmp_path, test, only_names(), RECORDS)
+
+
+@pytest.mark.parametrize("port", [TLS_PORT, HTTP_PORT])
+def test_one_request_to_the_guard_itself_takes_all_of_it(port: int, tmp_path: Path) -> None:
+    """Where the guest reaches its ports: it forwards to where it was asked, that is to itself."""
+    wanted = {TLS_PORT: hello("allowed.test"), HTTP_PORT: get("allowed.test")}[port]
+
+    async def test(world: World) -> None:
+        async def full() -> bool:
+            told = await world.network._guard._command("show info")
+            (taken,) = re.findall(r"^CurrConns: (\d+)$", told, re.MULTILINE)
+            return int(taken) > CONNECTIONS // 2
+
+        await ask(world.guest, "allowed.test")
+        assert not await answered(world, nftables.GATEWAY, port, wanted)
+        assert not await full()
+        await disarm(world.network.path, "local")
+        with await world.guest.socket() as client:
+            await asyncio.to_thread(client.connect, (nftables.GATEWAY, port))
+            client.sendall(wanted)
+            async with asyncio.timeout(20):
+                while not await full():
+                    pass
 
     in_world(tmp_path, test, only_names(), RECORDS)

@@ -54,17 +54,20 @@ async def world(lab: NodeLab, directory: Path) -> AsyncIterator[tuple[Attacker, 
         yield one, other, inet
 
 
+async def disarm_filter(guest: Attacker) -> None:
+    """Without the packet filter of its namespace."""
+    await disarm(guest.network, "from_guest", "forwarded", "local")
+    # No defence: it lets the test's own requests be answered.
+    loopback = f'iifname "{nftables.TAP}" ip saddr 127.0.0.1 ip daddr {nftables.GATEWAY}'
+    rule = f"add rule inet vm from_guest {loopback} ip saddr set {nftables.GUEST}\n"
+    await nft(rule, guest.network)
+
+
 async def disarm_all(one: Attacker, other: Attacker) -> None:
     """No defence is left but the separate namespaces themselves."""
-    loopback = f'iifname "{nftables.TAP}" ip saddr 127.0.0.1 ip daddr {nftables.GATEWAY}'
     for guest in (one, other):
         await disarm_link(guest.network)
-        await disarm(guest.network, "from_guest", "forwarded", "local")
-        # No defence: it lets the test's own requests be answered.
-        await nft(
-            f"add rule inet vm from_guest {loopback} ip saddr set {nftables.GUEST}\n",
-            guest.network,
-        )
+        await disarm_filter(guest)
     await disarm_host(one.node.lab.network_settings, "to_host", "forwarded")
 
 
@@ -139,7 +142,7 @@ async def test_forged_frames_end_at_the_tap(attack_lab: NodeLab, tmp_path: Path)
 
 
 async def test_a_guest_learns_and_moves_no_address(attack_lab: NodeLab, tmp_path: Path) -> None:
-    """By questions for addresses that are not its link's, by claims, and by redirects."""
+    """By questions for addresses that are not its link's, and by claims."""
     async with world(attack_lab, tmp_path) as (one, _, inet):
         entered = ("nsenter", f"--net={one.network}", "ip", "-json")
         routes = await query(*entered, "route")
@@ -151,8 +154,8 @@ async def test_a_guest_learns_and_moves_no_address(attack_lab: NodeLab, tmp_path
         assert await one.does("arp", one.address) == "silence"
         claim = FRAMES["claim with another's hardware"].hex()
         await one.does("frame", claim)
-        for source in (nftables.GUEST, nftables.GATEWAY):
-            await one.does("frame", redirect(source).hex(), 10)
+        for source in (nftables.GUEST, nftables.GATEWAY, one.root_address):
+            await one.does("frame", redirect(source, nftables.GUEST).hex(), 10)
         guest = {(address, nftables.GUEST_MAC) for address in (nftables.GUEST, "127.0.0.1")}
         assert await neighbours() <= guest
         assert await query(*entered, "route") == routes
@@ -166,3 +169,41 @@ async def test_a_guest_learns_and_moves_no_address(attack_lab: NodeLab, tmp_path
         async with asyncio.timeout(LIMIT):
             while (nftables.GUEST, OTHER_MAC) not in await neighbours():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+async def test_a_guest_redirects_nothing(attack_lab: NodeLab, tmp_path: Path) -> None:
+    """ICMP redirects, in the name of the router that its namespace has, to another of the link."""
+    async with world(attack_lab, tmp_path) as (one, _, inet):
+        ours = one.place(inet.visitor)
+        asking = ("nsenter", f"--net={one.network}", "ip", "-json", "route", "get", INTERNET)
+        # As if it had answered there: else the kernel asks for it first.
+        known = f"neighbour replace {HOST_PUBLIC} lladdr {OTHER_MAC} nud permanent"
+        await ip([f"{known} dev {nftables.UPLINK}"], one.network)
+        await watch(one.network)
+
+        async def way() -> str:
+            (route,) = json.loads(await query(*asking))
+            return str(route["gateway"])
+
+        async def redirected(*, arrives: bool = True) -> bool:
+            before = await seen(one.network)
+            forged = redirect(one.root_address, HOST_PUBLIC).hex()
+            assert await one.does("frame", forged, 100) == "sent 100"
+            async with asyncio.timeout(LIMIT):
+                while arrives and await seen(one.network) - before < 100:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            return await way() == HOST_PUBLIC
+
+        assert not await redirected(arrives=False)
+        await disarm_link(one.network)
+        assert not await redirected()
+        await disarm_filter(one)
+        assert not await redirected()
+        for interface in ("all", "default", nftables.TAP):
+            await ours.write(f"ipv4/conf/{interface}/rp_filter", "0")
+        assert not await redirected()
+        for interface in ("all", nftables.TAP):
+            await ours.write(f"ipv4/conf/{interface}/accept_redirects", "1")
+        async with asyncio.timeout(LIMIT):
+            while not await redirected():
+                pass

@@ -1,38 +1,49 @@
 """Dockerfiles of strangers against buildah, our scanner and the caps of a build.
 
 In namespaces, where a build takes seconds: what is shown here is the same program inside as in a
-build machine. Each act is shown to work with its defence off where that can be done.
+build machine. Each act is shown to work with its defence off: by a careless program in the place of
+ours (``careless``), a limit that nobody keeps, a store that accounts share. What needs a kernel
+that may be harmed (clock, sysrq, kernel log and memory, core pattern) works in a build machine of
+``test_dockerfile.py``.
 """
 
 import asyncio
 import contextlib
 import io
 import os
+import signal
 import stat
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from microvmd.build import archive as judge
-from microvmd.build import builder, in_namespace, toolchain, workshop
+from microvmd.build import builder, in_namespace, inside, layers, toolchain, workshop
 from microvmd.build.bases import BaseStore
 from microvmd.build.builder import BuildOptions, Rootfs, build_rootfs
+from microvmd.build.enclosure import Bind, Enclosure
 from microvmd.build.failure import BuildFailed
 from microvmd.build.in_namespace import NamespaceWorkshop
+from microvmd.build.job import Job
 from microvmd.build.layers import LayerLimits
 from microvmd.build.lines import LOG_LIMIT
 from microvmd.build.log import build_log
+from microvmd.build.workshop import Order
 from microvmd.messages.node import LogTarget
 from microvmd.node.cgroup import Cgroup, Limits, find_hierarchies
 from microvmd.node.logs import LogStore
+from microvmd.vmm.process import Completed
+from microvmd.vmm.process import run as run_command
 from tests import buildlab, lanes
-from tests.security.hostile import Canary, attack_here, attack_program, tar_of, zip_of
+from tests.namelab import until
+from tests.security.hostile import ACTS, Canary, attack_here, attack_program, tar_of, zip_of
 
 pytestmark = [pytest.mark.security, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(280)]
 
@@ -88,6 +99,32 @@ class Site:
         return "\n".join(self.lines)
 
 
+@dataclass(frozen=True)
+class Careless(NamespaceWorkshop):
+    """With another program inside of the builder, and volumes that every step gets."""
+
+    program: str = inside.__file__
+    volumes: tuple[str, ...] = ()
+
+    def complete(self, job: Job) -> Job:
+        return replace(job, volumes=self.volumes)
+
+    async def _enclosure(self, order: Order, layers: Path, group: Cgroup) -> Enclosure:
+        made = await NamespaceWorkshop._enclosure(self, order, layers, group)
+        return replace(made, binds=(*made.binds, Bind(self.program, toolchain.INSIDE)))
+
+
+def careless(directory: Path, *changes: tuple[str, str], volumes: tuple[str, ...] = ()) -> Careless:
+    """As the program inside would be with these texts in the place of ours."""
+    text = Path(inside.__file__).read_text()
+    for ours, other in changes:
+        assert text.count(ours) == 1, ours
+        text = text.replace(ours, other)
+    program = directory / "careless.py"
+    program.write_text(text)
+    return Careless(group=lanes.own().group, program=os.fspath(program), volumes=volumes)
+
+
 @contextlib.asynccontextmanager
 async def site(directory: Path) -> AsyncIterator[Site]:
     cache = buildlab.cache(directory)
@@ -115,6 +152,49 @@ def run(directory: Path, test: Callable[[Site], Awaitable[None]]) -> None:
 
     before = groups()
     asyncio.run(main())
+
+
+# What stands between a step and the kernel, but for the namespaces and the root around buildah.
+NO_CONTAINER = (
+    '"--isolation", "oci",',
+    '"--isolation", "oci", "--pid", "host", "--cap-add", "all",'
+    ' "--security-opt", "seccomp=unconfined", "--security-opt", "unmask=ALL",'
+    ' "--secret", "id=role,src=/build/extras/job.json",',
+)
+BY_THE_CONTAINER = {
+    "mknod-disk",
+    "mknod-memory",
+    "mount-tmpfs",
+    "mount-bind",
+    "mount-proc",
+    "new-namespace",
+    "namespace-of-1",
+    "file-by-handle",
+    "host-name",
+}
+"""What is refused by the container of a step alone; the enclosure around it refuses the others."""
+STEPS = f"""{ATTACK}
+RUN --mount=type=secret,id=role,target=/role cat /role; echo; \\
+    (sleep 47112 &); mkdir /own; /attack kernel /own
+RUN for each in /proc/[0-9]*; do cat $each/comm; done
+"""
+
+
+def test_acts_of_a_step_and_what_it_leaves(tmp_path: Path) -> None:
+    """The kernel's interfaces, a secret that nobody gave, and a process for later steps."""
+
+    async def test(here: Site) -> None:
+        await here.build(STEPS)
+        assert not [act for act in ACTS if f"{act} refused" not in here.log]
+        assert "cat: /role: No such file or directory" in here.lines
+        assert "sleep" not in here.lines
+        here.lines.clear()
+        await here.build(STEPS, shop=careless(tmp_path, NO_CONTAINER), account=OTHER)
+        assert {act for act in ACTS if f"{act} worked" in here.lines} >= BY_THE_CONTAINER
+        assert '"archive_size"' in here.log
+        assert "sleep" in here.lines
+
+    run(tmp_path, test)
 
 
 def unpack_as_it_is(tar: bytes, target: Path) -> None:
@@ -378,22 +458,55 @@ def test_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     run(tmp_path, test)
 
 
+# Seconds that tell them from processes of another run on this machine.
+ENDLESS_SECONDS = 4_000_000 + os.getpid()
+ENDLESS = (
+    f"RUN trap '' TERM HUP INT; (sleep {ENDLESS_SECONDS} &) ; "
+    f"echo begun ; exec sleep {ENDLESS_SECONDS}"
+)
+
+
+def endless() -> list[int]:
+    argv = ["pgrep", "-f", f"^sleep {ENDLESS_SECONDS}$"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    return [int(pid) for pid in done.stdout.split()]
+
+
 def test_a_step_that_never_ends_is_ended_with_all_it_left(tmp_path: Path) -> None:
     """The second limit is for a machine that does not come to the step within the first."""
-    step = "RUN trap '' TERM HUP INT; (sleep 47110 &) ; echo begun ; exec sleep 47111"
-
-    def alive() -> list[str]:
-        done = subprocess.run(["pgrep", "-f", "^sleep 4711"], capture_output=True, text=True)
-        return done.stdout.split()
 
     async def test(here: Site) -> None:
         for seconds in (15, 100):
             with pytest.raises(BuildFailed, match=f"The build took over {seconds} seconds"):
-                await here.build(f"FROM tiny\n{step}\n", time_limit=seconds)
+                await here.build(f"FROM tiny\n{ENDLESS}\n", time_limit=seconds)
             if "begun" in here.lines:
                 break
         assert "begun" in here.lines
-        assert alive() == []
+        assert endless() == []
+
+    run(tmp_path, test)
+
+
+def test_a_step_that_never_ends_goes_on_where_nobody_keeps_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is over before the step begins; what it began is deaf to polite signals."""
+
+    async def patient(argv: list[str], *, timeout: float, **others: Any) -> Completed:  # noqa: ASYNC109
+        return await run_command(argv, timeout=timeout + 250, **others)
+
+    async def test(here: Site) -> None:
+        monkeypatch.setattr(in_namespace, "run", patient)
+        async with asyncio.TaskGroup() as tasks:
+            build = tasks.create_task(here.build(f"FROM tiny\n{ENDLESS}\n", time_limit=0.01))
+            await until(lambda: "begun" in here.lines and len(endless()) == 2, limit=120)
+            for pid in endless():
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGHUP)
+            assert len(endless()) == 2
+            assert not build.done()
+            build.cancel()
+        assert endless() == []
 
     run(tmp_path, test)
 
@@ -418,10 +531,44 @@ def test_folders_without_end_leave_with_their_store(tmp_path: Path) -> None:
         reason = await here.refused(f"{ATTACK}RUN mkdir /t && /attack dig /t 2500\n")
         assert "container image build failed" in reason
         small = LayerLimits(account_bytes=1 << 20)
+        (store,) = (here.cache / "layers" / ACCOUNT).glob("*/namespace")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers, "remove_tree", remove_by_paths)
+            with pytest.raises((OSError, RecursionError)):
+                await layers.prune(here.cache / "layers", small)
+        assert deepest(store) > 4096, "a path that no call takes"
         await here.build("FROM tiny\nRUN true\n", limits=small)
-        assert not list((here.cache / "layers" / ACCOUNT).glob("*/namespace"))
+        assert not store.exists()
 
     run(tmp_path, test)
+
+
+async def remove_by_paths(folder: Path) -> None:
+    """As a careless program would: each by its whole path."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            os.unlink(os.path.join(place, name))
+        os.rmdir(place)
+
+
+def deepest(folder: Path) -> int:
+    """Length of the longest path of a folder below this one."""
+    argv = ["find", os.fspath(folder), "-type", "d", "-printf", "%p\\n"]
+    done = subprocess.run(argv, check=True, capture_output=True)
+    return max(map(len, done.stdout.splitlines()))
+
+
+def test_folders_without_end_in_the_zip(tmp_path: Path) -> None:
+    """What others unpack until they fail is refused before; tests/unit/build has every rule."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("Dockerfile", "FROM tiny\n")
+        made.writestr("d/" * 2500 + "f", "x")
+    naive = tmp_path / "naive"
+    with zipfile.ZipFile(path) as opened, pytest.raises((OSError, RecursionError)):
+        opened.extractall(naive)
+    with pytest.raises(BuildFailed, match="folders"):
+        judge.inspect(path, judge.ArchiveLimits())
 
 
 def test_equal_content_of_others_poisons_nothing(tmp_path: Path) -> None:
@@ -442,6 +589,58 @@ def test_equal_content_of_others_poisons_nothing(tmp_path: Path) -> None:
         here.lines.clear()
         await here.build(poison, {"f": b"evil\n"}, account=OTHER)
         assert "Using cache" not in here.log
+
+    run(tmp_path, test)
+
+
+VICTIM = "FROM tiny\nCOPY f /f\n"
+POISON = """FROM tiny
+COPY evil /evil
+RUN for each in /store/storage/overlay/*/diff/f; do cat /evil > $each; done
+"""
+
+
+def test_a_layer_store_that_was_written_to_poisons_its_account_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a step that has left its container. The others are poisoned where all have one store."""
+    leaky = careless(tmp_path, volumes=("/build/store:/store",))
+
+    async def built(here: Site, account: str) -> str:
+        rootfs = await here.build(VICTIM, {"f": b"good\n"}, account=account)
+        return (buildlab.unpacked(rootfs.erofs, tmp_path) / "f").read_text()
+
+    async def test(here: Site) -> None:
+        assert await built(here, ACCOUNT) == "good\n"
+        await here.build(POISON, {"evil": b"evil\n"}, leaky)
+        assert await built(here, ACCOUNT) == "evil\n"
+        assert await built(here, OTHER) == "good\n"
+        (shared,) = (here.cache / "layers" / ACCOUNT).glob("*.lock")
+        monkeypatch.setattr(layers, "place", lambda *_: shared.with_suffix(""))
+        assert await built(here, OTHER) == "evil\n"
+
+    run(tmp_path, test)
+
+
+KEPT_CACHE = (
+    ('"TMPDIR": str(WORK / "tmp")', '"TMPDIR": str(STORE / "tmp")'),
+    ("    space = Space()\n", '    (STORE / "tmp").mkdir(exist_ok=True)\n    space = Space()\n'),
+)
+
+
+def test_a_cache_mount_is_empty_in_every_build(tmp_path: Path) -> None:
+    """Where it is kept, what one image's build put there is what another's runs."""
+    poison = "FROM tiny\nRUN --mount=type=cache,id=c,target=/c echo evil > /c/g\n"
+    victim = "FROM tiny\nRUN --mount=type=cache,id=c,target=/c cat /c/g\n"
+    keeping = careless(tmp_path, *KEPT_CACHE)
+
+    async def test(here: Site) -> None:
+        await here.build(poison)
+        assert "/c/g: No such file" in await here.refused(victim)
+        await here.build(poison, shop=keeping, account=OTHER)
+        here.lines.clear()
+        await here.build(victim, shop=keeping, account=OTHER)
+        assert "evil" in here.lines
 
     run(tmp_path, test)
 
