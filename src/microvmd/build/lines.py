@@ -3,6 +3,9 @@
 Output of a Dockerfile is hostile: no line end for gigabytes, terminal control sequences, bytes that
 are no text, lines without end. A log line is at most LINE_LIMIT characters of printable text, a log
 at most LOG_LIMIT bytes that come at a bounded rate; what is over is counted and said.
+
+So is the work: a line that is not kept is counted with all that came with it, and not looked at. A
+flood of line ends would else take the event loop of the node for itself.
 """
 
 import codecs
@@ -16,7 +19,7 @@ LINES_PER_SECOND = 1000
 BURST_SECONDS = 10
 """A build that was silent may print at once what it could have printed in this time."""
 LINE_COST = 64
-"""Bytes that a line costs beside its text: an empty one is a line of the log too."""
+"""Bytes that a line costs beside its text."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,16}[ -/]{0,4}[@-~]|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ENDS = re.compile(r"\r\n|\n|\r")
@@ -40,17 +43,8 @@ class Meter:
 
     def admit(self, line: str) -> Iterator[str]:
         """What goes into the log now: the line, nothing, or what was dropped before it."""
-        if self._left <= 0:
-            return
-        now = self._clock()
-        earned = (now - self._seen) * self._rate
-        self._credit = min(self._credit + earned, self._rate * BURST_SECONDS)
-        self._seen = now
-        # Once lines were dropped, half a second of them comes back at a time, or every other line
-        # of a flood would say how many are missing.
-        wanted = max(1.0, self._rate / 2) if self._dropped else 1.0
-        if self._credit < wanted:
-            self._dropped += 1
+        if not self.takes():
+            self.drop(1)
             return
         self._credit -= 1
         yield from self.dropped()
@@ -58,6 +52,27 @@ class Meter:
         self._left -= len(line) + LINE_COST
         if self._left <= 0:
             yield "[the log is full; what follows is not kept]"
+
+    def takes(self) -> bool:
+        """Whether a line that comes now would be kept."""
+        if self._left <= 0:
+            return False
+        now = self._clock()
+        earned = (now - self._seen) * self._rate
+        self._credit = min(self._credit + earned, self._rate * BURST_SECONDS)
+        self._seen = now
+        # Once lines were dropped, half a second of them comes back at a time, or every other line
+        # of a flood would say how many are missing.
+        wanted = max(1.0, self._rate / 2) if self._dropped else 1.0
+        return self._credit >= wanted
+
+    def drop(self, count: int) -> None:
+        """So many lines came that are not kept."""
+        self._dropped += count
+
+    def pass_over(self) -> None:
+        """A line came that has nothing to keep. It was work, so it counts for the rate."""
+        self._credit -= 1
 
     def dropped(self) -> Iterator[str]:
         """Say how much is missing, if anything is."""
@@ -77,12 +92,24 @@ class LineLog:
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the output."""
-        *lines, self._pending = _ENDS.split(self._pending + self._decoder.decode(piece))
-        for line in lines:
-            self._emit(line)
-        while len(self._pending) > LINE_LIMIT:
-            self._emit(self._pending[:LINE_LIMIT])
-            self._pending = self._pending[LINE_LIMIT:]
+        text = self._pending + self._decoder.decode(piece)
+        start = 0
+        for end in _ENDS.finditer(text):
+            if not self._meter.takes():
+                self._meter.drop(_ends_in(text, start))
+                start = max(text.rfind("\n"), text.rfind("\r")) + 1
+                break
+            self._emit(text[start : end.start()])
+            start = end.end()
+        while len(text) - start > LINE_LIMIT:
+            if not self._meter.takes():
+                over = (len(text) - start - 1) // LINE_LIMIT
+                self._meter.drop(over)
+                start += over * LINE_LIMIT
+                break
+            self._emit(text[start : start + LINE_LIMIT])
+            start += LINE_LIMIT
+        self._pending = text[start:]
 
     def close(self) -> None:
         """Log what came without a line end."""
@@ -94,6 +121,14 @@ class LineLog:
 
     def _emit(self, line: str) -> None:
         text = _CONTROLS.sub("", _ESCAPES.sub("", line)).rstrip()
+        if not text:
+            self._meter.pass_over()
         for start in range(0, len(text), LINE_LIMIT):
             for kept in self._meter.admit(text[start : start + LINE_LIMIT]):
                 self._log(kept)
+
+
+def _ends_in(text: str, start: int) -> int:
+    """How many lines end in the text from there on."""
+    returns = text.count("\r", start) - text.count("\r\n", start)
+    return text.count("\n", start) + returns

@@ -3,12 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from microvmd.build.lines import LINE_LIMIT, LINES_PER_SECOND, Meter
 from microvmd.messages.node import LogTarget
-from microvmd.node.guest import GuestClient
+from microvmd.node.guest_streams import LogQueue
 from microvmd.node.logs import LogStore, lines_of, printable
+from microvmd.node.output import paced
 from microvmd.vmm.causes import ungrouped
+
+
+class Printing(Protocol):
+    """A guest, for whoever reads what its application prints."""
+
+    @property
+    def logs(self) -> LogQueue: ...
 
 
 class BuildLog:
@@ -24,10 +33,10 @@ class BuildLog:
     def __call__(self, line: str) -> None:
         self._lines.put_nowait(printable(line[:LINE_LIMIT]))
 
-    async def follow(self, guest: GuestClient) -> None:
+    async def follow(self, guest: Printing) -> None:
         """Log what the application of a build prints, until its guest is gone."""
         meter = Meter(rate=self._rate)
-        async for lines in lines_of(guest.logs):
+        async for lines in lines_of(paced(guest.logs)):
             for line in lines:
                 for kept in meter.admit(line[:LINE_LIMIT]):
                     self(kept)

@@ -48,7 +48,8 @@ async def output_kept(
                 await pumping
 
 
-async def _paced(output: LogQueue) -> AsyncIterator[tuple[int, bytes]]:
+async def paced(output: LogQueue) -> AsyncIterator[tuple[int, bytes]]:
+    """What a guest prints, no faster than it may."""
     pace = Pace(RATE, BURST)
     async for stream, data in output:
         yield stream, data
@@ -60,7 +61,7 @@ async def _paced(output: LogQueue) -> AsyncIterator[tuple[int, bytes]]:
 async def _pump(output: LogQueue, spec: MicrovmSpec, store: LogStore) -> None:
     """A task's border: a MicroVM goes on without its log."""
     try:
-        async for lines in lines_of(_paced(output)):
+        async for lines in lines_of(paced(output)):
             await store.append(spec.log.group, spec.log.stream, lines)
     except Exception:
         log.exception("microvm.log_lost", id=spec.microvm_id)

@@ -1,7 +1,9 @@
 """Build output becomes bounded, printable lines, whatever its pieces are."""
 
 import itertools
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +63,36 @@ def test_a_flood_of_tiny_lines_is_bounded_in_number() -> None:
     # The burst and what was earned in it; what is earned after it does not come line by line.
     assert len(lines) == 1000 * BURST_SECONDS + 20 + 1
     assert lines[-1] == "[89980 lines are not kept: over 1000 in a second]"
+
+
+class Asked(Meter):
+    """Counts the lines that were looked at."""
+
+    count = 0
+
+    def admit(self, line: str) -> Iterator[str]:
+        self.count += 1
+        return super().admit(line)
+
+    def pass_over(self) -> None:
+        self.count += 1
+        super().pass_over()
+
+
+@pytest.mark.parametrize("text", [b"\n", b"a\n", b"\r", b"\r\n", b"\x1b[0m", b"x"])
+@pytest.mark.parametrize("full", [False, True])
+def test_what_is_not_kept_is_not_looked_at(text: bytes, full: bool) -> None:
+    """Of a megabyte at once: line ends, escapes, and a line without an end."""
+    lines: list[str] = []
+    meter = Asked(limit=0 if full else 1 << 30, rate=10, clock=lambda: 0.0)
+    log = LineLog(lines.append, meter)
+    for _ in range(16):
+        log.feed(text * (65536 // len(text)))
+        assert len(log._pending) <= LINE_LIMIT
+    # The last line is one without an end, which is looked at when the log is closed.
+    assert meter.count == (0 if full else 10 * BURST_SECONDS)
+    log.close()
+    assert len(lines) <= 10 * BURST_SECONDS + 1
 
 
 def test_one_line_without_end_takes_no_memory() -> None:
