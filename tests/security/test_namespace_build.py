@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from microvmd.build import archive as judge
 from microvmd.build import builder, in_namespace, inside, layers, toolchain, workshop
@@ -159,7 +161,8 @@ NO_CONTAINER = (
     '"--isolation", "oci",',
     '"--isolation", "oci", "--pid", "host", "--cap-add", "all",'
     ' "--security-opt", "seccomp=unconfined", "--security-opt", "unmask=ALL",'
-    ' "--secret", "id=role,src=/build/extras/job.json",',
+    ' "--secret", "id=role,src=/build/extras/job.json",'
+    ' "--ssh", f"default={WORK}/context/key",',
 )
 BY_THE_CONTAINER = {
     "mknod-disk",
@@ -174,24 +177,34 @@ BY_THE_CONTAINER = {
 }
 """What is refused by the container of a step alone; the enclosure around it refuses the others."""
 STEPS = f"""{ATTACK}
-RUN --mount=type=secret,id=role,target=/role cat /role; echo; \\
+RUN --mount=type=secret,id=role,target=/role --mount=type=ssh cat /role; echo; \\
+    test -e /run/buildkit/ssh_agent.0 && echo "sees an agent"; \\
     (sleep 47112 &); mkdir /own; /attack kernel /own
-RUN for each in /proc/[0-9]*; do cat $each/comm; done
+RUN for each in /proc/[0-9]*; do cat $each/comm; done; true
 """
 
 
+def ssh_key() -> bytes:
+    return Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+    )
+
+
 def test_acts_of_a_step_and_what_it_leaves(tmp_path: Path) -> None:
-    """The kernel's interfaces, a secret that nobody gave, and a process for later steps."""
+    """The kernel's interfaces, secrets that nobody gave, and a process for later steps."""
+    key = {"key": ssh_key()}
 
     async def test(here: Site) -> None:
-        await here.build(STEPS)
+        await here.build(STEPS, key)
         assert not [act for act in ACTS if f"{act} refused" not in here.log]
         assert "cat: /role: No such file or directory" in here.lines
+        assert "sees an agent" not in here.lines
         assert "sleep" not in here.lines
         here.lines.clear()
-        await here.build(STEPS, shop=careless(tmp_path, NO_CONTAINER), account=OTHER)
+        await here.build(STEPS, key, careless(tmp_path, NO_CONTAINER), account=OTHER)
         assert {act for act in ACTS if f"{act} worked" in here.lines} >= BY_THE_CONTAINER
         assert '"archive_size"' in here.log
+        assert "sees an agent" in here.lines
         assert "sleep" in here.lines
 
     run(tmp_path, test)
