@@ -13,6 +13,7 @@ import websockets.exceptions
 from microvmd.edge import stats
 from tests.edgeguests import WEBSOCKET_PORT, guest
 from tests.edgelab import World, running, world
+from tests.edgeneighbour import resident, worker
 
 
 async def _processes(w: World) -> dict[str, list[int]]:
@@ -144,5 +145,31 @@ def test_an_address_that_changes_hands_serves_the_new_owner(http2: bool) -> None
                 response = await w.get(client, "vm-a", "/", auth, host=host, method="POST")
                 assert response.status_code == 200
                 assert len(heir.heads) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("known", ["token", "foreign token", "guess", "nothing"])
+def test_requests_leave_no_memory_behind(known: str) -> None:
+    """A converter of HAProxy 2.6.12 for AES-GCM would leave more than a kilobyte for each."""
+    many = 1000
+
+    async def scenario() -> None:
+        async with world() as w, guest("127.0.0.15") as app, w.client() as client:
+            await w.edge.routes.add("vm-a", "127.0.0.15")
+            token = w.token("vm-a")
+            header = {
+                "token": {"X-aws-proxy-auth": token},
+                "foreign token": w.auth("vm-b"),
+                "guess": {"X-aws-proxy-auth": f"{token[:-22]}{'A' * 22}"},
+                "nothing": {},
+            }[known]
+            taken = []
+            for count in (many // 4, many):
+                for _ in range(count):
+                    await w.get(client, "vm-a", "/", header)
+                app.heads.clear()
+                taken.append(resident(await worker(w)))
+            assert taken[1] - taken[0] < many * 512
 
     asyncio.run(scenario())
