@@ -44,7 +44,13 @@ class H2Attacker:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.encoder = Encoder()
+        self.port: int = writer.get_extra_info("sockname")[1]
         self.closed = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the other side has closed, as far as it shows without reading."""
+        return self.closed or self.writer.transport.is_closing()
 
     def headers(self, stream: int, fields: Fields, *, end: bool = True) -> bytes:
         """A HEADERS frame."""
