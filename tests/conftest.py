@@ -52,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**32))
     os.environ[SEED_VARIABLE] = str(seed)
     config.stash[_SEED] = seed
+    _log_plainly()
     # A shell ignores it for what it runs in the background, and all that we start inherits that:
     # no Ctrl-C would end a command in a terminal of the tests.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -77,6 +78,14 @@ def _own_log() -> Iterator[None]:
     """A test of a command sets the log up for its process, which goes on with other tests."""
     yield
     structlog.reset_defaults()
+    _log_plainly()
+
+
+def _log_plainly() -> None:
+    """As a service does: an error drawn with all of its variables holds a test up for seconds on an
+    emulated processor, and with it the event loop."""
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
 
 
 @pytest.fixture(scope="session")
