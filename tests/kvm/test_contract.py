@@ -40,6 +40,7 @@ UNDER_QEMU = (
     "tests/vm/test_microvm.py::test_run_suspend_resume_terminate",
     "tests/vm/test_microvm.py::test_a_vmm_that_is_killed",
     "tests/vm/test_microvm.py::test_a_snapshot_that_is_damaged_is_no_reason_to_lose_it",
+    "tests/vm/test_clocks.py::test_a_guest_goes_on_hours_later",
     "tests/vm/test_two_vmms.py::test_an_image_runs_under_the_vmm_that_it_chose",
 )
 UNDER_FIRECRACKER = (
@@ -52,6 +53,9 @@ UNDER_FIRECRACKER = (
     "tests/vm/test_microvm.py::test_run_suspend_resume_terminate",
     "tests/vm/test_microvm.py::test_a_vmm_that_is_killed",
     "tests/vm/test_microvm.py::test_a_snapshot_that_is_damaged_is_no_reason_to_lose_it",
+    "tests/vm/test_microvm.py::test_a_suspend_that_finds_no_room_is_taken_back",
+    "tests/vm/test_clocks.py::test_a_guest_goes_on_hours_later",
+    "tests/vm/test_encryption.py::test_a_damaged_suspend_snapshot_is_not_resumed",
 )
 
 MAIN_JOB = "tests/journey/test_static_program.py::test_from_a_zip_to_the_end"

@@ -27,7 +27,7 @@ from microvmd.vmm.machine import (
     Start,
 )
 from microvmd.vmm.qemu import PlainLauncher, QemuMachine, launch
-from tests.accelerated import accelerator, accelerator_kind
+from tests.accelerated import accelerator, accelerator_kind, own_machine
 from tests.checkout import ASSETS
 from tests.lanes import Lane
 from tests.nodelab import NodeLab
@@ -53,9 +53,11 @@ def makes_machines() -> bool:
 ON_KVM = ["test_firecracker_machine.py", "test_firecracker_jail.py"]
 # One that makes machines may yet run no Linux: whoever asks for KVM knows that it does.
 WITH_LINUX = ["test_two_vmms.py"]
+SETTING_THE_CLOCK = ["test_clocks.py"]
 collect_ignore = [
     *([] if makes_machines() else ON_KVM),
     *([] if accelerator_kind() is AcceleratorKind.KVM else WITH_LINUX),
+    *([] if own_machine() else SETTING_THE_CLOCK),
 ]
 
 

@@ -2,6 +2,7 @@
  *
  * Port 8080, any address:
  *   /count          how often this was asked, from memory
+ *   /clocks         nanoseconds of the wall clock and of the monotonic one, and what they count by
  *   /hooks          names and bodies of the hooks called so far, a line each
  *   /fail/HOOK      answer this hook with 500 from now on
  *   /hang/HOOK      never answer this hook from now on
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static char called[8192], failing[256], hanging[256];
@@ -68,12 +70,31 @@ static int hook(int connection, char *name, const char *body)
     return 1;
 }
 
+static void clocks(int connection)
+{
+    char source[32] = "", text[128];
+    FILE *file = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "r");
+    if (file) {
+        if (fgets(source, sizeof source, file))
+            source[strcspn(source, "\n")] = 0;
+        fclose(file);
+    }
+    struct timespec wall, monotonic;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    clock_gettime(CLOCK_MONOTONIC, &monotonic);
+    snprintf(text, sizeof text, "%ld%09ld %ld%09ld %s", wall.tv_sec, wall.tv_nsec,
+        monotonic.tv_sec, monotonic.tv_nsec, source);
+    answer(connection, 200, text);
+}
+
 static void request(int connection, char *path)
 {
     char text[64];
     if (!strcmp(path, "/count")) {
         snprintf(text, sizeof text, "%d", ++asked);
         answer(connection, 200, text);
+    } else if (!strcmp(path, "/clocks")) {
+        clocks(connection);
     } else if (!strcmp(path, "/hooks")) {
         answer(connection, 200, called);
     } else if (!strncmp(path, "/fail/", 6)) {
