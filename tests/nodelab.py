@@ -51,6 +51,7 @@ from microvmd.node.snapshot import ImageFiles, Stamp
 from microvmd.node.vault import Vault
 from microvmd.vmm.choice import choose, choose_others
 from microvmd.vmm.machine import Accelerator, Vmm, Wanted
+from microvmd.vmm.qemu import QemuVmm, installed_version
 from tests.accelerated import PATIENCE, accelerator
 from tests.checkout import ASSETS, CHECKOUT
 from tests.lanes import Lane
@@ -109,6 +110,8 @@ class NodeLab:
     vmm_kind: str = "qemu"
     offered: tuple[str, ...] = ()
     """VMMs beside it that an image may choose."""
+    qemu: Path | None = None
+    """Another program than the machine's."""
     aws: AwsAccess = NO_AWS
     kms: KmsSettings = field(default_factory=lambda: KmsSettings("us-east-1"))
     program: Path = PROGRAM
@@ -152,6 +155,8 @@ class NodeLab:
         return self.lane.networks(self.directory / "run")
 
     async def vmm(self) -> Vmm:
+        if self.qemu is not None:
+            return QemuVmm(await installed_version(self.qemu), self.qemu)
         return (await choose(Wanted(self.vmm_kind), self.accelerator, FIRECRACKER)).vmm
 
     @asynccontextmanager

@@ -3,6 +3,7 @@
 import random
 import re
 import string
+from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Any, get_args
 
@@ -14,7 +15,7 @@ from microvmd.messages.shell import ShellEnd
 from microvmd.model.capacity import Machine
 from microvmd.model.egress import Egress, Protocol, Reach
 from microvmd.model.hooks import HookName, Hooks, HookSetting
-from microvmd.model.image import Logging, SnapshotSizes, VersionConfig
+from microvmd.model.image import VMMS, Logging, SnapshotSizes, VersionConfig
 from microvmd.model.microvm import Phase
 from microvmd.model.size import Size
 
@@ -40,6 +41,7 @@ VERSIONS = st.builds(
     _made("[0-9]{12}"),
     _made("[a-zA-Z0-9_-]{1,64}"),
     st.builds("{}.{}".format, st.integers(0, 999_999), st.integers(0, 999_999)),
+    st.just("") | _made(UUID),
 )
 BYTES = st.none() | st.integers(0, 2**53)
 SIZES = st.builds(SnapshotSizes, BYTES, BYTES, BYTES)
@@ -117,7 +119,7 @@ NUMBERS = st.lists(COUNT, max_size=3).map(tuple)
 LINES = st.builds(node_requests.LogLine, st.floats(0, 1e10), PRINTED, TEXT)
 ERROR = st.none() | TEXT
 ROOM = st.integers(0, 2**40)
-VMMS = st.builds(node_requests.Vmm, st.integers(1, 2**31), st.integers(0, 2**53), BYTES)
+FOUND_VMMS = st.builds(node_requests.Vmm, st.integers(1, 2**31), st.integers(0, 2**53), BYTES)
 
 FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node.StartMicrovm: {"spec": SPECS},
@@ -131,9 +133,12 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "log": LOG,
         "egress": EGRESS,
         "delivery": st.none() | DELIVERY,
+        "vmm": st.none() | st.sampled_from(VMMS),
+        "source": st.none() | VERSIONS,
     },
     node.DeleteVersion: {"version": VERSIONS},
     node.RetireVersion: {"version": VERSIONS},
+    node.FreeSnapshot: {"version": VERSIONS},
     node.AdoptMicrovm: {"spec": SPECS, "phase": st.sampled_from(Phase)},
     node.ProvisionConnector: {"connector_id": CONNECTOR, "number": COUNT, "egress": EGRESS},
     node.RevokeConnector: {"connector_id": CONNECTOR, "numbers": NUMBERS},
@@ -144,6 +149,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node.SuspendFailed: {**MICROVM, "reason": TEXT, "edge_address": ADDRESS},
     node.ResumeFailed: {**MICROVM, "reason": TEXT},
     node.Died: {**MICROVM, "reason": TEXT},
+    node.Unfit: {**MICROVM, "reason": TEXT},
     node.Terminated: MICROVM,
     node.BuildStarted: BUILD,
     node.BuildSucceeded: {**BUILD, "sizes": SIZES},
@@ -163,7 +169,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node_requests.CheckKeys: {"spec": SPECS},
     node_requests.KeysChecked: {"problem": st.none() | st.sampled_from(KeyProblem), "text": TEXT},
     node_requests.AskVmm: {"microvm_id": MICROVM_ID},
-    node_requests.VmmIs: {"vmm": st.none() | VMMS},
+    node_requests.VmmIs: {"vmm": st.none() | FOUND_VMMS},
     node_requests.AskRoom: {},
     node_requests.RoomIs: {
         "machine": st.builds(Machine, ROOM, ROOM, ROOM, ROOM),
@@ -222,6 +228,7 @@ SAMPLES = (
     ),
     node.DeleteVersion(_VERSION),
     node.RetireVersion(_VERSION),
+    node.FreeSnapshot(replace(_VERSION, build=ID[8:])),
     node.RevokeConnector(f"nc-{ID[8:]}", (1, 2)),
     node_requests.Keep(frozenset({ID}), frozenset({_VERSION})),
     node_requests.ReadLogs(_LOG.group, _LOG.stream, follow=True),

@@ -72,7 +72,8 @@ class MemoryNode:
     commands: "asyncio.Queue[messages.Command]" = field(default_factory=asyncio.Queue)
 
     async def send(self, command: messages.Command) -> None:
-        if not isinstance(command, messages.RetireVersion):  # of which nothing is reported
+        # Of these nothing is reported.
+        if not isinstance(command, messages.RetireVersion | messages.FreeSnapshot):
             await self.commands.put(command)
 
     async def work(self, images: Images, microvms: MicroVms, connectors: Connectors) -> None:

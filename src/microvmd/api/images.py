@@ -14,7 +14,7 @@ from microvmd.api.requests import RequestContext
 from microvmd.control.images import Images
 from microvmd.control.lookups import ImageView
 from microvmd.control.managed import MANAGED_VERSIONS, ManagedImages, ManagedVersion
-from microvmd.control.paging import Page
+from microvmd.control.paging import DEFAULT_PAGE, Page
 from microvmd.model.errors import NotFound, ValidationError
 from microvmd.model.hooks import IMAGE_HOOKS, MICROVM_HOOKS, HookName, Hooks
 from microvmd.model.identifiers import ImageArn
@@ -131,22 +131,31 @@ class ImageHandlers:
         self, context: RequestContext, request: Request
     ) -> Mapping[str, Any]:
         version = await self._find_version(context, request)
-        if version.build.build_id != request["buildId"]:
+        build = next((one for one in version.builds if one.build_id == request["buildId"]), None)
+        if build is None:
             raise NotFound(
                 f"MicroVMImage build not found for MicroVMImage: {request['imageIdentifier']}, "
                 f"Version: {version.number}, Build: {request['buildId']}"
             )
-        item = _build(version, context.region)
-        return {**item, "snapshotBuild": _sizes(version.build.sizes)}
+        item = _build(version, build, context.region)
+        return {**item, "snapshotBuild": _sizes(build.sizes)}
 
     async def list_microvm_image_builds(
         self, context: RequestContext, request: Request
     ) -> Mapping[str, Any]:
-        """One version has one build here, so there is never a second page."""
-        _refuse_token(request)
+        """Newest first: one, and one more for each time that the version was built again."""
         version = await self._find_version(context, request)
-        shown = _wanted(version.build, request)
-        return {"items": [_build(version, context.region)] if shown else [], "nextToken": None}
+        cursors = self._images.cursors
+        scope = f"builds {context.account} {_image_arn(version, context.region)} {version.number}"
+        after = cursors.open(scope, request.get("nextToken"))
+        found = [build for build in reversed(version.builds) if _wanted(build, request)]
+        start = next((n + 1 for n, one in enumerate(found) if one.build_id == after), 0)
+        page = found[start : start + int(request.get("maxResults") or DEFAULT_PAGE)]
+        more = start + len(page) < len(found)
+        return {
+            "items": [_build(version, build, context.region) for build in page],
+            "nextToken": cursors.seal(scope, page[-1].build_id) if more else None,
+        }
 
     async def list_managed_microvm_images(
         self, context: RequestContext, request: Request
@@ -267,8 +276,7 @@ def _version(version: Version, region: str) -> dict[str, Any]:
     }
 
 
-def _build(version: Version, region: str) -> dict[str, Any]:
-    build = version.build
+def _build(version: Version, build: Build, region: str) -> dict[str, Any]:
     return {
         "imageArn": _image_arn(version, region),
         "imageVersion": str(version.number),

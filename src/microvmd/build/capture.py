@@ -4,13 +4,12 @@ Then the snapshot is restored once, as every MicroVM will be, and asked to valid
 """
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from microvmd.build import image_config
 from microvmd.build.builder import Rootfs
 from microvmd.build.log import BuildLog
 from microvmd.messages.node import BuildVersion
@@ -20,6 +19,7 @@ from microvmd.node.bring_up import INITRD, KERNEL, Equipment
 from microvmd.node.disk import create_disk
 from microvmd.node.guest import GuestClient, GuestError, GuestGone, connect
 from microvmd.node.jail import limits_of
+from microvmd.node.paths import link
 from microvmd.node.presence import build_present
 from microvmd.node.snapshot import ImageFiles, Manifest
 from microvmd.node.uniqueness import Given
@@ -54,7 +54,8 @@ class Capture:
             (KERNEL, self.equipment.kernel.vmlinux),
             (INITRD, self.equipment.kernel.initrd),
         ):
-            await asyncio.to_thread(_link, source, self.image.directory / name)
+            await asyncio.to_thread(link, source, self.image.directory / name)
+        self.image.config.write_bytes(image_config.encode(self.rootfs.config))
         await create_disk(self.image.disk, size.disk_gib << 30)
         spec = self.equipment.machine_spec(
             self.image, size.peak_mib, vcpus, Drive("disk", self.image.disk)
@@ -210,11 +211,3 @@ class Capture:
                     # What the application said last tells why a build fails.
                     guest.logs.end()
                     await following
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same bytes under another name: a hard link where the file systems allow it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -61,6 +61,22 @@ def parse(data: bytes) -> ImageConfig:
     )
 
 
+def encode(config: ImageConfig) -> bytes:
+    """Of this, `parse` makes the same again."""
+    members = {
+        "Entrypoint": config.entrypoint,
+        "Cmd": config.cmd,
+        "Env": config.env,
+        "WorkingDir": config.working_dir,
+        "User": config.user,
+        "ExposedPorts": {f"{port}/tcp": {} for port in config.exposed_ports},
+        "Volumes": {volume: {} for volume in config.volumes},
+        "StopSignal": config.stop_signal,
+        "Labels": config.labels,
+    }
+    return json.dumps({"Docker": {"config": members}}, ensure_ascii=False).encode()
+
+
 def _mapping(value: object) -> dict[str, object]:
     if value is None:
         return {}

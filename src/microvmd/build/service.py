@@ -11,13 +11,15 @@ from pathlib import Path
 
 import structlog
 
-from microvmd.build.builder import BuildOptions, build_rootfs
+from microvmd.build import image_config
+from microvmd.build.builder import BuildOptions, Rootfs, build_rootfs
 from microvmd.build.capture import Capture
 from microvmd.build.failure import BuildFailed
+from microvmd.build.image_config import InvalidConfig
 from microvmd.build.log import BuildLog, build_log
 from microvmd.build.source import SourceSettings, fetch
 from microvmd.messages.keys import KeyRefused
-from microvmd.messages.node import BuildVersion
+from microvmd.messages.node import BuildVersion, VersionKey
 from microvmd.model.image import SnapshotSizes
 from microvmd.node.agent import BuildRefused
 from microvmd.node.bring_up import Equipment, VmmMissing
@@ -74,6 +76,9 @@ class ImageBuilder:
 
     async def _build(self, command: BuildVersion, lines: BuildLog) -> SnapshotSizes:
         vault, config = self._equipment.vault, command.config
+        if command.source is not None:
+            why = await asyncio.to_thread(vault.unfit, command.source)
+            lines(f"building the version again for this node: {why or 'as asked'}")
         # Before anything is fetched, as the key is.
         self._equipment.under(command.vmm)
         if config.kms_key is not None:
@@ -86,9 +91,40 @@ class ImageBuilder:
         return SnapshotSizes(sizes.memory, sizes.code, sizes.disk)
 
     async def _built(self, command: BuildVersion, work: Path, lines: BuildLog) -> Manifest:
-        config = command.config
         image = ImageFiles(work / "image")
         image.directory.mkdir()
+        if command.source is None:
+            rootfs = await self._from_artifact(command, work, image, lines)
+        else:
+            rootfs = await self._kept(command, command.source, work, image)
+        try:
+            equipment = self._equipment.under(command.vmm)
+            return await Capture(equipment, command, rootfs, image, work, lines).run()
+        except BaseException:
+            # A version that was not finished must leave nothing behind.
+            final = self._equipment.paths.image(command.version).directory
+            await asyncio.to_thread(remove, final)
+            raise
+
+    async def _kept(
+        self, command: BuildVersion, source: VersionKey, work: Path, image: ImageFiles
+    ) -> Rootfs:
+        """The root file system and the configuration of an earlier build."""
+        vault, role = self._equipment.vault, command.config.build_role_arn
+        kept = ImageFiles(work / "kept")
+        kept.directory.mkdir()
+        await vault.take_out(source, (kept.rootfs.name, kept.config.name), kept.directory, role)
+        kept.rootfs.rename(image.rootfs)
+        try:
+            config = image_config.parse(kept.config.read_bytes())
+        except InvalidConfig as error:
+            raise SnapshotBroken(f"the configuration of the image is damaged: {error}") from error
+        return Rootfs(image.rootfs, config, image.rootfs.stat().st_size)
+
+    async def _from_artifact(
+        self, command: BuildVersion, work: Path, image: ImageFiles, lines: BuildLog
+    ) -> Rootfs:
+        config = command.config
         lines(f"fetching {config.code_artifact_uri}")
         archive = await fetch(
             config.code_artifact_uri, config.build_role_arn, work / "artifact.zip", self._source
@@ -98,18 +134,10 @@ class ImageBuilder:
             # Layers hold what the image does, so they must not outlive the build.
             memory = self._equipment.vault.build_memory(config.kms_key)
             options = replace(options, layers=work, memory_bytes=memory)
-        rootfs = await build_rootfs(
+        return await build_rootfs(
             archive,
             output_dir=image.directory,
             log=lines,
             options=options,
             egress=command.egress,
         )
-        try:
-            equipment = self._equipment.under(command.vmm)
-            return await Capture(equipment, command, rootfs, image, work, lines).run()
-        except BaseException:
-            # A version that was not finished must leave nothing behind.
-            final = self._equipment.paths.image(command.version).directory
-            await asyncio.to_thread(remove, final)
-            raise

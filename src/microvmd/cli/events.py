@@ -10,6 +10,7 @@ import typer
 from microvmd.cli.client import Service
 from microvmd.cli.failure import reported
 from microvmd.cli.output import JsonFlag, print_each
+from microvmd.model.event import Kind
 from microvmd.settings import settings
 
 MINUTE_S = 60
@@ -47,6 +48,8 @@ def shown(event: Mapping[str, Any]) -> str:
     thing = detail.get("microvmId") or detail.get("name") or event["resources"][0]
     if "microvmId" not in detail and "imageVersion" in detail:
         thing = f"{thing} {detail['imageVersion']}"
+    if event["detail-type"] == Kind.BUILD:
+        thing = f"{thing} build {detail['buildId']}"
     before, change = detail.get("previousState"), detail["state"]
     if before not in (None, change):
         change = f"{before} -> {change}"

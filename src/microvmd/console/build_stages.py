@@ -16,6 +16,9 @@ STAGES = (
     ("Take the snapshot", ("taking the snapshot",)),
     ("Restore it once", ("restoring the snapshot once",)),
 )
+AGAIN = "building the version again "
+FROM_FILES = 2
+"""So many stages has a build not that begins with the files of an earlier one."""
 _STEP = re.compile(r"(?:\[\d+/\d+\] )?STEP (\d+)(?:/(\d+))?: (.{0,200})")
 _ADVICE = (
     (
@@ -69,6 +72,8 @@ class Stage:
 
 def stages(lines: Iterable[str], build_state: str) -> list[Stage]:
     """All stages of a build in ``build_state`` (BuildState) that has logged these lines."""
+    lines = list(lines)
+    skipped = FROM_FILES if any(line.startswith(AGAIN) for line in lines[:1]) else 0
     reached, step = -1, (0, 0, "")
     for line in lines:
         for number, (_, begins) in enumerate(STAGES):
@@ -76,7 +81,8 @@ def stages(lines: Iterable[str], build_state: str) -> list[Stage]:
                 reached = number
         if reached <= 1 and (found := _STEP.match(line)):
             step = (int(found[1]), int(found[2] or 0), found[3])
-    return [_stage(number, reached, build_state, step) for number in range(len(STAGES))]
+    shown = range(skipped, len(STAGES))
+    return [_stage(number, reached, build_state, step, skipped) for number in shown]
 
 
 def advice(reason: str) -> str:
@@ -84,11 +90,13 @@ def advice(reason: str) -> str:
     return next((text for words, text in _ADVICE if words in reason), _OTHERWISE)
 
 
-def _stage(number: int, reached: int, build_state: str, step: tuple[int, int, str]) -> Stage:
+def _stage(
+    number: int, reached: int, build_state: str, step: tuple[int, int, str], first: int
+) -> Stage:
     title = STAGES[number][0]
     if build_state == "SUCCESSFUL" or number < reached:
         return Stage(title, "done")
-    if number > max(reached, 0) or build_state == "PENDING":
+    if number > max(reached, first) or build_state == "PENDING":
         return Stage(title, "later")
     state = "failed" if build_state == "FAILED" else "now"
     done, total, text = step if number == 1 else (0, 0, "")

@@ -1,14 +1,13 @@
 """Images, versions and builds: load, decide with the model, save, then tell the node."""
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
 from microvmd.control.admission import Admission
+from microvmd.control.building import build_command, key_of, new_build
 from microvmd.control.egress import ConnectorUse
-from microvmd.control.logs import build_delivery, build_log
 from microvmd.control.lookups import ImageView, image_named, version_named, view_named, view_of
 from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
@@ -19,7 +18,6 @@ from microvmd.messages.node import (
     BuildFailed,
     BuildStarted,
     BuildSucceeded,
-    BuildVersion,
     DeleteVersion,
     Node,
     RetireVersion,
@@ -29,9 +27,8 @@ from microvmd.messages.node import (
 from microvmd.model.capacity import NO_ROOM
 from microvmd.model.egress import EgressMap
 from microvmd.model.errors import Conflict, ValidationError
-from microvmd.model.identifiers import ImageArn, ImageVersion, new_build_id
+from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.image import (
-    Build,
     BuildEvent,
     Image,
     ImageEvent,
@@ -46,6 +43,7 @@ from microvmd.model.image import (
     check_image_tags,
     next_number,
 )
+from microvmd.model.rebuild import apply_rebuild, given_up
 from microvmd.model.size import AWS_SIZES, Sizes
 
 BuildReport = BuildStarted | BuildSucceeded | BuildFailed
@@ -192,7 +190,7 @@ class Images:
             if any(vm.image_arn == str(arn) for vm in tx.microvms_not_terminated()):
                 raise ValidationError("Cannot delete microvm image with running microvms.")
             doomed = [
-                replace(version, state=VersionState.DELETING, updated_at=now)
+                _doomed(version, now)
                 for version in tx.versions(account, arn.name)
                 if version.state not in _GONE
             ]
@@ -251,7 +249,9 @@ class Images:
                     f"Version {version.number} is {version.state}: only a SUCCESSFUL version can "
                     "be ACTIVE."
                 )
-            changed = replace(version, status=status, updated_at=self._clock())
+            now = self._clock()
+            asked = now if status is VersionStatus.ACTIVE else version.asked_at
+            changed = replace(version, status=status, updated_at=now, asked_at=asked)
             tx.save_version(changed)
             return changed
 
@@ -269,7 +269,7 @@ class Images:
             if version.state in _GONE:
                 return version, False
             _check_version_deletable(tx, version, arn)
-            doomed = replace(version, state=VersionState.DELETING, updated_at=self._clock())
+            doomed = _doomed(version, self._clock())
             tx.save_version(doomed)
             return doomed, True
 
@@ -313,9 +313,14 @@ class Images:
         def decide(tx: Transaction) -> None:
             key = report.version
             version = tx.version(key.account, key.image_name, ImageVersion.parse(key.number))
-            if version is None or version.build.build_id != report.build_id:
+            if version is None:
                 return
-            moved = apply_build(version, event, now, reason=reason, sizes=sizes)
+            if version.build.build_id == report.build_id:
+                moved = apply_build(version, event, now, reason=reason, sizes=sizes)
+            else:
+                moved = apply_rebuild(
+                    version, report.build_id, event, now, reason=reason, sizes=sizes
+                )
             if moved is not None:
                 tx.save_version(moved)
                 _settle_image(tx, moved, now)
@@ -354,6 +359,9 @@ class Images:
                     tx.save_version(failed)
                     _settle_image(tx, failed, now)
             kept = tx.versions_in(VersionState.SUCCESSFUL)
+            for version in kept:
+                if version.rebuilding:
+                    tx.save_version(given_up(version, now, INTERRUPTED, interrupted=True))
             doomed = tx.versions_in(VersionState.DELETING)
             return [key_of(v) for v in kept], [key_of(v) for v in doomed]
 
@@ -374,39 +382,13 @@ class Images:
 
     async def _begin(self, build: _Build, image: Image, version: Version) -> None:
         if build is _Build.BEGINS:
-            await self._build(image, version)
+            command = await self._store.run(
+                lambda tx: build_command(tx, self._use, image, version, version.build)
+            )
+            await self._node.send(command)
         elif build is _Build.NO_ROOM:
             failed = BuildFailed(key_of(version), version.build.build_id, FULL)
             await self.report(failed)
-
-    async def _build(self, image: Image, version: Version) -> None:
-        await self._node.send(
-            BuildVersion(
-                egress=await self._store.run(
-                    lambda tx: self._use.opened(tx, version.config.egress, version.grants)
-                ),
-                version=key_of(version),
-                build_id=version.build.build_id,
-                image_arn=str(image.arn),
-                config=version.config,
-                log=build_log(version),
-                delivery=build_delivery(version),
-                vmm=image.vmm,
-            )
-        )
-
-
-def key_of(version: Version) -> VersionKey:
-    return VersionKey(version.account, version.image_name, str(version.number))
-
-
-def host_processor() -> tuple[str, str, str]:
-    """Architecture, chipset and generation as the API names them: an approximation for Intel and
-    AMD hosts, which the model's Chipset enum calls INTEL alike."""
-    machine = platform.machine()
-    if machine == "aarch64":
-        return "ARM_64", "GRAVITON", "4"
-    return "X86_64", "INTEL", machine
 
 
 def _new_version(
@@ -416,9 +398,13 @@ def _new_version(
     grants: tuple[str, ...],
     now: float,
 ) -> Version:
-    architecture, chipset, generation = host_processor()
-    build = Build(new_build_id(), architecture, chipset, generation, now)
+    build = new_build(now)
     return Version(image.account, image.name, number, config, build, now, now, grants=grants)
+
+
+def _doomed(version: Version, now: float) -> Version:
+    """One that the node is told to remove, whatever is being made for it."""
+    return replace(given_up(version, now), state=VersionState.DELETING, updated_at=now)
 
 
 def _told(report: BuildReport) -> tuple[BuildEvent, str | None, SnapshotSizes | None]:

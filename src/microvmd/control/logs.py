@@ -9,14 +9,14 @@ wants it, and only with a role: without an execution role there are no run-time 
 import time
 
 from microvmd.messages.node import LogDelivery, LogTarget
-from microvmd.model.image import Logging, Version
+from microvmd.model.image import Build, Logging, Version
 from microvmd.model.microvm import MicroVm
 
 
-def build_log(version: Version) -> LogTarget:
-    """Where the node keeps the log of a version's build."""
+def build_log(version: Version, build: Build) -> LogTarget:
+    """Where the node keeps the log of one of a version's builds."""
     group = own_group(version.account, _group(version))
-    return LogTarget(group, f"build/{version.number}/{version.build.build_id}")
+    return LogTarget(group, f"build/{version.number}/{build.build_id}")
 
 
 def run_log(microvm: MicroVm, version: Version) -> LogTarget:
@@ -30,13 +30,13 @@ def own_group(account: str, group: str) -> str:
     return f"{account}:{group}"
 
 
-def build_delivery(version: Version) -> LogDelivery | None:
+def build_delivery(version: Version, build: Build) -> LogDelivery | None:
     """Where CloudWatch Logs gets the log of a build, or None where it gets nothing.
 
     Recorded: a build is a MicroVM too and its stream is named like one's. Here its id is the
     build's, so that who knows the build finds the stream.
     """
-    config, build = version.config, version.build
+    config = version.config
     stream = _stream(version, build.created_at, f"microvm-{build.build_id}")
     return _delivery(_group(version), stream, config.logging, config.build_role_arn)
 

@@ -165,7 +165,8 @@ class MicroVms:
                 generation=1,
                 started_at=now,
                 memory_mib=version.config.memory_mib,
-                image_bytes=0 if version.build.sizes is None else version.build.sizes.restored,
+                snapshot=version.snapshot,
+                image_bytes=version.restored_bytes,
                 maximum_duration_s=request.get("maximumDurationInSeconds") or DEFAULT_DURATION_S,
                 idle_policy=IdlePolicy.from_request(request.get("idlePolicy")),
                 ingress=ingress,
@@ -234,6 +235,11 @@ class MicroVms:
         await self._keys.granted(
             lambda proven: self._decide(microvm_id, Event.RESUME_REQUESTED, key_proven=proven)
         )
+
+    async def start_again(self, microvm_id: str, snapshot: str, image_bytes: int) -> None:
+        """One that is PENDING, from another snapshot of its version."""
+        told = Told(snapshot=snapshot, image_bytes=image_bytes)
+        await self._decide(microvm_id, Event.REBUILT, told)
 
     async def terminate(self, account: str, microvm_id: str) -> None:
         await self._asked(account, microvm_id, Event.TERMINATE_REQUESTED)
@@ -374,9 +380,10 @@ class MicroVms:
             if before is None:
                 raise _not_found(microvm_id)
             after, effects = apply(before, event, self._clock(), told)
-            spec = self._spec_again(tx, after) if Effect.RESUME in effects else None
+            begins = Effect.RESUME in effects or Effect.START in effects
+            spec = self._spec_again(tx, after) if begins else None
             self._keys.demand(spec, proven=key_proven)
-            if spec is not None:
+            if Effect.RESUME in effects:
                 self._admission.check_resume(tx, microvm_id, after.memory_mib)
             if after is not before:
                 tx.save_microvm(after)
@@ -404,6 +411,9 @@ class MicroVms:
                 await self._node.send(SuspendMicrovm(microvm.microvm_id, microvm.generation))
             case Effect.TERMINATE:
                 await self._node.send(TerminateMicrovm(microvm.microvm_id, microvm.generation))
+            case Effect.START:
+                assert spec is not None
+                await self._node.send(StartMicrovm(spec))
             case Effect.RESUME:
                 assert spec is not None
                 await self._node.send(ResumeMicrovm(spec))

@@ -21,10 +21,14 @@ Activity = Callable[[], Awaitable[Mapping[str, int]]]
 
 
 async def inventory(images: Images, microvms: MicroVms) -> Inventory:
-    """What the node must keep after a restart; builds in flight are FAILED by this."""
+    """What the node must keep after a restart; builds in flight are FAILED by this.
+
+    An older snapshot of a version is kept for the MicroVMs that were started from it.
+    """
     versions = await images.settle_after_restart()
     alive = await microvms.load_after_restart()
-    return Inventory(frozenset(vm.microvm_id for vm, _ in alive), frozenset(versions))
+    used = frozenset(spec.version for _, spec in alive)
+    return Inventory(frozenset(vm.microvm_id for vm, _ in alive), frozenset(versions) | used)
 
 
 async def adopt_all(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from microvmd.control.images import key_of
+from microvmd.control.building import key_of
 from microvmd.control.logs import run_delivery, run_log
 from microvmd.control.lookups import find_image
 from microvmd.control.managed import ManagedImages
@@ -53,7 +53,7 @@ def spec_of(microvm: MicroVm, version: Version, egress: Egress) -> MicrovmSpec:
     return MicrovmSpec(
         microvm_id=microvm.microvm_id,
         generation=microvm.generation,
-        version=key_of(version),
+        version=key_of(version, microvm.snapshot),
         image_arn=microvm.image_arn,
         size=version.config.size,
         hooks=version.config.hooks,

@@ -1,6 +1,7 @@
 """Tables of the store. Queried fields are columns; the rest of each value is its ``document``."""
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Float,
     Index,
@@ -10,6 +11,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 metadata = MetaData()
@@ -34,8 +36,10 @@ versions = Table(
     Column("minor", Integer, nullable=False),
     Column("state", String(32), nullable=False),
     Column("document", Text, nullable=False),
+    Column("rebuilding", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("account", "image_name", "major", "minor"),
     Index("versions_by_state", "account", "state"),
+    Index("versions_by_rebuild", "rebuilding", "account"),
 )
 
 microvms = Table(

@@ -34,7 +34,7 @@ from microvmd.control.schema import client_tokens, images, microvms, versions
 from microvmd.control.seldom import Seldom
 from microvmd.control.use_rows import UseRows
 from microvmd.model.errors import StoreUnavailable
-from microvmd.model.event import image_change, microvm_change, version_change
+from microvmd.model.event import build_change, image_change, microvm_change, version_change
 from microvmd.model.identifiers import ImageVersion
 from microvmd.model.image import Image, ImageState, Version, VersionState
 from microvmd.model.microvm import MicroVm, Phase
@@ -169,12 +169,22 @@ class Transaction:
         )
         if before is not None and (before.state, before.status) != (version.state, version.status):
             self._version_changed(before, version)
+        if before is not None and before.rebuilds != version.rebuilds:
+            self._rebuilds_changed(before, version)
 
     def _version_changed(self, before: Version | None, after: Version) -> None:
         image = self.image(after.account, after.image_name)
         if image is not None:
             state = None if before is None else before.state.value
             self.events.add(version_change(state, after, image.arn))
+
+    def _rebuilds_changed(self, before: Version, after: Version) -> None:
+        image = self.image(after.account, after.image_name)
+        states = {build.build_id: build.state for build in before.rebuilds}
+        for build in after.rebuilds:
+            state = states.get(build.build_id)
+            if image is not None and state is not build.state:
+                self.events.add(build_change(state, build, after, image.arn))
 
     def microvm(self, microvm_id: str) -> MicroVm | None:
         row = self._one(select(microvms.c.document).where(microvms.c.microvm_id == microvm_id))
@@ -428,7 +438,11 @@ def _image_row(image: Image) -> dict[str, Any]:
 
 
 def _version_row(version: Version) -> dict[str, Any]:
-    return {"state": version.state.value, "document": _VERSION.dump_json(version).decode()}
+    return {
+        "state": version.state.value,
+        "rebuilding": version.rebuilding,
+        "document": _VERSION.dump_json(version).decode(),
+    }
 
 
 def _microvm_row(microvm: MicroVm) -> dict[str, Any]:

@@ -5,10 +5,9 @@ cost a RunMicrovm nothing.
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select, true
 
 from microvmd.control.schema import images, microvms, versions
 from microvmd.model.image import VersionState
@@ -28,7 +27,7 @@ class UseRows:
 
     def of(self, account: str) -> Use:
         """All that is counted for the account as a whole."""
-        builds = self._builds(account)
+        builds = self._baselines(versions.c.account == account)
         return Use(self._microvms(account) + sum(builds), self.images(account), len(builds))
 
     def images(self, account: str) -> int:
@@ -54,11 +53,7 @@ class UseRows:
 
     def building(self) -> list[int]:
         """Baselines of all builds in flight, of all accounts."""
-        return _baselines(
-            self._connection.execute(
-                select(versions.c.document).where(versions.c.state.in_(_IN_FLIGHT))
-            ).all()
-        )
+        return self._baselines()
 
     def _microvms(self, account: str) -> int:
         return self._count(
@@ -67,15 +62,13 @@ class UseRows:
             )
         )
 
-    def _builds(self, account: str) -> list[int]:
-        query = select(versions.c.document).where(
-            versions.c.account == account, versions.c.state.in_(_IN_FLIGHT)
-        )
-        return _baselines(self._connection.execute(query).all())
+    def _baselines(self, *whose: ColumnElement[bool]) -> list[int]:
+        """Of builds in flight. Two queries, each a range of an index."""
+        return [
+            int(json.loads(row.document)["config"]["memory_mib"])
+            for built in (versions.c.state.in_(_IN_FLIGHT), versions.c.rebuilding.is_(true()))
+            for row in self._connection.execute(select(versions.c.document).where(built, *whose))
+        ]
 
     def _count(self, query: Select[Any]) -> int:
         return int(self._connection.execute(query).scalar_one())
-
-
-def _baselines(rows: Sequence[Row[Any]]) -> list[int]:
-    return [int(json.loads(row.document)["config"]["memory_mib"]) for row in rows]

@@ -6,7 +6,7 @@ commands for one it does not hold.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from microvmd.model.egress import NOTHING, Egress
@@ -14,6 +14,8 @@ from microvmd.model.hooks import Hooks
 from microvmd.model.image import SnapshotSizes, VersionConfig
 from microvmd.model.microvm import Phase
 from microvmd.model.size import Size
+
+BUILD_MARK = "@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,26 @@ class VersionKey:
     account: str
     image_name: str
     number: str
+    build: str = ""
+    """Id of the build whose snapshot is meant; empty is the version's first."""
+
+    @property
+    def place(self) -> str:
+        """Of its files among those of its image."""
+        return f"{self.number}{BUILD_MARK}{self.build}" if self.build else self.number
+
+    @classmethod
+    def at(cls, account: str, image_name: str, place: str) -> "VersionKey":
+        """By ``place``."""
+        number, _, build = place.partition(BUILD_MARK)
+        return cls(account, image_name, number, build)
+
+    def is_of(self, version: "VersionKey") -> bool:
+        """One of the snapshots of this version."""
+        return replace(self, build="") == replace(version, build="")
 
     def __str__(self) -> str:
-        return f"{self.account}/{self.image_name}/{self.number}"
+        return f"{self.account}/{self.image_name}/{self.place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +126,7 @@ class TerminateMicrovm:
 
 @dataclass(frozen=True, slots=True)
 class BuildVersion:
-    """Make one image version from its code artifact."""
+    """Make one image version from its code artifact, or its snapshot anew from what is kept."""
 
     version: VersionKey
     build_id: str
@@ -119,11 +138,13 @@ class BuildVersion:
     delivery: LogDelivery | None = None
     vmm: str | None = None
     """Which VMM the image is for; None is the node's own."""
+    source: VersionKey | None = None
+    """The snapshot whose root file system and configuration are used instead of the artifact."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteVersion:
-    """Remove the files of an image version."""
+    """Remove the files of an image version, all snapshots of it; one that is being made ends."""
 
     version: VersionKey
 
@@ -132,6 +153,14 @@ class DeleteVersion:
 class RetireVersion:
     """No further MicroVMs of an image version are run for now: nothing need wait for one. There is
     no report of it."""
+
+    version: VersionKey
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSnapshot:
+    """Remove the snapshot of one build, which nothing needs any more. There is no report of it:
+    what cannot be removed now is at the next start of the node."""
 
     version: VersionKey
 
@@ -181,6 +210,7 @@ Command = (
     | BuildVersion
     | DeleteVersion
     | RetireVersion
+    | FreeSnapshot
     | AdoptMicrovm
     | ProvisionConnector
     | RevokeConnector
@@ -236,6 +266,15 @@ class ResumeFailed:
 @dataclass(frozen=True, slots=True)
 class Died:
     """Ended without being asked: hook failed, application ended, VMM lost."""
+
+    microvm_id: str
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Not started: this node cannot restore the snapshot of the image. Nothing of it is left."""
 
     microvm_id: str
     generation: int
@@ -314,6 +353,7 @@ Report = (
     | SuspendFailed
     | ResumeFailed
     | Died
+    | Unfit
     | Terminated
     | BuildStarted
     | BuildSucceeded

@@ -33,6 +33,7 @@ from microvmd.messages.node import (
     DeleteVersion,
     Died,
     EgressChanged,
+    FreeSnapshot,
     MicrovmSpec,
     ProvisionConnector,
     Report,
@@ -249,7 +250,7 @@ def failure_of(command: Command, reason: str) -> Report | None:
     """The report of a command that a node does not carry out, so that its state is settled; None
     where there is no state to settle."""
     match command:
-        case RetireVersion():
+        case RetireVersion() | FreeSnapshot():
             return None
         case BuildVersion():
             return BuildFailed(command.version, command.build_id, reason)

@@ -130,7 +130,12 @@ def _is_size(size: Size) -> bool:
 
 RULES: Mapping[type, Mapping[str, Rule]] = {
     # values
-    node.VersionKey: {"account": ACCOUNT, "image_name": IMAGE_NAME, "number": VERSION_NUMBER},
+    node.VersionKey: {
+        "account": ACCOUNT,
+        "image_name": IMAGE_NAME,
+        "number": VERSION_NUMBER,
+        "build": _matches(rf"({UUID})?"),
+    },
     node.LogTarget: {"group": OWN_GROUP, "stream": LOG_STREAM},
     node.LogDelivery: {
         "group": DELIVERY_GROUP,
@@ -208,9 +213,11 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "egress": _any,
         "delivery": _any,
         "vmm": _or_none(VMMS.__contains__),
+        "source": _any,
     },
     node.DeleteVersion: {"version": _any},
     node.RetireVersion: {"version": _any},
+    node.FreeSnapshot: {"version": _any},
     node.AdoptMicrovm: {"spec": _any, "phase": _any},
     node.ProvisionConnector: {
         "connector_id": CONNECTOR_ID,
@@ -232,6 +239,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     node.SuspendFailed: {**MICROVM, "reason": REASON, "edge_address": _address},
     node.ResumeFailed: {**MICROVM, "reason": REASON},
     node.Died: {**MICROVM, "reason": REASON},
+    node.Unfit: {**MICROVM, "reason": REASON},
     node.Terminated: MICROVM,
     node.BuildStarted: {"version": _any, "build_id": BUILD_ID},
     node.BuildSucceeded: {"version": _any, "build_id": BUILD_ID, "sizes": _any},

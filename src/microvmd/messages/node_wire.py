@@ -2,7 +2,7 @@
 
 A frame is an 8-byte big-endian header and a payload:
 
-    magic u16 = 0x4e44 | version u8 = 2 | kind u8 | length u32 | payload
+    magic u16 = 0x4e44 | version u8 = 3 | kind u8 | length u32 | payload
 
 | kind      | payload                                                                       |
 |-----------|-------------------------------------------------------------------------------|
@@ -30,7 +30,7 @@ from microvmd.messages.node_requests import FromNode, FromService, Request
 from microvmd.messages.node_rules import RuleBroken, check
 
 MAGIC = 0x4E44
-VERSION = 2
+VERSION = 3
 MESSAGE_LIMIT = 4 << 20
 FIRST_LIMIT = 256 * 1024
 """Of the first message of a connection: whoever may connect must not make the node hold more."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from microvmd.model.identifiers import ImageArn
-from microvmd.model.image import Image, Version
+from microvmd.model.image import Build, Image, Version
 from microvmd.model.microvm import MicroVm
 from microvmd.model.vpc_connector import Connector
 
@@ -24,6 +24,8 @@ class Kind(StrEnum):
     MICROVM = "MicroVM State Change"
     IMAGE = "MicroVM Image State Change"
     VERSION = "MicroVM Image Version State Change"
+    BUILD = "MicroVM Image Build State Change"
+    """Of a version that is built again; the first build is told by its version."""
     CONNECTOR = "Network Connector State Change"
 
 
@@ -169,6 +171,27 @@ def version_change(before: str | None, after: Version, image: ImageArn) -> State
             "imageVersion": str(after.number),
             "buildId": after.build.build_id,
             "status": after.status.value,
+        },
+    )
+
+
+def build_change(
+    before: str | None, after: Build, version: Version, image: ImageArn
+) -> StateChange:
+    """``before`` is the state it had."""
+    return StateChange(
+        Kind.BUILD,
+        version.account,
+        image.region,
+        version.image_name,
+        (str(image),),
+        before,
+        after.state.value,
+        after.reason,
+        {
+            "name": version.image_name,
+            "imageVersion": str(version.number),
+            "buildId": after.build_id,
         },
     )
 

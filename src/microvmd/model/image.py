@@ -204,6 +204,13 @@ class Build:
     state: BuildState = BuildState.PENDING
     reason: str | None = None
     sizes: SnapshotSizes | None = None
+    ended_at: float | None = None
+    interrupted: bool = False
+    """Failed because the service or its node ended."""
+
+    @property
+    def in_flight(self) -> bool:
+        return self.state in (BuildState.PENDING, BuildState.IN_PROGRESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +228,35 @@ class Version:
     status: VersionStatus = VersionStatus.INACTIVE
     grants: tuple[str, ...] = ()
     """Versions of the account's connectors that its build was given (``model.egress.grant_of``)."""
+    rebuilds: tuple[Build, ...] = ()
+    """Later builds of the same files for what the node has become since, the oldest first."""
+    asked_at: float = 0.0
+    """When it was made ACTIVE by a call: what failed before is forgiven (``model.rebuild``)."""
+
+    @property
+    def builds(self) -> tuple[Build, ...]:
+        """The oldest first."""
+        return (self.build, *self.rebuilds)
+
+    @property
+    def current(self) -> Build:
+        """Whose snapshot MicroVMs are started from."""
+        made = [one for one in self.rebuilds if one.state is BuildState.SUCCESSFUL]
+        return made[-1] if made else self.build
+
+    @property
+    def snapshot(self) -> str:
+        """The id of that build; empty for the first one."""
+        return "" if self.current is self.build else self.current.build_id
+
+    @property
+    def restored_bytes(self) -> int:
+        """What a run of it reads."""
+        return 0 if self.current.sizes is None else self.current.sizes.restored
+
+    @property
+    def rebuilding(self) -> bool:
+        return any(one.in_flight for one in self.rebuilds)
 
     @property
     def runnable(self) -> bool:
@@ -284,12 +320,20 @@ def apply_build(
     target = BUILD_TRANSITIONS.get((version.build.state, event))
     if target is None or version.state in (VersionState.DELETING, VersionState.DELETED):
         return None
-    build = replace(version.build, state=target, reason=reason, sizes=sizes or version.build.sizes)
+    build = moved(version.build, target, now, reason, sizes)
     # A success activates by itself; the reason of a failure stays on the build (recorded).
     status = VersionStatus.ACTIVE if target is BuildState.SUCCESSFUL else version.status
     return replace(
         version, build=build, state=_VERSION_OF_BUILD[target], status=status, updated_at=now
     )
+
+
+def moved(
+    build: Build, state: BuildState, now: float, reason: str | None, sizes: SnapshotSizes | None
+) -> Build:
+    """A build in a state that a table of transitions gave it."""
+    after = replace(build, state=state, reason=reason, sizes=sizes or build.sizes)
+    return after if after.in_flight else replace(after, ended_at=now)
 
 
 def latest_active(versions: Iterable[Version]) -> ImageVersion | None:

@@ -64,11 +64,16 @@ class Event(StrEnum):
     RESUME_FAILED = auto()
     DIED = auto()
     TERMINATED = auto()
+    UNFIT = auto()
+    """Its node cannot restore the snapshot that it was started from; another one is being made."""
+    REBUILT = auto()
+    """There is another one."""
 
 
 class Effect(StrEnum):
     """What a decision asks the outside to do, in order."""
 
+    START = auto()
     SUSPEND = auto()
     RESUME = auto()
     TERMINATE = auto()
@@ -131,6 +136,10 @@ class MicroVm:
     suspended_at: float | None = None
     active_at: float | None = None
     edge_address: str | None = None
+    snapshot: str = ""
+    """Which of its version's snapshots it is started from (``model.image.Version.snapshot``)."""
+    waits: bool = False
+    """PENDING for another snapshot of its version."""
     image_bytes: int = 0
     """Of the image snapshot that it was started from."""
     stored_bytes: int = 0
@@ -154,6 +163,8 @@ _GONE: Step = (Phase.TERMINATED, (Effect.UNROUTE,))
 
 TRANSITIONS: Mapping[tuple[Phase, Event], Step] = {
     (Phase.PENDING, Event.STARTED): (Phase.RUNNING, (Effect.ROUTE,)),
+    (Phase.PENDING, Event.UNFIT): (Phase.PENDING, ()),
+    (Phase.PENDING, Event.REBUILT): (Phase.PENDING, (Effect.START,)),
     (Phase.PENDING, Event.DIED): _GONE,
     (Phase.PENDING, Event.TERMINATE_REQUESTED): _END,
     (Phase.RUNNING, Event.SUSPEND_REQUESTED): (
@@ -193,6 +204,8 @@ class Told:
     reason: str | None = None
     edge_address: str | None = None
     stored_bytes: int | None = None
+    snapshot: str = ""
+    image_bytes: int = 0
 
 
 def apply(
@@ -215,8 +228,22 @@ def apply(
         return microvm, ()
     phase, effects = step
     if phase is microvm.phase:
-        return microvm, effects
+        return _stayed(microvm, event, told), effects
     return _entered(microvm, phase, now, told), effects
+
+
+def _stayed(microvm: MicroVm, event: Event, told: Told) -> MicroVm:
+    if event is Event.UNFIT:
+        return replace(microvm, waits=True)
+    if event is Event.REBUILT:
+        return replace(
+            microvm,
+            waits=False,
+            generation=microvm.generation + 1,
+            snapshot=told.snapshot,
+            image_bytes=told.image_bytes,
+        )
+    return microvm
 
 
 def _entered(microvm: MicroVm, phase: Phase, now: float, told: Told) -> MicroVm:

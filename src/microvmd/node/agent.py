@@ -25,6 +25,7 @@ from microvmd.messages.node import (
     DeleteVersion,
     Died,
     EgressChanged,
+    FreeSnapshot,
     Inventory,
     MicrovmSpec,
     ProvisionConnector,
@@ -37,6 +38,7 @@ from microvmd.messages.node import (
     Terminated,
     TerminateMicrovm,
     VersionDeleted,
+    VersionKey,
 )
 from microvmd.messages.shell import ShellEnd, ShellEnded, Terminal
 from microvmd.model.egress import grant_of
@@ -87,6 +89,7 @@ class NodeAgent:
         self._pool = VmmPool(equipment)
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
+        self._making: dict[VersionKey, asyncio.Task[None]] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -120,9 +123,13 @@ class NodeAgent:
             case SuspendMicrovm() | TerminateMicrovm():
                 self._order(command)
             case BuildVersion():
-                self._own(self._build(command), f"build {command.version}")
+                task = self._own(self._build(command), f"build {command.version}")
+                self._making[command.version] = task
+                task.add_done_callback(lambda _: self._making.pop(command.version, None))
             case DeleteVersion():
                 self._own(self._delete(command), f"delete {command.version}")
+            case FreeSnapshot():
+                self._own(self._free(command.version), f"free {command.version}")
             case RetireVersion():
                 self._own(self._pool.drop(command.version), f"retire {command.version}")
             case ChangeEgress():
@@ -219,14 +226,28 @@ class NodeAgent:
             await self._report(outcome)
 
     async def _delete(self, command: DeleteVersion) -> None:
-        await self._pool.drop(command.version)
-        directory = self._equipment.paths.image(command.version).directory
+        paths = self._equipment.paths
+        await self._end_builds(command.version)
         try:
-            await asyncio.to_thread(remove, directory)
+            for key in await asyncio.to_thread(paths.snapshots, command.version):
+                await self._pool.drop(key)
+                await asyncio.to_thread(remove, paths.image(key).directory)
         except OSError as error:
             await self._report(VersionDeleted(command.version, str(error)))
         else:
             await self._report(VersionDeleted(command.version))
+
+    async def _end_builds(self, version: VersionKey) -> None:
+        """Of a version that is to be deleted; nothing is reported of them."""
+        making = [task for key, task in self._making.items() if key.is_of(version)]
+        for task in making:
+            task.cancel()
+        if making:
+            await asyncio.wait(making)
+
+    async def _free(self, version: VersionKey) -> None:
+        await self._pool.drop(version)
+        await asyncio.to_thread(remove, self._equipment.paths.image(version).directory)
 
     async def _change_egress(self, command: ChangeEgress) -> None:
         task = self._microvms.get(command.microvm_id)
@@ -254,10 +275,11 @@ class NodeAgent:
         else:
             await self._report(ConnectorRevoked(command.connector_id, command.numbers, error))
 
-    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = self._tasks.create_task(self._guarded(work, name), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """One MicroVM's fault must not end the others, which share the task group."""

@@ -27,6 +27,7 @@ from microvmd.messages.node import (
     SuspendMicrovm,
     Terminated,
     TerminateMicrovm,
+    Unfit,
 )
 from microvmd.messages.shell import ShellEnd
 from microvmd.model.egress import Egress
@@ -135,7 +136,7 @@ class MicrovmTask:
             # What was decided stays so, whatever fails while the rest is taken down: a SUSPENDED
             # MicroVM must not lose its files because its network could not be removed.
             last = last or self._died(f"The MicroVM failed: {_reason(error)}")
-        if isinstance(last, Died | Terminated):
+        if isinstance(last, Died | Terminated | Unfit):
             await self._remove_files()
         if not isinstance(last, Suspended):
             await self.report(last)
@@ -192,7 +193,7 @@ class MicrovmTask:
             await self.report(self._adopted(phase, running))
         return running
 
-    async def _start_again(self, stack: AsyncExitStack, hold: Hold) -> Running:
+    async def _start_again(self, stack: AsyncExitStack, hold: Hold) -> Running | Unfit:
         """A start that a restart cut off. Nobody was let in yet: what it made is thrown away, also
         a VMM in which /run was called, for nobody knows with what answer."""
         attempt = self.files.attempt + 1
@@ -204,13 +205,17 @@ class MicrovmTask:
         await self.equipment.vault.clear(hold)
         return await self._start(stack, hold, attempt)
 
-    async def _start(self, stack: AsyncExitStack, hold: Hold, attempt: int = 1) -> Running:
+    async def _start(self, stack: AsyncExitStack, hold: Hold, attempt: int = 1) -> Running | Unfit:
         timings = Timings()
         with timings.step("files"):
             self.files.directory.mkdir(mode=0o700)
             if attempt > 1:
                 self.files.attempts.write_text(str(attempt))
-            working = await self.equipment.vault.started(hold, self.spec)
+            try:
+                working = await self.equipment.vault.started(hold, self.spec)
+            except SnapshotForeign as foreign:
+                log.info("microvm.unfit", reason=foreign.difference)
+                return Unfit(self.spec.microvm_id, self.spec.generation, foreign.difference)
         with self.pool.starting():
             running = await self._claimed(stack, working, timings) if attempt == 1 else None
             if running is None:

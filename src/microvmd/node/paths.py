@@ -4,6 +4,7 @@ Anything half-written lives under ``tmp`` and is renamed into place after fsync;
 counts from its manifest on, which is written last.
 """
 
+import os
 import shutil
 from collections.abc import Set
 from dataclasses import dataclass
@@ -82,7 +83,14 @@ class NodePaths:
         return self.root / "known-files.json"
 
     def image(self, version: VersionKey) -> ImageFiles:
-        return ImageFiles(self.images / version.account / version.image_name / version.number)
+        return ImageFiles(self.images / version.account / version.image_name / version.place)
+
+    def snapshots(self, version: VersionKey) -> list[VersionKey]:
+        """Those of all builds of this version that are here."""
+        account, name = version.account, version.image_name
+        found = (self.images / account / name).glob("*")
+        keys = (VersionKey.at(account, name, path.name) for path in found)
+        return sorted((key for key in keys if key.is_of(version)), key=str)
 
     def microvm(self, microvm_id: str) -> MicrovmFiles:
         return MicrovmFiles(self.microvms / microvm_id)
@@ -112,3 +120,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """The same bytes under another name: a hard link where the file systems allow it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

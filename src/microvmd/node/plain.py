@@ -47,7 +47,7 @@ class PlainDirectory:
     limit_bytes: int | None = None
 
     def image(self, version: VersionKey) -> Path:
-        return self.path / "images" / version.account / version.image_name / version.number
+        return self.path / "images" / version.account / version.image_name / version.place
 
     def microvm(self, microvm_id: str) -> Path:
         return self.path / "microvms" / microvm_id
@@ -119,8 +119,7 @@ class PlainDirectory:
             target = os.readlink(self.microvm(microvm_id) / "image")
         except OSError:
             return None
-        account, name, number = target.split("/")[-3:]
-        return VersionKey(account, name, number)
+        return VersionKey.at(*target.split("/")[-3:])
 
     def sweep(self, microvms: Set[str]) -> list[Path]:
         """Remove what no VMM of `microvms` uses; returns what was removed. Before anything runs."""

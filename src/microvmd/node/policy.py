@@ -62,6 +62,8 @@ class NodePolicy:
         config = command.config
         if config.memory_mib not in self.sizes.offered:
             return f"images of {config.memory_mib} MiB are not offered"
+        if command.source is not None and not command.source.is_of(command.version):
+            return "the version is built from the files of another"
         return (
             self._place(command.version, command.image_arn)
             or _role(command.version, config.build_role_arn)

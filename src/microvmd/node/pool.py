@@ -165,7 +165,7 @@ class VmmPool:
         return waiting.prepared
 
     async def drop(self, version: VersionKey) -> None:
-        """Nothing of this version will be started: end what waits, also what is being made."""
+        """Nothing of this snapshot will be started: end what waits, also what is being made."""
         demand = self._demand.pop(version, None)
         if demand is None:
             return

@@ -64,7 +64,11 @@ class SnapshotBroken(Exception):
 
 
 class SnapshotForeign(Exception):
-    """The snapshot is whole, but this node cannot restore it."""
+    """The snapshot is whole, but this node cannot restore it: ``difference`` says why."""
+
+    def __init__(self, difference: str, advice: str = "") -> None:
+        super().__init__(f"{difference}: {advice}" if advice else difference)
+        self.difference = difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,25 +306,26 @@ def load(directory: Path, *, stamp: Stamp, others: Collection[Stamp] = ()) -> Ma
     manifest = read(directory)
     here = next((one for one in others if one.vmm == manifest.stamp.vmm), stamp)
     if manifest.stamp != here:
-        raise SnapshotForeign(_foreign(manifest.stamp, here))
+        raise _foreign(manifest.stamp, here)
     if not here.in_time(manifest.stamp):
         raise SnapshotForeign(
             f"the snapshot keeps time by a counter of {manifest.stamp.tsc_khz / 1000:.1f} MHz and "
-            f"this node's has {here.tsc_khz / 1000:.1f} MHz, so that its clock would be wrong: "
+            f"this node's has {here.tsc_khz / 1000:.1f} MHz, so that its clock would be wrong",
             f"{REBUILD}; a MicroVM that was suspended before can only be terminated, or resumed on "
-            "such a processor"
+            "such a processor",
         )
     return manifest
 
 
-def _foreign(made: Stamp, here: Stamp) -> str:
+def _foreign(made: Stamp, here: Stamp) -> SnapshotForeign:
     if replace(made, devices=here.devices) == here:
-        return (
+        return SnapshotForeign(
             f"the snapshot is of a machine with other devices ({made.devices}) than this version "
-            f"of microvmd gives ({here.devices}): {REBUILD}; a MicroVM that was suspended before "
-            "can only be terminated, or resumed by the version that suspended it"
+            f"of microvmd gives ({here.devices})",
+            f"{REBUILD}; a MicroVM that was suspended before can only be terminated, or resumed by "
+            "the version that suspended it",
         )
-    return f"the snapshot was made under {made}; this node has {here}: {REBUILD}"
+    return SnapshotForeign(f"the snapshot was made under {made}; this node has {here}", REBUILD)
 
 
 def read(directory: Path) -> Manifest:

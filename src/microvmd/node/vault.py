@@ -13,7 +13,7 @@ import asyncio
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Set
+from collections.abc import AsyncIterator, Callable, Collection, Sequence, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -23,10 +23,11 @@ import structlog
 from microvmd.messages.node import MicrovmSpec, VersionKey
 from microvmd.node.kms import DataKey, Kms
 from microvmd.node.known_files import KnownFiles
-from microvmd.node.paths import NodePaths
+from microvmd.node.paths import NodePaths, link
 from microvmd.node.plain import PlainDirectory
 from microvmd.node.sealed_file import SealBroken, unseal
 from microvmd.node.snapshot import (
+    REBUILD,
     ImageFiles,
     Manifest,
     SnapshotBroken,
@@ -203,6 +204,53 @@ class Vault:
                 await self._use(hold, version, manifest, key)
         return Image(self._image_files(version, manifest), manifest)
 
+    def unfit(self, version: VersionKey) -> str | None:
+        """Why no MicroVM can be started from this snapshot here; None when one can.
+
+        Raises SnapshotBroken.
+        """
+        try:
+            load(self._paths.image(version).directory, stamp=self._stamp, others=self._others)
+        except SnapshotForeign as foreign:
+            return foreign.difference
+        return None
+
+    async def take_out(
+        self, version: VersionKey, names: Sequence[str], target: Path, role: str
+    ) -> None:
+        """Plain files of a snapshot of whatever stamp, in a `workroom`; they are not to be written
+        to. Raises SnapshotBroken, KeyRefused, NoRoom."""
+        source = self._paths.image(version).directory
+        manifest = await asyncio.to_thread(read, source)
+        if missing := [name for name in names if name not in manifest.files]:
+            raise SnapshotBroken(
+                f"the image was built by an older version of microvmd, which kept no "
+                f"{', '.join(missing)} to build it again from: {REBUILD}"
+            )
+        given_up = threading.Event()
+
+        def work(key: DataKey | None) -> None:
+            for name in names:
+                if key is None:
+                    link(source / name, target / name)
+                else:
+                    unseal(
+                        source / name, target / name, key.material, name, given_up=given_up.is_set
+                    )
+
+        if manifest.envelope is None:
+            await self._check(source, manifest, names)
+            await asyncio.to_thread(work, None)
+            return
+        self._plain.check_room(sum((source / name).stat().st_size for name in names))
+        with await self._kms.open(manifest.envelope, role) as key:
+            try:
+                await shielded(
+                    asyncio.to_thread(work, key), limit=SEAL_LIMIT, on_cancel=given_up.set
+                )
+            except SealBroken as broken:
+                raise SnapshotBroken(f"the encrypted snapshot is damaged: {broken}") from broken
+
     @asynccontextmanager
     async def workroom(self, key_id: str | None) -> AsyncIterator[Path]:
         """A folder for a build, in memory when what it makes is to be encrypted."""
@@ -273,16 +321,23 @@ class Vault:
             raise SnapshotBroken("the suspend snapshot belongs to the memory of another image")
         return image
 
-    async def _check(self, directory: Path, manifest: Manifest) -> None:
+    async def _check(
+        self, directory: Path, manifest: Manifest, only: Sequence[str] | None = None
+    ) -> None:
         """Files that lie open are what their manifest says. Raises SnapshotBroken.
 
         A stat for each file where they were read in full since the machine was booted; else they
         are read in a thread, once for all who wait for them.
         """
-        if not self._checked or not unknown(directory, manifest, self._known):
+
+        def left() -> list[str]:
+            found = unknown(directory, manifest, self._known)
+            return [name for name in found if only is None or name in only]
+
+        if not self._checked or not left():
             return
         async with self._reading.setdefault(directory, asyncio.Lock()), self._readers:
-            names = unknown(directory, manifest, self._known)
+            names = left()
             if not names:
                 return
             log.info("snapshot.reading", directory=str(directory), files=names)

@@ -16,6 +16,7 @@ from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms, Routes
 from microvmd.control.paging import Cursors
+from microvmd.control.rebuilds import Rebuilds
 from microvmd.control.reconcile import adopt_all, inventory
 from microvmd.control.roles import AssumableRoles
 from microvmd.control.store import Store
@@ -26,11 +27,14 @@ from microvmd.messages.node import (
     BuildSucceeded,
     ConnectorProvisioned,
     ConnectorRevoked,
+    Died,
     EgressChanged,
     Inventory,
     MicrovmSpec,
     Node,
     Report,
+    Terminated,
+    Unfit,
     VersionDeleted,
 )
 from microvmd.model.egress import EgressMap
@@ -52,6 +56,7 @@ class ControlPlane:
     connectors: Connectors
     admission: Admission
     egress: EgressChanges
+    rebuilds: Rebuilds
     seen: Callable[[Report], None] = lambda _: None
     """Told each report before it is acted on."""
 
@@ -76,12 +81,18 @@ class ControlPlane:
         match report:
             case BuildStarted() | BuildSucceeded() | BuildFailed():
                 await self.images.report(report)
+                await self.rebuilds.settle(report.version)
             case VersionDeleted():
                 await self.images.report_deleted(report)
             case ConnectorProvisioned() | ConnectorRevoked():
                 await self.connectors.report(report)
             case EgressChanged():
                 await self.egress.report(report)
+            case Unfit():
+                await self.rebuilds.unfit(report)
+            case Died() | Terminated():
+                await self.microvms.report(report)
+                await self.rebuilds.left(report.microvm_id)
             case _:
                 await self.microvms.report(report)
 
@@ -117,4 +128,5 @@ async def control_plane(
             limits=settings.network.connector_limits,
         )
         egress = EgressChanges(store, node, microvms)
-        yield ControlPlane(managed, images, microvms, connectors, admission, egress, seen)
+        rebuilds = Rebuilds(store, node, microvms, time.time, microvms.use, admission)
+        yield ControlPlane(managed, images, microvms, connectors, admission, egress, rebuilds, seen)

@@ -21,6 +21,7 @@ from microvmd.vmm.firecracker_api import (
     FirecrackerFailed,
     Paths,
     boot_requests,
+    device_set,
     identifier,
     load_request,
 )
@@ -58,8 +59,6 @@ DEVICE, LOG = "machine/device", "machine/log"
 VSOCK, API = f"{SCRATCH}/vsock.sock", f"{SCRATCH}/api.sock"
 MOST_DRIVES = 16
 TUN = ("net/tun", (10, 200))
-DEVICE_SET = "1"
-"""Raise it when a clone gets other devices: a device state fits into no other set."""
 OLDEST, NEWEST = (1, 12), (1, 16)
 """What we ask is in the API of all of these, and each writes device state before memory
 (`vmm/firecracker_machine.py`): so their sources say; the tests run with the oldest."""
@@ -150,7 +149,10 @@ class FirecrackerVmm:
     in_jail: bool = True
     name: VmmName = VmmName.FIRECRACKER
     disk_format: DiskFormat = DiskFormat.COPY
-    devices: str = f"firecracker-{DEVICE_SET}"
+
+    @property
+    def devices(self) -> str:
+        return device_set()
 
     def cpu_model(self, accelerator: Accelerator) -> str:
         return self.cpu_template or accelerator.cpu_model

@@ -4,6 +4,7 @@ The bodies are those of its `firecracker.yaml`; of each version that `vmm/firecr
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import ssl
@@ -14,7 +15,7 @@ from typing import Any, Self
 import httpx
 
 from microvmd.vmm.agent_door import pinned
-from microvmd.vmm.machine import GUEST_MAC, Drive, MachineSpec
+from microvmd.vmm.machine import GUEST_MAC, Accelerator, AcceleratorKind, Drive, MachineSpec
 from microvmd.vmm.process import Process
 
 COMMAND_LIMIT = 30.0
@@ -30,6 +31,8 @@ KERNEL_COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 reboot=k pci=off i8042.noaux i8042.nomux i8042.dumbkbd"
 )
 """`reboot=k`: only a reset by the keyboard controller ends Firecracker."""
+BOOT_SOURCE = "/boot-source"
+"""Read by a boot alone: no clone has it."""
 ID_LENGTH = 64
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """There is none on a UNIX socket; without this httpx reads all certificates for each machine."""
@@ -171,7 +174,7 @@ def boot_requests(
             },
         ),
         (
-            "/boot-source",
+            BOOT_SOURCE,
             {
                 "kernel_image_path": paths.kernel,
                 "initrd_path": paths.initrd,
@@ -187,6 +190,16 @@ def boot_requests(
     requests.append(("/vsock", {"guest_cid": GUEST_CID, "uds_path": paths.vsock}))
     requests.append(("/entropy", {}))
     return requests
+
+
+def device_set() -> str:
+    """Digest of the devices of every clone: a device state fits into no other set."""
+    nothing, accelerator = Path("/"), Accelerator(AcceleratorKind.KVM, "any", 0)
+    drives = (Drive("rootfs", nothing, read_only=True), Drive("disk", nothing))
+    spec = MachineSpec(1, 1, nothing, nothing, nothing, accelerator, drives)
+    requests = boot_requests(spec, Paths("", ("rootfs", "disk"), "vsock"), "tap")
+    devices = [one for one in requests if one[0] != BOOT_SOURCE]
+    return hashlib.sha256(json.dumps(devices, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _drive(drive: Drive, path: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvmd.build.image_config import DEFAULT_PATH, ImageConfig, InvalidConfig, parse
+from microvmd.build.image_config import DEFAULT_PATH, ImageConfig, InvalidConfig, encode, parse
 
 
 def read(**config: Any) -> ImageConfig:
@@ -39,6 +39,27 @@ def test_a_full_configuration() -> None:
         labels={"a": "b"},
     )
     assert config.argv == ("python3", "app.py")
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+
+
+@given(
+    st.builds(
+        ImageConfig,
+        entrypoint=st.lists(_TEXT, max_size=3).map(tuple),
+        cmd=st.lists(_TEXT, max_size=3).map(tuple),
+        env=st.lists(_TEXT.map("A={}".format), max_size=2).map(lambda env: ("PATH=/bin", *env)),
+        working_dir=st.sampled_from(["/", "/app"]),
+        user=_TEXT,
+        exposed_ports=st.lists(st.integers(1, 65535), unique=True, max_size=3).map(tuple),
+        volumes=st.sampled_from([(), ("/data",), ("/a", "/b")]),
+        stop_signal=_TEXT,
+        labels=st.dictionaries(_TEXT, _TEXT, max_size=2),
+    )
+)
+def test_what_is_kept_of_a_configuration_is_read_as_it_was(config: ImageConfig) -> None:
+    assert parse(encode(config)) == config
 
 
 def test_an_empty_configuration_has_defaults() -> None:

@@ -1,6 +1,7 @@
 """How an event looks as one line."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,11 @@ IMAGE = StateChange(
     ("change", "actor", "text"),
     [
         (microvm_change(None, microvm(1)), ANN, f"microvm-1  PENDING  by {ANN.principal}"),
+        (
+            replace(IMAGE, kind=EventKind.BUILD, detail={**IMAGE.detail, "buildId": "b-1"}),
+            SERVICE,
+            "app 1.0 build b-1  IN_PROGRESS -> FAILED (no Dockerfile)  by service",
+        ),
         (IMAGE, SERVICE, "app 1.0  IN_PROGRESS -> FAILED (no Dockerfile)  by service"),
     ],
 )

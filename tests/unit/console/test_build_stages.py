@@ -41,6 +41,15 @@ def test_before_and_after() -> None:
     assert set(_states([], "SUCCESSFUL")) == {"done"}, "its log is no longer kept"
 
 
+def test_a_build_from_earlier_files_has_no_dockerfile() -> None:
+    log = ["building the version again for this node: another QEMU", *LOG[5:]]
+    assert _states(log[:1]) == ["now", "later", "later", "later"]
+    assert [stage.title for stage in stages(log, "SUCCESSFUL")] == [
+        title for title, _ in STAGES[2:]
+    ]
+    assert len(_states([*LOG, log[0]])) == len(STAGES), "an application that prints it is not one"
+
+
 def test_steps_of_the_dockerfile() -> None:
     stage = stages(LOG[:3], "IN_PROGRESS")[1]
     assert (stage.done, stage.total, stage.detail) == (2, 3, "RUN make")

@@ -13,6 +13,7 @@ from microvmd.control.keys import KeyGate
 from microvmd.control.managed import ManagedImages
 from microvmd.control.microvms import MicroVms
 from microvmd.control.paging import Cursors
+from microvmd.control.rebuilds import Rebuilds
 from microvmd.control.store import Store
 from microvmd.messages.capacity import Measured
 from microvmd.messages.node import BuildStarted, BuildSucceeded, BuildVersion, Command
@@ -100,6 +101,7 @@ class Plane:
     images: Images
     microvms: MicroVms
     connectors: Connectors
+    rebuilds: Rebuilds
 
     async def built(self, **request: Any) -> None:
         """Create the image ``app`` and play a successful build."""
@@ -137,4 +139,5 @@ async def plane(
             store, node, cursors, clock, managed, networks=networks, admission=admission
         )
         connectors = Connectors(store, node, cursors, clock, REGION, networks=networks)
-        yield Plane(store, node, routes, clock, managed, images, microvms, connectors)
+        rebuilds = Rebuilds(store, node, microvms, clock, microvms.use, admission)
+        yield Plane(store, node, routes, clock, managed, images, microvms, connectors, rebuilds)

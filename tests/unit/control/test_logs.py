@@ -46,7 +46,8 @@ def microvm(logging: Logging | None = None, role: str | None = ROLE) -> MicroVm:
 @pytest.mark.parametrize("logging", [None, OWN, OFF])
 def test_the_own_store_knows_default_names_only(logging: Logging | None) -> None:
     assert run_log(microvm(logging), version()) == LogTarget(OWN_GROUP, RUN_STREAM)
-    assert build_log(version(logging)) == LogTarget(OWN_GROUP, BUILD_STREAM)
+    built = version(logging)
+    assert build_log(built, built.build) == LogTarget(OWN_GROUP, BUILD_STREAM)
 
 
 @pytest.mark.parametrize(
@@ -78,4 +79,5 @@ def test_a_run_does_not_inherit_the_logging_of_its_image() -> None:
 )
 def test_delivery_of_a_build(logging: Logging | None, names: tuple[str, str] | None) -> None:
     expected = None if names is None else LogDelivery(*names, BUILD_ROLE)
-    assert build_delivery(version(logging)) == expected
+    built = version(logging)
+    assert build_delivery(built, built.build) == expected

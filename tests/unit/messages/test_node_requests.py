@@ -5,7 +5,13 @@ from typing import get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from microvmd.messages.node import Command, ResumeFailed, ResumeMicrovm, RetireVersion
+from microvmd.messages.node import (
+    Command,
+    FreeSnapshot,
+    ResumeFailed,
+    ResumeMicrovm,
+    RetireVersion,
+)
 from microvmd.messages.node_requests import failure_of
 from microvmd.messages.node_wire import FROM_NODE
 from tests.nodemessages import SPECS, messages
@@ -17,7 +23,7 @@ def test_each_refused_command_is_answered(kind: type) -> None:
     @given(messages((kind,)))
     def answered(command: Command) -> None:
         report = failure_of(command, "no")
-        if isinstance(command, RetireVersion):
+        if isinstance(command, RetireVersion | FreeSnapshot):
             assert report is None, "nobody waits for one"
             return
         assert FROM_NODE.encode(report)

@@ -3,13 +3,14 @@
 import os
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from microvmd.messages.node import VersionKey
-from microvmd.model.identifiers import new_microvm_id
-from microvmd.node.paths import LONGEST_ROOT, NodePaths, remove
+from microvmd.model.identifiers import new_build_id, new_microvm_id
+from microvmd.node.paths import LONGEST_ROOT, NodePaths, link, remove
 from microvmd.vmm.machine import MachineFiles
 
 KEPT = VersionKey("000000000000", "app", "1.0")
@@ -39,6 +40,26 @@ def test_a_suspend_snapshot_counts_from_its_manifest_on(paths: NodePaths) -> Non
     assert not files.suspended
     (files.directory / "manifest.json").write_text("{}")
     assert files.suspended
+
+
+def test_each_build_of_a_version_has_a_place(paths: NodePaths) -> None:
+    again = replace(KEPT, build=new_build_id())
+    for key in (KEPT, again, GONE, replace(KEPT, number="1.00")):
+        paths.image(key).directory.mkdir(parents=True)
+    assert paths.snapshots(KEPT) == paths.snapshots(again) == [KEPT, again]
+    removed = paths.sweep(set(), {again})
+    assert again not in {VersionKey.at(*path.parts[-3:]) for path in removed}
+    assert paths.snapshots(KEPT) == [again]
+    assert paths.snapshots(replace(KEPT, image_name="other")) == []
+
+
+def test_a_link_has_the_same_bytes(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"bytes")
+    link(source, target)
+    assert target.samefile(source)
+    with pytest.raises(OSError, match="are the same file"):
+        link(source, target)
 
 
 def test_starts_of_a_microvm_are_counted(paths: NodePaths) -> None:

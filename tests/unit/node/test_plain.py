@@ -15,7 +15,8 @@ from microvmd.node.plain import RESERVE, NoRoom, PlainDirectory
 pytestmark = pytest.mark.root
 
 ONE = VersionKey("000000000000", "app", "1.0")
-TWO = VersionKey("000000000000", "app", "2.0")
+TWO = VersionKey("000000000000", "app", "1.0", "00000000-0000-4000-8000-000000000000")
+"""The same version, built again."""
 
 
 @pytest.fixture

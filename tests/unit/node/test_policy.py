@@ -48,6 +48,20 @@ def test_an_honest_service_is_not_refused(command: Command) -> None:
     assert POLICY.refusal(command) is None
 
 
+def test_a_version_is_built_again_from_its_own_files_only() -> None:
+    command = SAMPLES[3]
+    assert isinstance(command, BuildVersion)
+    own = replace(command.version, build=command.build_id)
+    assert POLICY.refusal(replace(command, version=own, source=command.version)) is None
+    for other in (
+        replace(command.version, account=OTHER),
+        replace(command.version, image_name="other"),
+        replace(command.version, number="2.0"),
+    ):
+        refused = POLICY.refusal(replace(command, version=own, source=other))
+        assert refused == "the version is built from the files of another"
+
+
 @pytest.mark.parametrize("command", [StartMicrovm, ResumeMicrovm])
 @pytest.mark.parametrize(
     ("members", "reason"),

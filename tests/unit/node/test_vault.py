@@ -72,6 +72,42 @@ async def test_an_image_under_a_key(tmp_path: Path, service: KeyService) -> None
         assert not lab.mounted
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_files_of_an_image_are_taken_out_whatever_made_it(
+    encrypted: bool, tmp_path: Path, service: KeyService
+) -> None:
+    key = service.key if encrypted else None
+    async with vault_lab(tmp_path, service) as lab:
+        await lab.image(key)
+        assert lab.vault.unfit(VERSION) is None
+        other = replace(STAMP, vmm_version="10.1.0")
+        vault = module.Vault(lab.paths, other, lab.plain, lab.kms)
+        assert "made under tcg, QEMU 10.0.2" in str(vault.unfit(VERSION))
+        async with vault.workroom(key) as room:
+            await vault.take_out(VERSION, ("rootfs.erofs",), room, ROLE)
+            taken = room / "rootfs.erofs"
+            assert taken.read_bytes() == lab.files["rootfs.erofs"]
+            own = lab.paths.image(VERSION).rootfs
+            assert taken.samefile(own) is not encrypted, "no copy where none is needed"
+            with pytest.raises(
+                SnapshotBroken, match=r"older version .* no config\.json to build it"
+            ):
+                await vault.take_out(VERSION, ("config.json",), room, ROLE)
+        assert not lab.mounted
+
+
+async def test_changed_files_are_not_taken_out(tmp_path: Path, service: KeyService) -> None:
+    async with vault_lab(tmp_path, service) as lab:
+        await lab.image(None)
+        rootfs = lab.paths.image(VERSION).rootfs
+        rootfs.write_bytes(rootfs.read_bytes()[:-1] + b"!")
+        async with lab.vault.workroom(None) as room:
+            with pytest.raises(
+                SnapshotBroken, match=r"file rootfs\.erofs of the snapshot was changed"
+            ):
+                await lab.vault.take_out(VERSION, ("rootfs.erofs",), room, ROLE)
+
+
 async def test_all_microvms_of_an_image_share_its_plain_files(
     tmp_path: Path, service: KeyService
 ) -> None:

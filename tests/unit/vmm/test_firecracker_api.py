@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from microvmd.vmm import firecracker_api as module
 from microvmd.vmm.agent_door import pinned
 from microvmd.vmm.firecracker_api import (
     ANSWER_BYTES,
@@ -15,6 +16,7 @@ from microvmd.vmm.firecracker_api import (
     FirecrackerFailed,
     Paths,
     boot_requests,
+    device_set,
     identifier,
     load_request,
 )
@@ -65,6 +67,21 @@ def test_without_a_tap_there_is_no_card() -> None:
 
 def test_a_template_is_asked_for_by_name() -> None:
     assert dict(boot_requests(SPEC, PATHS, None, "T2"))["/machine-config"]["cpu_template"] == "T2"
+
+
+def test_the_device_set_changes_with_what_a_guest_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {device_set()}
+    monkeypatch.setattr(module, "KERNEL_COMMAND_LINE", "other")
+    assert device_set() in found, "the kernel's command line is read by a boot alone"
+    for change in (
+        lambda drive, path: {"path_on_host": path},
+        lambda drive, path: {"path_on_host": path, "rate_limiter": {}},
+    ):
+        monkeypatch.setattr(module, "_drive", change)
+        found.add(device_set())
+    monkeypatch.setattr(module, "GUEST_MAC", "02:00:00:00:00:03")
+    found.add(device_set())
+    assert len(found) == 4
 
 
 def test_a_restore_stands_still() -> None:
