@@ -85,7 +85,7 @@ async def build_rootfs(
     Raises BuildFailed for everything that the image's owner can mend.
     """
     architecture = oci_architecture()
-    found = dockerfile.scan(context_zip.dockerfile, architecture)
+    found = await asyncio.to_thread(dockerfile.scan, context_zip.dockerfile, architecture)
     edits, warnings = found.for_architecture(architecture)
     for warning in warnings:
         log(warning)

@@ -3,15 +3,19 @@
 This is a scanner, not an interpreter: buildah is the judge of what a Dockerfile means. It knows
 just enough of the syntax (continuations, heredocs, the escape directive, ARG before FROM) to find
 the FROM lines and not to be fooled by text that looks like one.
+
+The text is hostile, and a pattern holds the whole process while it matches: none here may take
+longer than the text is long.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from microvmd.build.failure import BuildFailed
 
-_DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$")
+_DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(\S.*)")
 _INSTRUCTION = re.compile(r"\s*([a-zA-Z]+)\s+(.*)", re.DOTALL)
 _HEREDOC = re.compile(r"<<(-?)(?:\"(\w+)\"|'(\w+)'|(\w+))")
 _PLATFORM = re.compile(r"--platform=\S+[ \t]*")
@@ -205,10 +209,12 @@ def expand(text: str, arguments: Mapping[str, str]) -> str:
 
 
 def _stage(instruction: Instruction, arguments: Mapping[str, str]) -> Stage:
-    words = instruction.text.split()
+    every = instruction.text.split()
+    flags = list(itertools.takewhile(lambda word: word.startswith("--"), every))
+    words = every[len(flags) :]
     platform = None
-    while words and words[0].startswith("--"):
-        flag, _, value = words.pop(0).partition("=")
+    for each in flags:
+        flag, _, value = each.partition("=")
         if flag == "--platform":
             platform = expand(value, arguments)
     if not words:
@@ -229,7 +235,9 @@ def _name_image(name: str, stages: list[Stage], images: dict[str, None]) -> None
 def _exposed(text: str) -> Iterator[int]:
     for word in text.split():
         port, _, protocol = word.partition("/")
-        if protocol.lower() in ("", "tcp") and port.isdecimal() and 0 < int(port[:6]) < 65536:
+        if not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
+            continue
+        if protocol.lower() in ("", "tcp"):
             yield int(port)
 
 

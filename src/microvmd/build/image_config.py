@@ -124,7 +124,8 @@ def _place(path: str) -> str:
 def _ports(ports: dict[str, object]) -> Iterator[int]:
     for name in ports:
         port, _, protocol = name.partition("/")
-        if not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
+        digits = port.isascii() and port.isdecimal() and len(port) <= 5
+        if not digits or not 0 < int(port) < 65536:
             raise InvalidConfig("a port of the image configuration is malformed")
         if protocol in ("", "tcp"):
             yield int(port)

@@ -59,8 +59,29 @@ def test_the_escape_directive() -> None:
 
 
 def test_exposed_ports_are_those_of_the_last_stage() -> None:
-    text = "FROM a\nEXPOSE 1\nFROM b\nEXPOSE 8080 53/udp 9000/tcp 70000 x $P\n"
+    huge = "1" * 5000
+    text = f"FROM a\nEXPOSE 1\nFROM b\nEXPOSE 8080 53/udp 9000/tcp 70000 000001{huge} x $P\n"
     assert found(text).ports == (8080, 9000)
+
+
+MEGABYTE = 1 << 20
+LONG = {
+    "directive": "# a=x" + " " * MEGABYTE + "y\nFROM b\n",
+    "directive of nothing": "# a =" + " " * MEGABYTE + "\nFROM b\n",
+    "directive of other spaces": "#" + "\x0b" * MEGABYTE + "a=\x0b\nFROM b\n",
+    "flags": "FROM " + "--platform=x " * (MEGABYTE // 13) + "b\n",
+    "spaces": " " * MEGABYTE + "\nFROM b\n",
+    "heredocs": "FROM b\nRUN " + "<<a " * (MEGABYTE // 4) + "\n",
+    "heredoc without end": 'FROM b\nRUN <<"' + "a" * MEGABYTE + "\n",
+    "continued": "FROM b\nRUN " + "\\\n" * (MEGABYTE // 2) + "x\n",
+    "copies": "FROM b\n" + "COPY --from=b x y\n" * (MEGABYTE // 18),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_longest_text_is_scanned_in_one_pass(name: str) -> None:
+    """What goes over it once for each of its characters takes an hour."""
+    assert found(LONG[name]).images == ("b",)
 
 
 def test_another_platform_is_dropped_with_a_warning() -> None:

@@ -80,6 +80,8 @@ def test_an_empty_configuration_has_defaults() -> None:
         {"ExposedPorts": {"0/tcp": {}}},
         {"ExposedPorts": {"99999": {}}},
         {"ExposedPorts": {"²": {}}},
+        {"ExposedPorts": {f"000001{'9' * 5000}": {}}},
+        {"ExposedPorts": {"00000199999": {}}},
         {"Labels": {"a": 1}},
         {"Labels": []},
         {"Cmd": ["\ud800"]},
