@@ -17,6 +17,8 @@ from tests import lanes
 HTTP_PORT = 8080
 WEBSOCKET_PORT = 9100
 H2_PORT = 9200
+HEAD_LIMIT = 1 << 20
+"""Bytes of a request's head that a guest reads, more than anybody should send."""
 
 
 class Guest:
@@ -118,7 +120,7 @@ def _alone(address: str) -> contextlib.AbstractAsyncContextManager[None]:
 async def _listening(address: str) -> AsyncIterator[Guest]:
     made = Guest(address)
     subprotocols = [Subprotocol("chat")]
-    http = await asyncio.start_server(made.http, address, HTTP_PORT)
+    http = await asyncio.start_server(made.http, address, HTTP_PORT, limit=HEAD_LIMIT)
     h2c = await asyncio.start_server(_h2c, address, H2_PORT)
     async with websockets.asyncio.server.serve(
         _websocket,
