@@ -52,6 +52,7 @@ LABELS = {
     "boot": "cold boot",
     "restore": "restore",
     "claimed": "restore in a VMM that waited",
+    "paused": "the same, guest restored before",
     "suspend": "suspend, {dirty} MiB dirty",
     "resume": "resume, {dirty} MiB dirty",
 }
@@ -64,6 +65,7 @@ class Samples:
     boot: list[float] = field(default_factory=list)
     restore: list[float] = field(default_factory=list)
     claimed: list[float] = field(default_factory=list)
+    paused: list[float] = field(default_factory=list)
     suspend: list[float] = field(default_factory=list)
     resume: list[float] = field(default_factory=list)
     pss: list[int] = field(default_factory=list)
@@ -83,8 +85,9 @@ async def measure(options: argparse.Namespace) -> Samples:
             for number in range(options.runs + 1):
                 await _life(node, options.dirty, samples if number else Samples())
             samples.pss += await _clones(node, options.clones)
-        async with replace(lab, pool=ONE_WAITS).node() as node:
-            await _claims(node, options.runs, samples)
+        for restored, found in ((False, samples.claimed), (True, samples.paused)):
+            async with replace(lab, pool=replace(ONE_WAITS, restored=restored)).node() as node:
+                found += await _claims(node, options.runs)
     return samples
 
 
@@ -124,18 +127,20 @@ def _until_answer(started: Started) -> float:
     return (started.timings["vmm"] + started.timings["guest.restored"]) / 1000
 
 
-async def _claims(node: RunningNode, runs: int, samples: Samples) -> None:
+async def _claims(node: RunningNode, runs: int) -> list[float]:
     """One after another, each when a VMM waits for it; the first asks for that."""
+    seconds = []
     for number in range(runs + 1):
         spec = spec_of()
         await node.start(spec)
         started = await node.reports.next(Started)
         if number:
-            samples.claimed.append(started.timings[CLAIM] / 1000 + _until_answer(started))
+            seconds.append(started.timings[CLAIM] / 1000 + _until_answer(started))
         await node.terminate(spec)
         await node.reports.next(Terminated)
         waits = await asyncio.to_thread(poll, lambda: node.agent.waiting or None, limit=LIMIT)
         assert waits == 1
+    return seconds
 
 
 async def _clones(node: RunningNode, count: int) -> list[int]:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -41,11 +42,19 @@ pytestmark = [pytest.mark.vm, pytest.mark.anyio]
 MOST = 3
 RULES = PoolRules(memory_mib=4096, most=MOST, keep_s=3600, burst_s=3600, spare_mib=0)
 
+STAY = 3.0
+
 
 @pytest.fixture
 def pooled(node_lab: NodeLab) -> NodeLab:
     """Nodes on which as many VMMs wait as MicroVMs have been started, up to MOST."""
     return replace(node_lab, pool=RULES)
+
+
+@pytest.fixture(params=[False, True], ids=["empty", "restored"])
+def either(request: pytest.FixtureRequest, node_lab: NodeLab) -> NodeLab:
+    """The same, with guests that wait in them and without."""
+    return replace(node_lab, pool=replace(RULES, restored=request.param))
 
 
 def records(node: RunningNode) -> list[VmmRecord]:
@@ -80,15 +89,20 @@ async def started(node: RunningNode, spec: MicrovmSpec) -> Started:
     return await node.reports.next(Started)
 
 
+async def monotonic(report: Started) -> float:
+    """Seconds of the guest's monotonic clock."""
+    return int((await ask(report.edge_address, "clocks")).split()[1]) / 1e9
+
+
 async def gone(node: RunningNode, *specs: MicrovmSpec) -> None:
     for spec in specs:
         await node.terminate(spec)
         assert await node.reports.next(Terminated) == Terminated(spec.microvm_id, spec.generation)
 
 
-async def test_a_run_takes_the_vmm_that_waits(pooled: NodeLab) -> None:
+async def test_a_run_takes_the_vmm_that_waits(either: NodeLab) -> None:
     first, spec = spec_of(), spec_of(ALL_HOOKS, egress=NOTHING)
-    async with pooled.node() as node:
+    async with either.node() as node:
         files = node.equipment.paths.microvm(spec.microvm_id)
         report = await started(node, first)
         assert CLAIM not in report.timings, "nobody had asked before"
@@ -116,13 +130,30 @@ async def test_a_run_takes_the_vmm_that_waits(pooled: NodeLab) -> None:
         assert await ask(report.edge_address, "count") == "2"
         await waits(node, 2)
         await gone(node, first, again)
+    assert not groups(either)
+
+
+async def test_whether_the_clock_of_a_guest_stands_still_while_it_waits(node_lab: NodeLab) -> None:
+    first, spec = spec_of(), spec_of()
+    stops = (await node_lab.vmm()).stops_clocks
+    pooled = replace(node_lab, pool=replace(RULES, restored=True))
+    async with pooled.node() as node:
+        before = await monotonic(await started(node, first))
+        await waits(node, 1)
+        await asyncio.sleep(STAY)  # the time by which its clock could go on
+        begin = time.monotonic()
+        report = await started(node, spec)
+        clock = await monotonic(report)
+        assert CLAIM in report.timings
+        assert (clock - before <= time.monotonic() - begin) is stops
+        await gone(node, first, spec)
     assert not groups(pooled)
 
 
-async def test_many_at_once_share_nothing(pooled: NodeLab) -> None:
+async def test_many_at_once_share_nothing(either: NodeLab) -> None:
     specs = [spec_of() for _ in range(2 * MOST)]
     before = [spec_of() for _ in range(MOST)]
-    async with pooled.node() as node:
+    async with either.node() as node:
         for spec in before:
             await started(node, spec)
         waiting = await waits(node, MOST)
@@ -140,7 +171,7 @@ async def test_many_at_once_share_nothing(pooled: NodeLab) -> None:
         # That no two of them have the same identity is proven by each start (node/uniqueness.py).
         assert [await ask(report.edge_address, "count") for report in reports] == ["1"] * len(specs)
         await gone(node, *before, *specs)
-    assert not groups(pooled)
+    assert not groups(either)
 
 
 async def test_one_that_is_killed_is_replaced_and_given_to_nobody(pooled: NodeLab) -> None:
@@ -207,10 +238,10 @@ async def test_nothing_waits_for_a_version_that_is_retired_or_deleted(pooled: No
 
 
 async def test_what_waits_is_ended_with_the_node_and_what_was_claimed_is_adopted(
-    pooled: NodeLab,
+    either: NodeLab,
 ) -> None:
     first, spec = spec_of(), spec_of()
-    async with pooled.node() as node:
+    async with either.node() as node:
         await started(node, first)
         (waiting,) = await waits(node, 1)
         report = await started(node, spec)
@@ -220,7 +251,7 @@ async def test_what_waits_is_ended_with_the_node_and_what_was_claimed_is_adopted
     assert not any(record.identity.alive() for record in before)
     assert not [*tmp.iterdir()]
     assert await ask(report.edge_address, "count") == "1", "it takes requests without a node"
-    async with pooled.node() as node:
+    async with either.node() as node:
         await node.agent.sweep(
             Inventory(frozenset({first.microvm_id, spec.microvm_id}), frozenset({VERSION}))
         )
@@ -230,7 +261,7 @@ async def test_what_waits_is_ended_with_the_node_and_what_was_claimed_is_adopted
         assert node.pid_of(spec) == waiting
         assert await ask(report.edge_address, "count") == "2"
         await gone(node, first, spec)
-    assert not groups(pooled)
+    assert not groups(either)
 
 
 async def test_what_a_killed_node_left_waiting_is_swept(pooled: NodeLab) -> None:

@@ -28,6 +28,13 @@ class PoolRules:
     """Starts that are no further apart count as one burst."""
     spare_mib: int = 640
     """Available memory of the machine that what waits does not touch."""
+    restored: bool | None = None
+    """Whether their guests are restored already and stand still; None: where that saves time."""
+
+    def restores(self, *, kvm: bool, stops_clocks: bool) -> bool:
+        """Whether a guest waits inside. With emulation that saves nothing; and one whose clock goes
+        on meanwhile would find, when it is let go, that its timers have run out."""
+        return kvm and stops_clocks if self.restored is None else self.restored
 
 
 def recent(starts: Sequence[float], now: float, rules: PoolRules) -> tuple[float, ...]:

@@ -2,7 +2,8 @@
 
 A waiting VMM has what a MicroVM has but the guest: a directory (below ``tmp``) with its record,
 sockets and an empty disk, a network, a jail and the process, all on a stack of its own. Nothing in
-it is of any MicroVM: what has a name has one that nobody else has had or will have.
+it is of any MicroVM: what has a name has one that nobody else has had or will have. Where that
+saves time, the guest is in it too, as the image snapshot has it: it has not run since.
 
 A claim takes it off the list in one step, with no await in it, so that no two callers get the same.
 One rename makes its directory the MicroVM's, record included, and its stack becomes a part of that
@@ -36,7 +37,7 @@ from microvmd.node.paths import remove
 from microvmd.node.slots import NetworkError
 from microvmd.node.snapshot import SuspendFiles
 from microvmd.node.working import Image, WorkingFiles
-from microvmd.vmm.machine import MachineFailed
+from microvmd.vmm.machine import AcceleratorKind, MachineFailed, MachineFiles
 from microvmd.vmm.process import ProcessFailed, ProcessGone, ProcessStuck
 from microvmd.vmm.shield import shielded
 
@@ -258,7 +259,7 @@ class VmmPool:
     async def _make(self, version: VersionKey) -> None:
         demand = self._demand[version]
         async with self._making, AsyncExitStack() as stack:
-            waiting = await _made(stack, demand.equipment, demand.image)
+            waiting = await self._made(stack, demand.equipment, demand.image)
             if self._demand.get(version) is not demand:
                 return  # dropped meanwhile
             waiting.stack = stack.pop_all()
@@ -266,6 +267,25 @@ class VmmPool:
             demand.waiting.append(waiting)
         taken = await asyncio.to_thread(waiting.prepared.jail.private_bytes)
         self._cost_mib = max(1, -(-taken // MIB))
+
+    async def _made(self, stack: AsyncExitStack, equipment: Equipment, image: Image) -> Waiting:
+        name = f"{WAITING}{uuid.uuid4().hex[:16]}"
+        directory = equipment.paths.tmp / name
+        # After a claim nothing has this name.
+        stack.push_async_callback(_remove, directory)
+        directory.mkdir(mode=0o700)
+        overlay = SuspendFiles(directory).overlay
+        await equipment.create_disk(overlay, image.files)
+        spec = equipment.clone_spec(image.files, image.manifest, overlay)
+        network = await stack.enter_async_context(equipment.networks.network())
+        prepared = await prepare(
+            stack, equipment, network, name, spec, directory, image.files.start
+        )
+        vmm = equipment.vmm
+        kvm = equipment.accelerator.kind is AcceleratorKind.KVM
+        if self._rules.restores(kvm=kvm, stops_clocks=vmm.stops_clocks):
+            await prepared.vmm.load(spec, MachineFiles(directory))
+        return Waiting(prepared, directory, AsyncExitStack())
 
     async def _watch(self, demand: Demand, waiting: Waiting) -> None:
         """Until it is claimed; one that ends is replaced."""
@@ -294,20 +314,6 @@ class VmmPool:
     async def _empty(self) -> None:
         for version in list(self._demand):
             await self.drop(version)
-
-
-async def _made(stack: AsyncExitStack, equipment: Equipment, image: Image) -> Waiting:
-    name = f"{WAITING}{uuid.uuid4().hex[:16]}"
-    directory = equipment.paths.tmp / name
-    # After a claim nothing has this name.
-    stack.push_async_callback(_remove, directory)
-    directory.mkdir(mode=0o700)
-    overlay = SuspendFiles(directory).overlay
-    await equipment.create_disk(overlay, image.files)
-    spec = equipment.clone_spec(image.files, image.manifest, overlay)
-    network = await stack.enter_async_context(equipment.networks.network())
-    prepared = await prepare(stack, equipment, network, name, spec, directory, image.files.start)
-    return Waiting(prepared, directory, AsyncExitStack())
 
 
 async def _remove(directory: Path) -> None:

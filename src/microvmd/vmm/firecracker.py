@@ -149,6 +149,8 @@ class FirecrackerVmm:
     in_jail: bool = True
     name: VmmName = VmmName.FIRECRACKER
     disk_format: DiskFormat = DiskFormat.COPY
+    stops_clocks: bool = False
+    """It sets the clock when it loads, and KVM lets it go on from there."""
 
     @property
     def devices(self) -> str:
@@ -284,6 +286,7 @@ class EmptyFirecracker:
         self._api = api
         self._logs = logs
         self._filling = filling
+        self._filled = False
 
     @property
     def identity(self) -> ProcessIdentity:
@@ -292,20 +295,33 @@ class EmptyFirecracker:
     async def ended(self) -> None:
         await self._process.wait()
 
+    async def load(self, spec: MachineSpec, files: MachineFiles) -> None:
+        await self._restored(spec)
+
     @contextlib.asynccontextmanager
     async def fill(
         self, spec: MachineSpec, files: MachineFiles
     ) -> AsyncIterator[FirecrackerMachine]:
         self._logs.moved(files)
-        vmm, filling = self._vmm, self._filling
-        machine = FirecrackerMachine(spec, self._process, self._api, self._logs, vmm.version)
-        paths = _paths(spec)
-        if isinstance(filling.start, Boot):
-            await machine.boot(boot_requests(spec, paths, filling.card, vmm.cpu_template))
+        if isinstance(self._filling.start, Boot):
+            machine = self._machine(spec)
+            cpu = self._vmm.cpu_template
+            await machine.boot(boot_requests(spec, _paths(spec), self._filling.card, cpu))
         else:
-            request = load_request(paths, filling.card)
-            await machine.restore(filling.start, request, filling.lease)
+            machine = await self._restored(spec)
         yield machine
+
+    def _machine(self, spec: MachineSpec) -> FirecrackerMachine:
+        return FirecrackerMachine(spec, self._process, self._api, self._logs, self._vmm.version)
+
+    async def _restored(self, spec: MachineSpec) -> FirecrackerMachine:
+        machine, filling = self._machine(spec), self._filling
+        if not self._filled:
+            assert not isinstance(filling.start, Boot)
+            request = load_request(_paths(spec), filling.card)
+            await machine.restore(filling.start, request, filling.lease)
+            self._filled = True
+        return machine
 
 
 async def _end(process: Process) -> None:

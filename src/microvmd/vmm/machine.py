@@ -333,6 +333,13 @@ class EmptyMachine(Protocol):
         """Wait until the VMM has ended, which it does not do by itself."""
         ...
 
+    async def load(self, spec: MachineSpec, files: MachineFiles) -> None:
+        """Restore the guest already, so that `fill` only hands it over; never for a `Boot`.
+
+        Raises MachineFailed.
+        """
+        ...
+
     def fill(self, spec: MachineSpec, files: MachineFiles) -> AbstractAsyncContextManager[Machine]:
         """Make a guest of it, as `prepare` was told; once. The vCPUs stand still until `cont`.
 
@@ -360,6 +367,11 @@ class Vmm(Protocol):
 
     @property
     def disk_format(self) -> DiskFormat: ...
+
+    @property
+    def stops_clocks(self) -> bool:
+        """Whether the monotonic clock of a restored guest stands still until `cont`."""
+        ...
 
     def cpu_model(self, accelerator: Accelerator) -> str:
         """What a guest sees of the node's processor."""

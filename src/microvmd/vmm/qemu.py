@@ -119,6 +119,7 @@ class QemuVmm:
     program: Path = QEMU
     name: VmmName = VmmName.QEMU
     disk_format: DiskFormat = DiskFormat.OVERLAY
+    stops_clocks: bool = True
 
     @property
     def devices(self) -> str:
@@ -178,6 +179,7 @@ class EmptyQemu:
         self._qmp = qmp
         self._logs = logs
         self._start = start
+        self._filled = isinstance(start, Boot)
 
     @property
     def identity(self) -> ProcessIdentity:
@@ -186,14 +188,25 @@ class EmptyQemu:
     async def ended(self) -> None:
         await self._process.wait()
 
+    async def load(self, spec: MachineSpec, files: MachineFiles) -> None:
+        await self._restored(self._machine(spec, files))
+
     @contextlib.asynccontextmanager
     async def fill(self, spec: MachineSpec, files: MachineFiles) -> AsyncIterator["QemuMachine"]:
         self._logs.moved(files)
-        machine = QemuMachine(spec, self._process, self._qmp, self._logs, PortDoor(files.agent))
+        machine = self._machine(spec, files)
         async with _going(machine):
-            if not isinstance(self._start, Boot):
-                await machine.restore(self._start)
+            await self._restored(machine)
             yield machine
+
+    def _machine(self, spec: MachineSpec, files: MachineFiles) -> "QemuMachine":
+        return QemuMachine(spec, self._process, self._qmp, self._logs, PortDoor(files.agent))
+
+    async def _restored(self, machine: "QemuMachine") -> None:
+        if not self._filled:
+            assert not isinstance(self._start, Boot)
+            await machine.restore(self._start)
+            self._filled = True
 
 
 class QemuMachine:

@@ -1,5 +1,6 @@
 """VMMs wait where they were missed, and never beyond the budget."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,3 +76,20 @@ def test_more_room_takes_nothing_away(demand: dict[int, list[float]], most: int)
 @given(TIMES, st.floats(min_value=0, max_value=300))
 def test_without_new_starts_demand_only_falls(times: list[float], later: float) -> None:
     assert wanted(times, NOW + later, RULES) <= wanted(times, NOW, RULES)
+
+
+@pytest.mark.parametrize(
+    ("restored", "kvm", "stops_clocks", "restores"),
+    [
+        (None, True, True, True),
+        (None, False, True, False),
+        (None, True, False, False),
+        (False, True, True, False),
+        (True, False, False, True),
+    ],
+)
+def test_guests_wait_where_that_saves_time_and_no_clock_goes_on(
+    restored: bool | None, kvm: bool, stops_clocks: bool, restores: bool
+) -> None:
+    rules = PoolRules(restored=restored)
+    assert rules.restores(kvm=kvm, stops_clocks=stops_clocks) is restores
