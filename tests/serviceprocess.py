@@ -62,6 +62,8 @@ class ServiceProcess(Holdings):
     process: "subprocess.Popen[bytes] | None" = None
     extra: dict[str, str] = field(default_factory=dict)
     """Settings beside those of every service, as MICROVMD_* without the prefix."""
+    before: tuple[str, ...] = ()
+    """What its command begins with."""
 
     @property
     def log(self) -> Path:
@@ -121,7 +123,7 @@ class ServiceProcess(Holdings):
         (self.directory / "aws").mkdir(exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "microvmd"), "serve"],
+                [*self.before, str(Path(sys.executable).parent / "microvmd"), "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

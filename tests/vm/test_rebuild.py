@@ -5,7 +5,6 @@ upgrade of the machine brings. The control plane, the builder and the node are t
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -44,7 +43,7 @@ from microvmd.node.bring_up import Equipment
 from microvmd.service.builds import build_options
 from microvmd.service.control_plane import ControlPlane, control_plane
 from microvmd.settings.settings import Settings
-from microvmd.vmm.qemu import QEMU, installed_version
+from tests import otherqemu
 from tests.nodelab import ACCOUNT, LIMIT, READY_ONLY, NodeLab, ask
 from tests.unit.control.plane import RouteTable
 
@@ -59,16 +58,7 @@ CONTEXT = RequestContext(ACCOUNT, REGION, "AKIA", "r-1", datetime.now(UTC))
 
 @pytest.fixture(scope="module")
 def other_qemu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The machine's QEMU, of another package."""
-    package = re.search(r"\(.*\)$", anyio.run(installed_version))
-    assert package is not None, "Debian says which package it is of"
-    name = package[0].strip("()").encode()
-    program = QEMU.read_bytes()
-    assert name in program
-    copy: Path = tmp_path_factory.mktemp("qemu") / "qemu"
-    copy.write_bytes(program.replace(name, name[:-1] + b"~"))
-    copy.chmod(0o755)
-    return copy
+    return otherqemu.other_qemu(tmp_path_factory.mktemp("qemu"))
 
 
 @dataclass

@@ -24,6 +24,7 @@ from microvmd.messages.node import (
     VersionDeleted,
     VersionKey,
 )
+from microvmd.model import rebuild
 from microvmd.model.capacity import NO_ROOM
 from microvmd.model.egress import EgressMap
 from microvmd.model.errors import Conflict, ValidationError
@@ -361,7 +362,7 @@ class Images:
             kept = tx.versions_in(VersionState.SUCCESSFUL)
             for version in kept:
                 if version.rebuilding:
-                    tx.save_version(given_up(version, now, INTERRUPTED, interrupted=True))
+                    tx.save_version(given_up(version, now, rebuild.INTERRUPTED, interrupted=True))
             doomed = tx.versions_in(VersionState.DELETING)
             return [key_of(v) for v in kept], [key_of(v) for v in doomed]
 

@@ -34,6 +34,9 @@ UNSETTLED = (
     "The image version was built again for this node, and its snapshot does not fit all the same: "
     "look whether the node is started with other settings each time."
 )
+INTERRUPTED = (
+    "INTERNAL_PLATFORM_ERROR: The build was interrupted by a restart. The next run begins another."
+)
 DELETED = "The image version was deleted."
 
 

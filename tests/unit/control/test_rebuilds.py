@@ -7,7 +7,7 @@ import pytest
 from microvmd.control.admission import Admission
 from microvmd.control.capacity import Capacity
 from microvmd.control.event_rows import EventQuery
-from microvmd.control.images import FULL, INTERRUPTED
+from microvmd.control.images import FULL
 from microvmd.control.reconcile import adopt_all, inventory
 from microvmd.messages.node import (
     AdoptMicrovm,
@@ -28,6 +28,7 @@ from microvmd.model.event import Kind
 from microvmd.model.image import BuildState, SnapshotSizes, Version, VersionState, VersionStatus
 from microvmd.model.microvm import MicroVm, Phase
 from microvmd.model.quota import Use
+from microvmd.model.rebuild import INTERRUPTED
 from tests.unit.control.plane import ACCOUNT, CREATE, IMAGE_ARN, Plane, PlayedMeter, plane
 
 pytestmark = pytest.mark.anyio
