@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from microvmd.node.bring_up import lost
+from microvmd.node.guest import GuestBroken, GuestGone
 from microvmd.node.sparse import digest
 from microvmd.vmm.console import LIMIT
 from microvmd.vmm.machine import EndReason, FromImage, MachineFailed, MachineFiles, Status
@@ -84,6 +86,16 @@ async def test_tells_a_crash_from_a_kill(small_guest: "SmallGuest", tmp_path: Pa
     async with small_guest.restored(tmp_path) as (machine, _):
         end = await machine.kill()
     assert end.reason is EndReason.ASKED
+
+
+async def test_a_guest_that_is_lost_says_how(small_guest: "SmallGuest", tmp_path: Path) -> None:
+    async with small_guest.restored(tmp_path) as (machine, voice):
+        voice.say("reboot")
+        failed = await lost(machine, GuestGone("it was cut"))
+        assert isinstance(failed, MachineFailed)
+        assert failed.what.startswith("the guest was lost before it answered: it was cut (guest-")
+        broken = GuestBroken("nonsense")
+        assert await lost(machine, broken) is broken
 
 
 async def test_says_why_a_restore_failed(small_guest: "SmallGuest", tmp_path: Path) -> None:

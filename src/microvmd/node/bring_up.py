@@ -51,6 +51,7 @@ from microvmd.vmm.machine import (
     FromImage,
     FromSuspend,
     Machine,
+    MachineFailed,
     MachineFiles,
     MachineSpec,
     Status,
@@ -64,6 +65,7 @@ log = structlog.get_logger(__name__)
 # In the image's own directory: a later kernel of the node must not meet an older snapshot.
 KERNEL = "vmlinux"
 INITRD = "initrd"
+END_LIMIT = 2.0
 AGENT_LIMIT = 30.0
 """Seconds for a restored guest to answer; far beyond what a loaded node needs."""
 CLOCK_TOLERANCE_NS = 30_000_000
@@ -364,12 +366,27 @@ async def bring_up(
             before_cont()
         await machine.cont()
         with timings.step("guest.restored"):
-            guest = await _identified(
-                stack, equipment, machine, spec.microvm_id, end_connections=True
-            )
+            try:
+                guest = await _identified(
+                    stack, equipment, machine, spec.microvm_id, end_connections=True
+                )
+            except GuestGone as gone:
+                raise await lost(machine, gone) from gone
         await stack.enter_async_context(equipment.output_kept(guest, spec, role))
     connect = _connector(stack, equipment, machine, spec, role)
     return Running(network, prepared.jail, machine, guest, working, connect)
+
+
+async def lost(machine: Machine, gone: GuestGone) -> GuestGone | MachineFailed:
+    """Why a guest was not heard: one that broke the protocol, or a machine that ended, and how."""
+    if isinstance(gone, GuestBroken):
+        return gone
+    what = f"the guest was lost before it answered: {gone}"
+    with suppress(TimeoutError):
+        # A VMM closes its sockets before it ends.
+        async with asyncio.timeout(END_LIMIT):
+            what += f" ({(await machine.wait()).reason.value})"
+    return machine.failed(what)
 
 
 async def _network(
