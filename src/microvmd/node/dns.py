@@ -11,7 +11,9 @@ addresses. What it then gets is made anew from the end of the chain of aliases, 
 its packet filter lets these addresses through.
 
 The guest is hostile: what it sends is parsed by dnspython, queries in flight and connections are
-bounded per guest, and its packet filter bounds the rate.
+bounded per guest, and its packet filter bounds the rate. To parse and write a record costs the node
+a hundred times what it costs to send it, and who asks may also be who answers: so a query is short,
+an answer is bounded, and a guest has so many bytes of both each second.
 """
 
 import asyncio
@@ -40,6 +42,7 @@ import dns.rrset
 import structlog
 
 from microvmd.model.names import normal
+from microvmd.node.pace import Pace
 from microvmd.vmm.process import ProcessFailed, ProcessStuck
 
 log = structlog.get_logger(__name__)
@@ -80,6 +83,15 @@ IN_FLIGHT = 64
 CONNECTIONS = 8
 """TCP connections of one guest."""
 QUERIES_PER_CONNECTION = 64
+LONGEST_QUERY = 512
+"""Bytes: of a name there are 255 at most, and what else a query needs is short."""
+LONGEST_ANSWER = 16 * 1024
+"""Bytes of an answer over TCP."""
+RATE, BURST = 64 * 1024, 512 * 1024
+"""Bytes of queries and answers of one guest, each second and at once. Over UDP what is beyond that
+is dropped, and the guest asks again; a TCP connection waits."""
+_QUERY_COST = 256
+"""Bytes that a query counts beside its own and its answer's."""
 UDP_SIZE = 1232
 """Largest answer over UDP; what the DNS flag day of 2020 settled on."""
 MOST_ADDRESSES = 32
@@ -155,6 +167,11 @@ def bind(addresses: Iterable[str]) -> list[socket.socket]:
 
 def parse_query(wire: bytes) -> dns.message.Message | None:
     """The query in a packet of a guest, or None for what deserves no answer."""
+    if not _HEADER_SIZE <= len(wire) <= LONGEST_QUERY:
+        return None
+    questions, answers, authorities, others = struct.unpack_from("!4H", wire, 4)
+    if questions > 1 or answers or authorities or others > 1:
+        return None
     try:
         message = dns.message.from_wire(wire, ignore_trailing=True)
     except (dns.exception.DNSException, ValueError, struct.error):
@@ -317,9 +334,8 @@ class Forwarder:
         self, question: dns.message.Message, upstream: Upstream, *, udp: bool
     ) -> dns.message.Message:
         if not udp:
-            return await dns.asyncquery.tcp(
-                question, upstream.address, UPSTREAM_LIMIT, upstream.port, backend=self._backend
-            )
+            async with asyncio.timeout(UPSTREAM_LIMIT):
+                return await _exchange_tcp(question, upstream)
         return await dns.asyncquery.udp(
             question,
             upstream.address,
@@ -329,6 +345,23 @@ class Forwarder:
             ignore_errors=True,  # a forged answer must not end the wait for the true one
             backend=self._backend,
         )
+
+
+async def _exchange_tcp(question: dns.message.Message, upstream: Upstream) -> dns.message.Message:
+    """Ours, since dnspython parses an answer of any length."""
+    reader, writer = await asyncio.open_connection(upstream.address, upstream.port)
+    try:
+        wire = question.to_wire()
+        writer.write(struct.pack("!H", len(wire)) + wire)
+        (length,) = struct.unpack("!H", await reader.readexactly(2))
+        if length > LONGEST_ANSWER:
+            raise OSError(f"an answer of {length} bytes")
+        answer = dns.message.from_wire(await reader.readexactly(length))
+    finally:
+        writer.close()
+    if not question.is_response(answer):
+        raise OSError("an answer to something else")
+    return answer
 
 
 def _failure(
@@ -350,6 +383,7 @@ class Stub:
         self._sockets = tuple(sockets)
         self._queries: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()
+        self._pace = Pace(RATE, BURST)
         loop = asyncio.get_running_loop()
         for item in self._sockets:
             read = self._accept if item.type == socket.SOCK_STREAM else self._receive
@@ -370,14 +404,21 @@ class Stub:
                 wire, peer = item.recvfrom(4096)
             except OSError:  # nothing more, or an ICMP error of an earlier answer
                 return
+            if self._pace.spend(0) > 0:
+                continue
             if len(wire) >= _HEADER_SIZE and len(self._queries) < IN_FLIGHT:
                 self._own(self._queries, partial(self._reply, item, wire, peer))
 
     async def _reply(self, item: socket.socket, wire: bytes, peer: tuple[str, int]) -> None:
         answer = await self._forwarder.answer(wire, self._policy, udp=True)
+        self._spend(wire, answer)
         if answer is not None:
             with contextlib.suppress(OSError):  # the guest's queue is full or its tap is gone
                 item.sendto(answer, peer)
+
+    def _spend(self, wire: bytes, answer: bytes | None) -> float:
+        """Seconds to wait before the next query is read."""
+        return self._pace.spend(len(wire) + len(answer or b"") + _QUERY_COST)
 
     def _accept(self, item: socket.socket) -> None:
         try:
@@ -406,13 +447,17 @@ class Stub:
         for _ in range(QUERIES_PER_CONNECTION):
             async with asyncio.timeout(CONNECTION_LIMIT):
                 (length,) = struct.unpack("!H", await reader.readexactly(2))
+                if length > LONGEST_QUERY:
+                    return
                 wire = await reader.readexactly(length)
             answer = await self._forwarder.answer(wire, self._policy, udp=False)
+            wait = self._spend(wire, answer)
             if answer is None:
                 return
             writer.write(struct.pack("!H", len(answer)) + answer)
             async with asyncio.timeout(CONNECTION_LIMIT):
                 await writer.drain()
+            await asyncio.sleep(wait)
 
     def _own(self, tasks: set[asyncio.Task[None]], work: Work) -> asyncio.Task[None]:
         task = self._forwarder.tasks.create_task(_guarded(work), name="dns.query")

@@ -1,7 +1,9 @@
 """The stub's decisions: hostile bytes, what is not forwarded, what is hidden of an answer."""
 
 import asyncio
+import contextlib
 import ipaddress
+import socket
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from microvmd.node import dns as stub
 from microvmd.node.dns import (
     Forwarder,
+    Stub,
     SystemResolvers,
     Upstream,
     answer_locally,
@@ -95,6 +99,42 @@ def test_a_damaged_query_never_breaks_the_stub(tail: bytes, place: int, change: 
     query = parse_query(bytes(wire))
     if query is not None and answer_locally(query) is None:
         upstream_query(query).to_wire()
+
+
+def records(count: int) -> bytes:
+    """Addresses of the name that was asked for."""
+    return b"".join(b"\xc0\x0c" + struct.pack("!2HIHI", 1, 1, 60, 4, n) for n in range(count))
+
+
+ASKED = make().to_wire()[12:]
+CROWDED = {
+    "questions": struct.pack("!6H", 7, 0, 4000, 0, 0, 0) + ASKED + (b"\xc0\x0c\0\1\0\1" * 3999),
+    "answers": struct.pack("!6H", 7, 0, 1, 4000, 0, 0) + ASKED + records(4000),
+    "authorities": struct.pack("!6H", 7, 0, 1, 0, 4000, 0) + ASKED + records(4000),
+    "others": struct.pack("!6H", 7, 0, 1, 0, 0, 4000) + ASKED + records(4000),
+    "a few": struct.pack("!6H", 7, 0, 1, 20, 0, 0) + ASKED + records(20),
+    "options": (
+        struct.pack("!6H", 7, 0, 1, 0, 0, 1)
+        + ASKED
+        + b"\0"
+        + struct.pack("!2HIH", 41, 1232, 0, 60000)
+        + struct.pack("!2H", 65001, 0) * 15000
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CROWDED)
+def test_what_a_query_does_not_need_is_not_parsed(kind: str) -> None:
+    """It is all well-formed, so a parser makes an object of each."""
+    careless = dns.message.from_wire(CROWDED[kind])
+    made = [record for section in careless.sections[1:] for rrset in section for record in rrset]
+    assert len(made) + len(careless.options) + len(careless.question) > 20
+    assert parse_query(CROWDED[kind]) is None
+
+
+def test_a_query_may_be_as_long_as_a_name() -> None:
+    longest = ".".join(["a" * 63] * 3 + ["a" * 61])
+    assert parse_query(make(longest, payload=1232).to_wire()) is not None
 
 
 def test_an_answer_is_not_a_query() -> None:
@@ -298,3 +338,68 @@ def test_any_answer_is_narrowed(body: bytes) -> None:
     except dns.exception.DNSException:
         return
     narrow(make(), found, refused)
+
+
+def test_a_guest_has_so_many_bytes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over UDP what is beyond that is dropped, over TCP it waits; both count together."""
+    monkeypatch.setattr(stub, "RATE", 1)
+    monkeypatch.setattr(stub, "BURST", 5000)
+    wire = make(kind="AAAA").to_wire()
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        answered = 0
+        with (
+            socket.socket(type=socket.SOCK_DGRAM) as server,
+            socket.socket(type=socket.SOCK_DGRAM) as guest,
+            socket.create_server(("127.0.0.1", 0)) as listener,
+        ):
+            for item in (server, guest, listener):
+                item.setblocking(False)
+            server.bind(("127.0.0.1", 0))
+            guest.connect(server.getsockname())
+            async with asyncio.TaskGroup() as tasks:
+                made = Stub(Forwarder(tasks, tuple), [server, listener], Anything())
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        guest.send(wire)
+                        async with asyncio.timeout(1):
+                            await loop.sock_recv(guest, 1000)
+                        answered += 1
+                # The first of a connection is answered: it is read before anything is counted.
+                writer.write((struct.pack("!H", len(wire)) + wire) * 2)
+                (length,) = struct.unpack("!H", await reader.readexactly(2))
+                await reader.readexactly(length)
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await reader.readexactly(2)
+                writer.close()
+                made.close()
+        return answered
+
+    assert 10 < asyncio.run(main()) < 20
+
+
+def test_an_answer_over_tcp_is_bounded() -> None:
+    """Its name may be the guest's own, and so its server."""
+
+    async def main(count: int) -> dns.rcode.Rcode:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            (length,) = struct.unpack("!H", await reader.readexactly(2))
+            query = dns.message.from_wire(await reader.readexactly(length))
+            reply = answer(query, *["A 8.8.8.8"], *[f"TXT {n:0200}" for n in range(count)])
+            wire = reply.to_wire(max_size=65535)
+            writer.write(struct.pack("!H", len(wire)) + wire)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            upstream = Upstream("127.0.0.1", server.sockets[0].getsockname()[1])
+            async with asyncio.TaskGroup() as tasks:
+                forwarder = Forwarder(tasks, lambda: [upstream])
+                wire = await forwarder.answer(make().to_wire(), Anything(), udp=False)
+        assert wire is not None
+        return dns.message.from_wire(wire).rcode()
+
+    assert asyncio.run(main(10)) == dns.rcode.NOERROR
+    assert asyncio.run(main(100)) == dns.rcode.SERVFAIL
