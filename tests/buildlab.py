@@ -6,6 +6,7 @@ come from the machine's cache; layers and test bases are each test's own.
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -93,8 +94,9 @@ async def workshop(directory: Path) -> AsyncIterator[MicrovmWorkshop]:
     run = directory / "run"
     run.mkdir()
     with Lane.claimed(str(directory)) as lane:
+        jailing = dataclasses.replace(lane.jails(CACHE), surroundings=vmm.surroundings)
         async with NetworkPool(lane.networks(run)) as networks:
-            with contextlib.closing(await Jails.open(lane.jails(CACHE))) as jails:
+            with contextlib.closing(await Jails.open(jailing)) as jails:
                 yield MicrovmWorkshop(
                     kernel=guest,
                     accelerator=accelerator(),
