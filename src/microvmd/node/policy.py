@@ -33,8 +33,11 @@ class NodePolicy:
     sizes: Sizes = field(default_factory=Sizes)
     networks: EgressMap = field(default_factory=EgressMap)
 
-    def refusal(self, command: Command) -> str | None:
-        """Why a command is not carried out; None when it is."""
+    def refusal(self, command: Command, account: str | None = None) -> str | None:
+        """Why a command is not carried out; None when it is.
+
+        ``account`` is that of the MicroVM on this node which the command names, if it names one.
+        """
         match command:
             case StartMicrovm(spec) | ResumeMicrovm(spec) | AdoptMicrovm(spec):
                 return self.refusal_of(spec)
@@ -46,7 +49,7 @@ class NodePolicy:
                     return "the connector opens networks of another"
                 return self._egress(None, command.egress)
             case ChangeEgress():
-                return self._egress(None, command.egress)
+                return self._egress(account, command.egress)
         return None
 
     def refusal_of(self, spec: MicrovmSpec) -> str | None:

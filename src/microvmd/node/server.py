@@ -19,7 +19,7 @@ import structlog
 
 from microvmd.messages.capacity import Meter
 from microvmd.messages.keys import KeyRefused
-from microvmd.messages.node import Command, Inventory, Report, VersionKey
+from microvmd.messages.node import ChangeEgress, Command, Inventory, Report, VersionKey
 from microvmd.messages.node_requests import (
     AskRoom,
     AskStored,
@@ -156,7 +156,7 @@ class NodeServer:
     async def _obey(
         self, agent: NodeAgent, command: Command, report: Callable[[Report], Awaitable[None]]
     ) -> None:
-        reason = self.policy.refusal(command)
+        reason = self.policy.refusal(command, _account_of(agent, command))
         if reason is None:
             await agent.send(command)
             return
@@ -219,6 +219,12 @@ class NodeServer:
                 why = ended.why
         with contextlib.suppress(OSError):
             await channel.send(ShellOver(why))
+
+
+def _account_of(agent: NodeAgent, command: Command) -> str | None:
+    """Whose MicroVM the command names, as the node knows it and not as the command may say."""
+    task = agent.task_of(command.microvm_id) if isinstance(command, ChangeEgress) else None
+    return None if task is None else task.spec.version.account
 
 
 async def _inventory(channel: Channel) -> Inventory | None:

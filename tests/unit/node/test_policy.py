@@ -8,6 +8,7 @@ import pytest
 from microvmd.messages.node import (
     AdoptMicrovm,
     BuildVersion,
+    ChangeEgress,
     Command,
     DeleteVersion,
     LogDelivery,
@@ -130,6 +131,14 @@ def test_a_connector_opens_its_own_networks() -> None:
     assert POLICY.refusal(mine) is None
     assert POLICY.refusal(replace(mine, number=2)) == "the connector opens networks of another"
     assert POLICY.refusal(replace(mine, egress=_reaching("10.0.0.0/8"))) is not None
+
+
+def test_a_change_opens_what_is_mapped_for_the_microvms_account() -> None:
+    change = ChangeEgress(ID, 1, _reaching("10.98.1.0/24"))
+    assert POLICY.refusal(change, OTHER) is None
+    refused = POLICY.refusal(change, SPEC.version.account)
+    assert refused == "no subnet of the settings holds the network 10.98.1.0/24"
+    assert POLICY.refusal(replace(change, egress=_reaching("10.99.1.0/24")), OTHER) is None
 
 
 def test_the_rest_names_nothing_but_itself() -> None:
