@@ -101,6 +101,14 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_as_parent_is_refused(tmp_path: Path) -> None:
     assert "'a/b' lies below a file" in refusal(tmp_path, pack(("a", b"1"), ("a/b", b"2")))
+    names = ("x/y/z/f", "x/y.txt", "x/y0", "x/y", "x/")
+    assert "'x/y/z/f' lies below a file" in refusal(tmp_path, pack(*((n, b"") for n in names)))
+
+
+def test_names_that_only_begin_alike_pass(tmp_path: Path) -> None:
+    names = ("a", "a.b", "a0", "a-/b", "b/", "b/c/", "b/c/d", "b/c.d")
+    found = judge(tmp_path, pack(*((n, b"") for n in names)))
+    assert found.entries == len(names) + 1
 
 
 def test_an_encrypted_entry_is_refused(tmp_path: Path) -> None:
