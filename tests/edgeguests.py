@@ -17,6 +17,8 @@ from tests import lanes
 HTTP_PORT = 8080
 WEBSOCKET_PORT = 9100
 H2_PORT = 9200
+NOBODY = "127.0.0.99"
+"""Where no test has a guest, whatever goes on beside it."""
 HEAD_LIMIT = 1 << 20
 """Bytes of a request's head that a guest reads, more than anybody should send."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +21,7 @@ from microvmd.edge.config import EdgeLimits, EdgeSettings
 from microvmd.edge.edge import Edge
 from microvmd.edge.resolve import Answer, Refuse
 from microvmd.edge.shell import ShellDoor
+from tests import lanes
 from tests.edgeshell import LocalShell, local_shell
 
 UNLIMITED = EdgeLimits(
@@ -33,13 +33,6 @@ UNLIMITED = EdgeLimits(
 )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class World:
     """Edge, token issuer, and a resolver whose answers the test chooses."""
 
@@ -47,7 +40,7 @@ class World:
         self.settings = EdgeSettings(
             root=directory / "root",
             run=directory / "run",
-            port=free_port(),
+            port=lanes.free_port(),
             threads=2,
             shells=2,
             limits=limits,

@@ -12,8 +12,10 @@ import contextlib
 import fcntl
 import functools
 import ipaddress
+import itertools
 import os
 import re
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ LANES = 26
 UIDS = 4096
 FIRST_UID = 3_100_000
 STEP = 0.05
+FIRST_PORT, PORTS = 20_000, 400
+"""Below those that the kernel gives to connections; and so many for each process."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,30 @@ def own() -> Lane:
     lane = Lane.claim()
     atexit.register(lane.lock.close)
     return lane
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """Again and again those that this process has for itself."""
+    for number in range(LANES):
+        lock = hold(f"ports-{number}")
+        if lock is not None:
+            atexit.register(lock.close)
+            first = FIRST_PORT + number * PORTS
+            return itertools.cycle(range(first, first + PORTS))
+    raise AssertionError(f"the ports of all {LANES} processes are claimed: other test runs go on")
+
+
+def free_port() -> int:
+    """For a program that is told its port: no other test takes it before it listens there, and no
+    connection has it for its own end. HAProxies would share it and not complain."""
+    for port in itertools.islice(_ports(), PORTS):
+        with contextlib.suppress(OSError):
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                with socket.socket(type=kind) as probe:
+                    probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"{PORTS} ports are in use")
 
 
 def hold(name: str, *words: str) -> IO[str] | None:

@@ -301,10 +301,8 @@ async def resolver(records: Records) -> AsyncIterator[str]:
         writer.close()
         await writer.wait_closed()
 
-    # TCP chooses the port: connections that ended a moment ago keep theirs from listeners, in TCP
-    # alone.
-    async with await asyncio.start_server(converse, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    port = lanes.free_port()
+    async with await asyncio.start_server(converse, "127.0.0.1", port):
         transport, _ = await loop.create_datagram_endpoint(
             lambda: _Resolver(answer), local_addr=("127.0.0.1", port)
         )

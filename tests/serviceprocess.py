@@ -21,8 +21,8 @@ import httpx
 from microvmd.cli.waiting import poll
 from tests.accelerated import PATIENCE
 from tests.accelerated import VARIABLE as ACCELERATOR_VARIABLE
-from tests.edgelab import free_port
 from tests.holdings import KEEPER, UIDS, WAITING, Holdings
+from tests.lanes import free_port
 from tests.nodelab import VMM_VARIABLE
 
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")

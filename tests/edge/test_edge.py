@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from microvmd.edge.resolve import Forward, Refuse
-from tests.edgeguests import guest
+from tests.edgeguests import NOBODY, guest
 from tests.edgelab import UNLIMITED, World, world
 
 PRIVATE = "private, no-store"
@@ -169,7 +169,7 @@ async def _in_two(w: World, head: bytes, body: bytes) -> tuple[bytes, bytes]:
 def test_502_with_an_empty_body() -> None:
     async def scenario() -> None:
         async with world() as w:
-            await w.edge.routes.add("vm-a", "127.0.0.11")
+            await w.edge.routes.add("vm-a", NOBODY)
             assert await _answer(w, w.auth("vm-a")) == (502, "")  # nothing listens
             assert await _answer(w, w.auth("gone"), endpoint="gone") == (502, "")
             w.hold("odd").set_result(Refuse(429, "slow down"))
@@ -185,7 +185,7 @@ def test_a_502_looks_alike_whoever_gives_it() -> None:
 
     async def scenario() -> None:
         async with world() as w:
-            await w.edge.routes.add("vm-a", "127.0.0.11")
+            await w.edge.routes.add("vm-a", NOBODY)
             for endpoint in ("vm-a", "gone"):
                 lines = (
                     "GET / HTTP/1.1",
@@ -261,7 +261,7 @@ def test_the_first_answer_is_timed() -> None:
     async def scenario() -> None:
         async with world() as w, guest("127.0.0.11"), w.client() as client:
             before = time.time()
-            await w.edge.routes.add("vm-a", "127.0.0.10")
+            await w.edge.routes.add("vm-a", NOBODY)
             refused = await w.get(client, "vm-a", headers=w.auth("vm-a"))
             assert refused.status_code == 502
             assert (await w.active(lambda found: found.requests == 1)).first is None

@@ -13,7 +13,7 @@ from microvmd.api.credentials import Identity
 from microvmd.model.errors import InternalError, NotFound, QuotaExceeded
 from microvmd.service.artifacts import UPLOADS_AT_ONCE, Artifacts, upload
 from microvmd.settings.settings import ApiSettings, AwsSettings, Settings
-from tests.edgelab import free_port
+from tests.lanes import free_port
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
