@@ -47,6 +47,7 @@ UNDER_QEMU = (
 )
 UNDER_FIRECRACKER = (
     "tests/vm/test_firecracker_machine.py::test_generations",
+    "tests/vm/test_firecracker_machine.py::test_keeps_what_it_counts",
     "tests/vm/test_firecracker_machine.py::test_clones_part_and_leave_the_image_as_it_is",
     "tests/vm/test_firecracker_machine.py::test_a_failed_suspend_is_taken_back",
     "tests/vm/test_firecracker_machine.py::test_a_damaged_snapshot_says_so",

@@ -4,6 +4,7 @@ Collected where /dev/kvm makes machines (`conftest.py`): a Linux guest would tak
 """
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -11,10 +12,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from microvmd.vmm import memory
 from microvmd.vmm.firecracker import FirecrackerVmm, LinkingLauncher, installed_version
+from microvmd.vmm.firecracker_machine import scratch_of
+from microvmd.vmm.firecracker_metrics import failures
 from microvmd.vmm.machine import (
     Accelerator,
     AcceleratorKind,
@@ -130,6 +134,23 @@ async def test_an_image_takes_what_is_not_zero(counting: Counting) -> None:
     status = counting.spec.memory_file.stat()
     assert status.st_size == 64 << 20
     assert status.st_blocks * 512 < 8 << 20
+
+
+async def test_keeps_what_it_counts(counting: Counting, tmp_path: Path) -> None:
+    async with counting.restored(tmp_path / "vm") as machine:
+        await machine.cont()
+        counts = MachineFiles(tmp_path / "vm").counts_log
+        socket = scratch_of(machine.identity.pid) / "api.sock"
+        transport = httpx.AsyncHTTPTransport(uds=os.fspath(socket))
+        async with httpx.AsyncClient(transport=transport, base_url="http://vmm") as client:
+            flush = {"action_type": "FlushMetrics"}
+            (await client.put("/actions", json=flush)).raise_for_status()
+        async with asyncio.timeout(LIMIT):
+            while not counts.read_bytes().endswith(b"\n"):  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.01)
+        line = counts.read_bytes().splitlines()[-1]
+        assert json.loads(line)["put_api_requests"]["actions_count"] >= 1
+        assert failures(line) == {}
 
 
 async def test_generations(counting: Counting, tmp_path: Path) -> None:

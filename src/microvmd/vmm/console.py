@@ -10,7 +10,7 @@ with the last who holds it: of a VMM that ends while no node runs the last words
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 LIMIT = 256 << 10
@@ -35,8 +35,10 @@ def _older(log: Path) -> Path:
 class BoundedLog:
     """Moves a FIFO into a log file. Open it before the VMM starts, and again to adopt one."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, seen: Callable[[bytes], None] | None = None) -> None:
+        """``seen`` is called with each piece that comes."""
         self._log = log
+        self._seen = seen
         self.fifo = log.with_suffix(".fifo")
         self._older = _older(log)
         self._loop = asyncio.get_running_loop()
@@ -91,6 +93,8 @@ class BoundedLog:
         if not piece:  # nobody holds a write end any more; a readable end of file would spin
             self._loop.remove_reader(self._reader)
             return False
+        if self._seen is not None:
+            self._seen(piece)
         if self._size + len(piece) > LIMIT:
             self._rotate()
         with contextlib.suppress(OSError):  # a full disk must not end the machine

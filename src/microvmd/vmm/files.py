@@ -28,11 +28,14 @@ MEMORY_LIMIT = 300.0
 class Logs:
     vmm: BoundedLog
     serial: BoundedLog
+    counts: BoundedLog | None = None
 
     def moved(self, files: MachineFiles) -> None:
         """The directory of the machine has got another name."""
         self.vmm.moved(files.vmm_log)
         self.serial.moved(files.serial_log)
+        if self.counts is not None:
+            self.counts.moved(files.counts_log)
 
     def failure(self, what: str, process: Process) -> MachineFailed:
         """An error with the evidence that the logs hold."""

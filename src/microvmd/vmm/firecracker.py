@@ -12,9 +12,10 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from microvmd.vmm.console import BoundedLog
 from microvmd.vmm.files import Logs, make_memory_file, open_logs
 from microvmd.vmm.firecracker_api import (
     FirecrackerApi,
@@ -26,6 +27,7 @@ from microvmd.vmm.firecracker_api import (
     load_request,
 )
 from microvmd.vmm.firecracker_machine import MEMORY, SCRATCH, FirecrackerMachine, scratch_of
+from microvmd.vmm.firecracker_metrics import FailureWatch
 from microvmd.vmm.lease import Lease, held_up
 from microvmd.vmm.machine import (
     Accelerator,
@@ -55,7 +57,7 @@ from microvmd.vmm.process import (
 
 PLACE = Path("/usr/bin/firecracker")
 KERNEL, INITRD = "machine/kernel", "machine/initrd"
-DEVICE, LOG = "machine/device", "machine/log"
+DEVICE, LOG, METRICS = "machine/device", "machine/log", "machine/metrics"
 VSOCK, API = f"{SCRATCH}/vsock.sock", f"{SCRATCH}/api.sock"
 MOST_DRIVES = 16
 TUN = ("net/tun", (10, 200))
@@ -162,7 +164,7 @@ class FirecrackerVmm:
     @property
     def surroundings(self) -> Surroundings:
         drives = tuple(_drive(number) for number in range(MOST_DRIVES))
-        files = (MEMORY, KERNEL, INITRD, DEVICE, LOG, *drives)
+        files = (MEMORY, KERNEL, INITRD, DEVICE, LOG, METRICS, *drives)
         return Surroundings(
             program=self.program,
             place=PLACE,
@@ -170,7 +172,7 @@ class FirecrackerVmm:
             scratch=f"/{SCRATCH}",
             devices=dict([TUN]),
             jailer_options=("--vmm", "firecracker"),
-            written=tuple(f"/{file}" for file in (MEMORY, LOG, *drives)),
+            written=tuple(f"/{file}" for file in (MEMORY, LOG, METRICS, *drives)),
             empty_network=False,
         )
 
@@ -187,7 +189,7 @@ class FirecrackerVmm:
         if isinstance(start, Boot):
             make_memory_file(spec)
         async with contextlib.AsyncExitStack() as stack:
-            logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
+            logs = _open_logs(files, stack.enter_context(contextlib.ExitStack()))
             lease = None
             if isinstance(start, FromSuspend) and start.diff is not None:
                 lease = stack.enter_context(_held_up(_own_disk(spec)))
@@ -204,7 +206,7 @@ class FirecrackerVmm:
     ) -> AsyncIterator[FirecrackerMachine]:
         async with contextlib.AsyncExitStack() as stack:
             process = await stack.enter_async_context(owned(Process.adopt(identity)))
-            logs = open_logs(files, stack.enter_context(contextlib.ExitStack()))
+            logs = _open_logs(files, stack.enter_context(contextlib.ExitStack()))
             try:
                 api = await self._connected(process, logs, stack)
             except asyncio.CancelledError:
@@ -239,6 +241,8 @@ class FirecrackerVmm:
     ) -> VmmCommand:
         output, output_reader = opened.enter_context(logs.vmm.ends())
         console, console_reader = opened.enter_context(logs.serial.ends())
+        assert logs.counts is not None
+        counts = opened.enter_context(logs.counts.ends())
         program = PLACE if self.in_jail else self.program
         # fmt: off
         argv = (
@@ -246,14 +250,19 @@ class FirecrackerVmm:
             "--id", identifier(files.directory.name),
             "--api-sock", API,
             "--log-path", LOG,
+            "--metrics-path", METRICS,
             "--level", "Info",
         )
         # fmt: on
         return VmmCommand(
             argv=argv,
             # Its own read ends: a node that dies is no broken pipe.
-            fds=(output_reader, console_reader),
-            binds=(Bind(logs.vmm.fifo, f"/{LOG}", writable=True), *_binds(spec, start)),
+            fds=(output_reader, console_reader, *counts),
+            binds=(
+                Bind(logs.vmm.fifo, f"/{LOG}", writable=True),
+                Bind(logs.counts.fifo, f"/{METRICS}", writable=True),
+                *_binds(spec, start),
+            ),
             output=output,
             console=console,
             scratch=Bind(files.directory / "scratch", f"/{SCRATCH}"),
@@ -322,6 +331,13 @@ class EmptyFirecracker:
             await machine.restore(filling.start, request, filling.lease)
             self._filled = True
         return machine
+
+
+def _open_logs(files: MachineFiles, stack: contextlib.ExitStack) -> Logs:
+    watch = FailureWatch(files.directory.name)
+    return replace(
+        open_logs(files, stack), counts=stack.enter_context(BoundedLog(files.counts_log, watch))
+    )
 
 
 async def _end(process: Process) -> None:

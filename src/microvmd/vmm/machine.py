@@ -105,6 +105,11 @@ class MachineFiles:
     def vmm_log(self) -> Path:
         return self.directory / "vmm.log"
 
+    @property
+    def counts_log(self) -> Path:
+        """What the VMM counts, under Firecracker."""
+        return self.directory / "counts.log"
+
 
 @dataclass(frozen=True, slots=True)
 class Boot:

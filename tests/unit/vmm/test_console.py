@@ -46,3 +46,11 @@ def _write_for_ever(fd: int) -> None:
 
 def _size(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.glob("serial.log*"))
+
+
+async def test_shows_what_comes_to_who_wants_it(tmp_path: Path) -> None:
+    pieces: list[bytes] = []
+    with BoundedLog(tmp_path / "counts.log", pieces.append) as log, log.ends() as (writer, _):
+        os.write(writer, b"one\n")
+        assert log.tail() == "one"
+    assert pieces == [b"one\n"]
