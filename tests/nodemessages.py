@@ -36,12 +36,13 @@ KMS = _made(r"alias/[a-zA-Z0-9_-]{1,20}|[a-zA-Z0-9-]{1,36}")
 IMAGE_ARN = _made(r"arn:aws:lambda:[a-z]{2}-[a-z]{4}-1:[0-9]{12}:microvm-image:[a-zA-Z0-9_-]{1,20}")
 CONNECTOR = _made(f"nc-{UUID}")
 OWN_GROUP = st.builds("{}:{}".format, _made("[0-9]{12}"), PRINTED)
+SNAPSHOT = st.just("") | _made(UUID)
 VERSIONS = st.builds(
     node.VersionKey,
     _made("[0-9]{12}"),
     _made("[a-zA-Z0-9_-]{1,64}"),
     st.builds("{}.{}".format, st.integers(0, 999_999), st.integers(0, 999_999)),
-    st.just("") | _made(UUID),
+    SNAPSHOT,
 )
 BYTES = st.none() | st.integers(0, 2**53)
 SIZES = st.builds(SnapshotSizes, BYTES, BYTES, BYTES)
@@ -149,7 +150,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     node.SuspendFailed: {**MICROVM, "reason": TEXT, "edge_address": ADDRESS},
     node.ResumeFailed: {**MICROVM, "reason": TEXT},
     node.Died: {**MICROVM, "reason": TEXT},
-    node.Unfit: {**MICROVM, "reason": TEXT},
+    node.Unfit: {**MICROVM, "reason": TEXT, "fits": st.none() | SNAPSHOT},
     node.Terminated: MICROVM,
     node.BuildStarted: BUILD,
     node.BuildSucceeded: {**BUILD, "sizes": SIZES},

@@ -22,8 +22,10 @@ from typing import Literal
 
 import httpx
 
+from microvmd.cli.fitting import differences
 from microvmd.node import kernel
-from microvmd.node.snapshot import TITLES
+from microvmd.node.paths import NodePaths
+from microvmd.node.snapshot import TITLES, Stamp
 from microvmd.service.accelerator import CACHE
 from microvmd.service.failure import Failure
 from microvmd.service.keeper import SOCKET
@@ -130,16 +132,39 @@ def qemu(_: Settings) -> Finding:
 
 def vmm(settings: Settings) -> Finding:
     """Which program runs machines, as the node chooses it, and what images may choose."""
-    known = remembered(settings.cache / CACHE)
-    if settings.vmm.accelerator != "auto":
-        known = Accelerator(AcceleratorKind(settings.vmm.accelerator), "as configured", 0)
-    here = known or Accelerator(AcceleratorKind.TCG, "nobody has tried KVM yet", 0)
     try:
-        chosen, others = asyncio.run(_vmms(settings, here))
+        chosen, others = asyncio.run(_vmms(settings, _here(settings)))
     except (VmmUnfit, ProcessFailed, OSError) as error:
         return Finding("failed", str(error), "see docs/reference/vmms.md")
     offered = "".join(f"; images may choose {_named(vmm)}" for vmm in others)
     return Finding("ok", f"{_named(chosen.vmm)}: {chosen.reason}{offered}")
+
+
+def _here(settings: Settings) -> Accelerator:
+    known = remembered(settings.cache / CACHE)
+    if settings.vmm.accelerator != "auto":
+        known = Accelerator(AcceleratorKind(settings.vmm.accelerator), "as configured", 0)
+    return known or Accelerator(AcceleratorKind.TCG, "nobody has tried KVM yet", 0)
+
+
+def snapshots(settings: Settings) -> Finding:
+    """Whether this machine can restore those of its image versions, as a run would find it."""
+    here = _here(settings)
+    try:
+        chosen, others = asyncio.run(_vmms(settings, here))
+    except (VmmUnfit, ProcessFailed, OSError) as error:
+        return Finding("failed", str(error), "see docs/reference/vmms.md")
+    stamps = [Stamp.of(here, vmm) for vmm in (chosen.vmm, *others)]
+    found = differences(NodePaths(settings.root).images, stamps)
+    unfit = {version: why for version, why in found.items() if why is not None}
+    if not unfit:
+        return Finding("ok", f"those of all {len(found)} image versions fit this machine")
+    return Finding(
+        "warning",
+        f"{len(unfit)} of {len(found)} image versions are built again by their first run, "
+        f"{next(iter(unfit))} among them: {next(iter(unfit.values()))}",
+        "run each once before it is needed, or bring back what made them",
+    )
 
 
 async def _vmms(settings: Settings, here: Accelerator) -> tuple[Choice, Sequence[Vmm]]:
@@ -419,6 +444,7 @@ CHECKS: Mapping[str, Check] = {
     "accelerator": accelerator,
     "QEMU": qemu,
     "VMM": vmm,
+    "snapshots": snapshots,
     "tools": tools,
     "assets": assets,
     "control groups": cgroups,

@@ -236,9 +236,8 @@ class MicroVms:
             lambda proven: self._decide(microvm_id, Event.RESUME_REQUESTED, key_proven=proven)
         )
 
-    async def start_again(self, microvm_id: str, snapshot: str, image_bytes: int) -> None:
+    async def start_again(self, microvm_id: str, told: Told) -> None:
         """One that is PENDING, from another snapshot of its version."""
-        told = Told(snapshot=snapshot, image_bytes=image_bytes)
         await self._decide(microvm_id, Event.REBUILT, told)
 
     async def terminate(self, account: str, microvm_id: str) -> None:

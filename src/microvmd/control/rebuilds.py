@@ -26,8 +26,17 @@ from microvmd.messages.node import (
 )
 from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.image import BuildEvent, BuildState, Version, VersionState
-from microvmd.model.microvm import Event, MicroVm, Phase, apply
-from microvmd.model.rebuild import Answer, Step, answer, apply_rebuild, begun, failure
+from microvmd.model.microvm import Event, MicroVm, Phase, Told, apply
+from microvmd.model.rebuild import (
+    Answer,
+    Step,
+    answer,
+    apply_rebuild,
+    begun,
+    failure,
+    fitted,
+    freed,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +79,7 @@ class Rebuilds:
         match decided.answer.step:
             case Step.START_AGAIN:
                 assert decided.version is not None
-                await self._start_again(report.microvm_id, decided.version)
+                await self._start_again(report.microvm_id, report.generation, decided.version)
                 await self._free(key_of(decided.version))
             case Step.END:
                 reason = decided.answer.reason or report.reason
@@ -94,7 +103,7 @@ class Rebuilds:
         newest = version.rebuilds[-1]
         for microvm in waiting:
             if newest.state is BuildState.SUCCESSFUL:
-                await self._start_again(microvm.microvm_id, version)
+                await self._start_again(microvm.microvm_id, microvm.generation, version)
             elif newest.state is BuildState.FAILED:
                 reason = failure(newest)
                 await self._microvms.report(Died(microvm.microvm_id, microvm.generation, reason))
@@ -108,7 +117,7 @@ class Rebuilds:
 
     async def _free(self, key: VersionKey) -> None:
         """Remove the snapshots of a version that no MicroVM is started from, nor was."""
-        for one in await self._store.run(lambda tx: _idle(tx, key)):
+        for one in await self._store.run(lambda tx: _take_idle(tx, key)):
             await self._node.send(FreeSnapshot(one))
 
     def _decide(self, tx: Transaction, report: Unfit, now: float) -> _Decided:
@@ -124,6 +133,9 @@ class Rebuilds:
         image = tx.image(arn.account, arn.name)
         if version is None or image is None:
             return _Decided(Answer(Step.END))
+        before, version = version, fitted(version, microvm, report.fits)
+        if version is not before:
+            tx.save_version(version)
         found = answer(version, microvm, now)
         if found.step is Step.BUILD:
             build = new_build(now)
@@ -143,8 +155,10 @@ class Rebuilds:
         after, _ = apply(microvm, Event.UNFIT, now)
         tx.save_microvm(after)
 
-    async def _start_again(self, microvm_id: str, version: Version) -> None:
-        await self._microvms.start_again(microvm_id, version.snapshot, version.restored_bytes)
+    async def _start_again(self, microvm_id: str, generation: int, version: Version) -> None:
+        """Once, if it is told twice: the generation is another one then."""
+        told = Told(generation, snapshot=version.snapshot, image_bytes=version.restored_bytes)
+        await self._microvms.start_again(microvm_id, told)
 
 
 def _version(tx: Transaction, microvm: MicroVm) -> Version | None:
@@ -175,13 +189,15 @@ def _after(tx: Transaction, key: VersionKey) -> tuple[Version | None, list[Micro
     return version, [one for one in users if one.waits and one.phase is Phase.PENDING]
 
 
-def _idle(tx: Transaction, key: VersionKey) -> list[VersionKey]:
+def _take_idle(tx: Transaction, key: VersionKey) -> list[VersionKey]:
+    """They are no longer kept from this transaction on: nothing is started from them."""
     version = _named(tx, key)
     if version is None or version.state is not VersionState.SUCCESSFUL:
         return []
-    made = {"", *(one.build_id for one in version.rebuilds if one.state is BuildState.SUCCESSFUL)}
-    needed = {version.snapshot, *(one.snapshot for one in _users(tx, version))}
-    return [key_of(version, snapshot) for snapshot in sorted(made - needed)]
+    after, names = freed(version, {one.snapshot for one in _users(tx, version)})
+    if names:
+        tx.save_version(after)
+    return [key_of(version, name) for name in names]
 
 
 def _older(tx: Transaction, microvm_id: str) -> VersionKey | None:

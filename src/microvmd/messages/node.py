@@ -274,11 +274,15 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """Not started: this node cannot restore the snapshot of the image. Nothing of it is left."""
+    """Not started: this node cannot restore the snapshot of the image. Nothing of it is left.
+
+    ``fits`` is another snapshot of the version that is here and could be restored, as
+    ``VersionKey.build`` names it."""
 
     microvm_id: str
     generation: int
     reason: str
+    fits: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ IMAGE_NAME = _matches(r"[a-zA-Z0-9_-]{1,64}")
 VERSION_NUMBER = _matches(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 BUILD_ID = _matches(UUID)
+SNAPSHOT = _matches(rf"({UUID})?")
 CONNECTOR_ID = _matches(rf"nc-{UUID}")
 GRANT = _matches(rf"nc-{UUID}:[1-9][0-9]{{0,17}}")
 GENERATION = _number(1, LARGEST_NUMBER)
@@ -134,7 +135,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "account": ACCOUNT,
         "image_name": IMAGE_NAME,
         "number": VERSION_NUMBER,
-        "build": _matches(rf"({UUID})?"),
+        "build": SNAPSHOT,
     },
     node.LogTarget: {"group": OWN_GROUP, "stream": LOG_STREAM},
     node.LogDelivery: {
@@ -239,7 +240,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     node.SuspendFailed: {**MICROVM, "reason": REASON, "edge_address": _address},
     node.ResumeFailed: {**MICROVM, "reason": REASON},
     node.Died: {**MICROVM, "reason": REASON},
-    node.Unfit: {**MICROVM, "reason": REASON},
+    node.Unfit: {**MICROVM, "reason": REASON, "fits": _or_none(SNAPSHOT)},
     node.Terminated: MICROVM,
     node.BuildStarted: {"version": _any, "build_id": BUILD_ID},
     node.BuildSucceeded: {"version": _any, "build_id": BUILD_ID, "sizes": _any},

@@ -207,6 +207,8 @@ class Build:
     ended_at: float | None = None
     interrupted: bool = False
     """Failed because the service or its node ended."""
+    freed: bool = False
+    """Its snapshot is no longer kept."""
 
     @property
     def in_flight(self) -> bool:
@@ -232,6 +234,8 @@ class Version:
     """Later builds of the same files for what the node has become since, the oldest first."""
     asked_at: float = 0.0
     """When it was made ACTIVE by a call: what failed before is forgiven (``model.rebuild``)."""
+    chosen: str | None = None
+    """The build whose snapshot fits the node, where that is not the newest one that was made."""
 
     @property
     def builds(self) -> tuple[Build, ...]:
@@ -239,15 +243,25 @@ class Version:
         return (self.build, *self.rebuilds)
 
     @property
+    def kept(self) -> tuple[Build, ...]:
+        """Those that have a snapshot."""
+        made = (one for one in self.builds if one.state is BuildState.SUCCESSFUL)
+        return tuple(one for one in made if not one.freed)
+
+    @property
     def current(self) -> Build:
         """Whose snapshot MicroVMs are started from."""
-        made = [one for one in self.rebuilds if one.state is BuildState.SUCCESSFUL]
-        return made[-1] if made else self.build
+        found = next((one for one in self.kept if one.build_id == self.chosen), None)
+        return found or (self.kept[-1] if self.kept else self.build)
 
     @property
     def snapshot(self) -> str:
-        """The id of that build; empty for the first one."""
-        return "" if self.current is self.build else self.current.build_id
+        """That of ``current``."""
+        return self.snapshot_of(self.current)
+
+    def snapshot_of(self, build: Build) -> str:
+        """What the snapshot of one of its builds is called: the id, and nothing for the first."""
+        return "" if build.build_id == self.build.build_id else build.build_id
 
     @property
     def restored_bytes(self) -> int:

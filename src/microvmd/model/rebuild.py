@@ -5,7 +5,7 @@ node tells of a start that has none that fits (``messages.node.Unfit``); what fo
 here. MicroVMs wait in PENDING for the one build that is made, whose states are those of any build.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
@@ -118,11 +118,11 @@ def _only_interrupted(newest_first: Sequence[Build]) -> bool:
 
 def begun(version: Version, build: Build) -> Version:
     """The version with one more build. MicroVMs go on being started from the one it has."""
-    kept = version.rebuilds
-    if len(kept) >= MOST_REBUILDS:
-        oldest = next(one for one in kept if one is not version.current)
-        kept = tuple(one for one in kept if one is not oldest)
-    return replace(version, rebuilds=(*kept, build))
+    builds = version.rebuilds
+    if len(builds) >= MOST_REBUILDS:
+        forgotten = next((one for one in builds if one not in version.kept), None)
+        builds = tuple(one for one in builds if one is not forgotten)
+    return replace(version, rebuilds=(*builds, build))
 
 
 def apply_rebuild(
@@ -145,7 +145,29 @@ def apply_rebuild(
         return None
     after = replace(moved(found, target, now, reason, sizes), interrupted=interrupted)
     builds = tuple(after if one is found else one for one in version.rebuilds)
-    return replace(version, rebuilds=builds, updated_at=now)
+    chosen = None if target is BuildState.SUCCESSFUL else version.chosen
+    return replace(version, rebuilds=builds, chosen=chosen, updated_at=now)
+
+
+def fitted(version: Version, microvm: MicroVm, fits: str | None) -> Version:
+    """The version with the snapshot that fits its node, where that is an older one that is kept:
+    a node that was changed there and back builds nothing."""
+    found = [one for one in version.kept if version.snapshot_of(one) == fits]
+    if not found or microvm.snapshot != version.snapshot:
+        return version
+    return replace(version, chosen=found[0].build_id)
+
+
+def freed(version: Version, used: Collection[str]) -> tuple[Version, list[str]]:
+    """The version without the snapshots that no MicroVM was, or will be, started from; and which
+    these are. ``used`` are those of its MicroVMs."""
+    needed = {version.snapshot, *used}
+    idle = [one for one in version.kept if version.snapshot_of(one) not in needed]
+    if not idle:
+        return version, []
+    first, *others = (replace(one, freed=one in idle or one.freed) for one in version.builds)
+    names = [version.snapshot_of(one) for one in idle]
+    return replace(version, build=first, rebuilds=tuple(others)), names
 
 
 def given_up(

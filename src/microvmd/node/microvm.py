@@ -215,7 +215,7 @@ class MicrovmTask:
                 working = await self.equipment.vault.started(hold, self.spec)
             except SnapshotForeign as foreign:
                 log.info("microvm.unfit", reason=foreign.difference)
-                return Unfit(self.spec.microvm_id, self.spec.generation, foreign.difference)
+                return await self._unfit(foreign.difference)
         with self.pool.starting():
             running = await self._claimed(stack, working, timings) if attempt == 1 else None
             if running is None:
@@ -230,6 +230,10 @@ class MicrovmTask:
         self.shells.begin(running.guest)
         await self.report(self._started(running, timings))
         return running
+
+    async def _unfit(self, reason: str) -> Unfit:
+        fits = await asyncio.to_thread(self.equipment.vault.fitting, self.spec.version)
+        return Unfit(self.spec.microvm_id, self.spec.generation, reason, fits)
 
     async def _from_nothing(
         self, stack: AsyncExitStack, working: WorkingFiles, timings: Timings

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Sequence, Set
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -213,6 +213,14 @@ class Vault:
             load(self._paths.image(version).directory, stamp=self._stamp, others=self._others)
         except SnapshotForeign as foreign:
             return foreign.difference
+        return None
+
+    def fitting(self, version: VersionKey) -> str | None:
+        """The build whose snapshot of this version MicroVMs can be started from here."""
+        for key in reversed(self._paths.snapshots(version)):
+            with suppress(SnapshotBroken):
+                if self.unfit(key) is None:
+                    return key.build
         return None
 
     async def take_out(

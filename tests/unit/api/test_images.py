@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from microvmd.messages.node import BuildFailed, BuildVersion
+from microvmd.messages.node import BuildFailed, BuildVersion, Unfit
 from microvmd.model.errors import NotFound, ValidationError
 from microvmd.model.image import SnapshotSizes
 from tests.unit.api.handling import MANAGED, handled
@@ -44,6 +44,29 @@ async def test_image_id_is_stable(tmp_path: Path) -> None:
     async with handled(tmp_path) as api:
         created = await api("CreateMicrovmImage", **CREATE)
         assert created["id"] == (await api("GetMicrovmImage", imageIdentifier=IMAGE_ARN))["id"]
+
+
+@pytest.mark.anyio
+async def test_a_version_that_is_built_again_has_several_builds(tmp_path: Path) -> None:
+    which = {"imageIdentifier": IMAGE_ARN, "imageVersion": "1.0"}
+    async with handled(tmp_path) as api:
+        await api.plane.built()
+        microvm = await api("RunMicrovm", imageIdentifier=IMAGE_ARN)
+        await api.plane.rebuilds.unfit(Unfit(microvm["microvmId"], 1, "another QEMU"))
+        newest, oldest = (await api("ListMicrovmImageBuilds", **which))["items"]
+        assert (newest["buildState"], oldest["buildState"]) == ("PENDING", "SUCCESSFUL")
+        version = await api("GetMicrovmImageVersion", **which)
+        assert (version["state"], version["status"]) == ("SUCCESSFUL", "ACTIVE")
+        first = await api("ListMicrovmImageBuilds", **which, maxResults=1)
+        assert first["items"] == [newest]
+        rest = await api("ListMicrovmImageBuilds", **which, nextToken=first["nextToken"])
+        assert (rest["items"], rest["nextToken"]) == ([oldest], None)
+        for build, sizes in ((newest, None), (oldest, 1)):
+            found = await api("GetMicrovmImageBuild", **which, buildId=build["buildId"])
+            told = found["snapshotBuild"]
+            assert (told and told["memorySnapshotSizeInBytes"]) == sizes
+        with pytest.raises(ValidationError, match="Invalid nextToken"):
+            await api("ListMicrovmImageBuilds", **which, nextToken="other")
 
 
 @pytest.mark.anyio

@@ -26,7 +26,7 @@ from microvmd.messages.node import (
 )
 from microvmd.model.event import Kind
 from microvmd.model.image import BuildState, SnapshotSizes, Version, VersionState, VersionStatus
-from microvmd.model.microvm import MicroVm, Phase
+from microvmd.model.microvm import MicroVm, Phase, Told
 from microvmd.model.quota import Use
 from microvmd.model.rebuild import INTERRUPTED
 from tests.unit.control.plane import ACCOUNT, CREATE, IMAGE_ARN, Plane, PlayedMeter, plane
@@ -167,6 +167,31 @@ async def test_the_old_snapshot_stays_while_anything_needs_it(tmp_path: Path) ->
         assert (await inventory(p.images, p.microvms)).versions == {command.version}
 
 
+async def test_a_node_that_is_what_it_was_uses_what_it_had(tmp_path: Path) -> None:
+    async with plane(tmp_path) as p:
+        await p.built()
+        before = await run(p)
+        await p.microvms.report(Started(before.microvm_id, 1, "10.200.0.2"))
+        waiting = await run(p)
+        await unfit(p, waiting)
+        command = p.node.commands.pop()
+        assert isinstance(command, BuildVersion)
+        await ends(p, command)
+        await goes(p, waiting)
+        back = await run(p)
+        assert back.snapshot == command.build_id
+        await p.rebuilds.unfit(Unfit(back.microvm_id, 1, "the QEMU of before", ""))
+        start, freed = p.node.commands
+        assert isinstance(start, StartMicrovm)
+        assert start.spec.version == FIRST
+        assert freed == FreeSnapshot(command.version), "of which there is no MicroVM"
+        p.node.commands.clear()
+        assert (await run(p)).snapshot == ""
+        assert (await inventory(p.images, p.microvms)).versions == {FIRST}
+        await p.rebuilds.settle(FIRST)
+        assert p.node.commands == [], "said once"
+
+
 async def test_a_start_that_the_build_overtook_is_begun_anew(tmp_path: Path) -> None:
     async with plane(tmp_path) as p:
         await p.built()
@@ -181,6 +206,16 @@ async def test_a_start_that_the_build_overtook_is_begun_anew(tmp_path: Path) -> 
         assert isinstance(start, StartMicrovm)
         assert (start.spec.microvm_id, start.spec.version) == (slow.microvm_id, command.version)
         assert freed == FreeSnapshot(FIRST)
+
+
+async def test_it_is_started_again_once(tmp_path: Path) -> None:
+    async with plane(tmp_path) as p:
+        microvm, command = await rebuilding(p)
+        await ends(p, command)
+        p.node.commands.clear()
+        await p.microvms.start_again(microvm.microvm_id, Told(1, snapshot=command.build_id))
+        assert p.node.commands == []
+        assert (await of(p, microvm)).generation == 2
 
 
 async def test_late_and_repeated_words_change_nothing(tmp_path: Path) -> None:

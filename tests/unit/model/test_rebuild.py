@@ -17,6 +17,8 @@ from microvmd.model.rebuild import (
     answer,
     apply_rebuild,
     begun,
+    fitted,
+    freed,
     given_up,
     pause,
 )
@@ -138,3 +140,27 @@ def test_the_record_does_not_grow_without_end() -> None:
         version = after(version, BuildEvent.STARTED, BuildEvent.FAILED)
     assert len(version.rebuilds) == MOST_REBUILDS
     assert version.snapshot == "r-0", "the one in use is not forgotten"
+
+
+def test_an_older_snapshot_that_fits_is_used_again() -> None:
+    version = after(begun(BUILT, a_rebuild()), BuildEvent.STARTED, BuildEvent.SUCCEEDED)
+    tried = replace(a_microvm(), snapshot="r-1")
+    back = fitted(version, tried, "")
+    assert (back.snapshot, back.current) == ("", version.build)
+    assert told(back, microvm=tried) == Answer(Step.START_AGAIN)
+    assert fitted(version, tried, None) == version
+    assert fitted(version, tried, "unknown") == version
+    assert fitted(version, a_microvm(), "") == version, "it has tried that one itself"
+    newer = after(begun(back, a_rebuild(2)), BuildEvent.STARTED, BuildEvent.SUCCEEDED)
+    assert newer.snapshot == "r-2", "what is made is for the node of now"
+
+
+def test_what_nobody_needs_is_freed_once_and_used_no_more() -> None:
+    version = after(begun(BUILT, a_rebuild()), BuildEvent.STARTED, BuildEvent.SUCCEEDED)
+    assert freed(version, {"", "r-1"}) == (version, [])
+    less, names = freed(version, {"r-1"})
+    assert names == [""]
+    assert less.kept == (version.rebuilds[0],)
+    assert less.snapshot == "r-1"
+    assert freed(less, set()) == (less, [])
+    assert fitted(less, replace(a_microvm(), snapshot="r-1"), "") == less

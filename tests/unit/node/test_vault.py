@@ -83,6 +83,8 @@ async def test_files_of_an_image_are_taken_out_whatever_made_it(
         other = replace(STAMP, vmm_version="10.1.0")
         vault = module.Vault(lab.paths, other, lab.plain, lab.kms)
         assert "made under tcg, QEMU 10.0.2" in str(vault.unfit(VERSION))
+        again = replace(VERSION, build="00000000-0000-4000-8000-000000000000")
+        assert (lab.vault.fitting(again), vault.fitting(again)) == ("", None)
         async with vault.workroom(key) as room:
             await vault.take_out(VERSION, ("rootfs.erofs",), room, ROLE)
             taken = room / "rootfs.erofs"

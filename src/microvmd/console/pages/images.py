@@ -92,7 +92,7 @@ async def _versions(visit: Visit, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def build_of(visit: Visit, arn: str, version: str) -> Item | None:
-    """The one build of a version with its snapshot sizes."""
+    """The newest build of a version with its snapshot sizes."""
     members = {"imageIdentifier": arn, "imageVersion": version}
     builds = await visit.ask("ListMicrovmImageBuilds", **members)
     if not builds["items"]:
