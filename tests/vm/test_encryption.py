@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
+from microvmd.build.service import ImageBuilder
+from microvmd.build.source import SourceSettings
 from microvmd.messages.keys import KeyProblem, KeyRefused
 from microvmd.messages.node import (
     AdoptMicrovm,
+    BuildVersion,
     Died,
     Inventory,
+    LogTarget,
     MicrovmSpec,
     ResumeFailed,
     ResumeMicrovm,
@@ -32,13 +36,18 @@ from microvmd.messages.node import (
     VersionKey,
 )
 from microvmd.model.hooks import HookName
+from microvmd.model.identifiers import new_build_id
+from microvmd.model.image import VersionConfig
 from microvmd.model.microvm import Phase
 from microvmd.node.kms import KmsSettings
 from microvmd.node.paths import remove
 from microvmd.node.sparse import blocks
+from microvmd.service.builds import build_options
+from microvmd.settings.settings import Settings
 from tests import buildlab
 from tests.nodelab import (
     ACCOUNT,
+    IMAGE_ARN,
     ROLE,
     VERSION,
     NodeLab,
@@ -47,6 +56,7 @@ from tests.nodelab import (
     spec_of,
     with_hooks,
 )
+from tests.otherqemu import other_qemu
 
 if TYPE_CHECKING:
     from types_boto3_kms import KMSClient
@@ -465,3 +475,35 @@ async def test_a_build_whose_key_cannot_be_used_leaves_nothing(site: Site) -> No
         assert not node.equipment.paths.image(version).directory.exists()
         assert list(node.equipment.paths.tmp.iterdir()) == []
         assert site.nothing_in_memory()
+
+
+async def test_a_version_under_a_key_is_built_again(site: Site, tmp_path: Path) -> None:
+    """From its encrypted files, which are plain in memory only while that goes on."""
+    lab = replace(site.lab, qemu=other_qemu(tmp_path))
+    build_id = new_build_id()
+    again = replace(SEALED, build=build_id)
+    config = VersionConfig(
+        "base", ROLE, "s3://b/k", hooks=HOOKS, memory_mib=lab.memory_mib, kms_key=site.key
+    )
+    log = LogTarget("build", build_id)
+    command = BuildVersion(again, build_id, IMAGE_ARN, config, log, source=SEALED)
+    settings = Settings(root=tmp_path, cache=tmp_path)
+    async with lab.equipment() as equipment:
+        builder = ImageBuilder(
+            equipment,
+            SourceSettings(REGION),
+            lambda account: build_options(settings, equipment, account),
+        )
+        assert equipment.vault.unfit(SEALED) is not None
+        await builder.build(command)
+        assert equipment.vault.unfit(again) is None
+    assert site.nothing_in_memory()
+    async with lab.node() as node:
+        spec = site.spec(version=again, key=site.key)
+        await node.start(spec)
+        address = (await node.reports.next(Started)).edge_address
+        assert await ask(address, "count") == "1"
+        assert site.secrets_found() == set()
+        await node.terminate(spec)
+        await node.reports.next(Terminated)
+    assert site.nothing_in_memory()

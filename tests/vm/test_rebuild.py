@@ -40,11 +40,13 @@ from microvmd.model.image import (
 from microvmd.model.microvm import MicroVm, Phase
 from microvmd.node.agent import NodeAgent
 from microvmd.node.bring_up import Equipment
+from microvmd.node.known_files import KnownFiles
+from microvmd.node.snapshot import seal_image
 from microvmd.service.builds import build_options
 from microvmd.service.control_plane import ControlPlane, control_plane
 from microvmd.settings.settings import Settings
 from tests import otherqemu
-from tests.nodelab import ACCOUNT, LIMIT, READY_ONLY, NodeLab, ask
+from tests.nodelab import ACCOUNT, LIMIT, READY_ONLY, ROLE, NodeLab, ask
 from tests.unit.control.plane import RouteTable
 
 pytestmark = [pytest.mark.vm, pytest.mark.anyio]
@@ -183,40 +185,23 @@ async def whole(lab: NodeLab) -> AsyncIterator[Whole]:
             yield Whole(control, store, equipment)
 
 
-async def _built(lab: NodeLab) -> None:
-    """The version as the machine's QEMU has made it, and its record."""
-    async with lab.equipment() as equipment:
-        command = await lab.capture(equipment, version=FIRST, hooks=READY_ONLY)
-    config: VersionConfig = command.config
-    build = Build(
-        command.build_id,
-        "X86_64",
-        "INTEL",
-        "x86_64",
-        1.0,
-        BuildState.SUCCESSFUL,
-        sizes=SnapshotSizes(1, 1, 1),
-    )
-    version = Version(
-        ACCOUNT,
-        "moved",
-        ImageVersion(1),
-        config,
-        build,
-        1.0,
-        1.0,
-        VersionState.SUCCESSFUL,
-        VersionStatus.ACTIVE,
-    )
+async def _recorded(lab: NodeLab, config: VersionConfig) -> None:
+    """The version as its first build has made it."""
+    made = Build("b-1", "X86_64", "INTEL", "x86_64", 1.0, BuildState.SUCCESSFUL)
+    build = replace(made, sizes=SnapshotSizes(1, 1, 1))
+    number, settled = ImageVersion(1), (VersionState.SUCCESSFUL, VersionStatus.ACTIVE)
+    version = Version(ACCOUNT, "moved", number, config, build, 1.0, 1.0, *settled)
     root = lab.directory / "service"
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     async with Store.at(root / "state.db") as store:
         await store.run(lambda tx: tx.add_image(Image(ARN, ImageState.CREATED, 1.0, 1.0)))
         await store.run(lambda tx: tx.add_version(version))
 
 
 async def test_the_first_run_builds_and_all_others_wait(lab: NodeLab, other_qemu: Path) -> None:
-    await _built(lab)
+    async with lab.equipment() as equipment:
+        command = await lab.capture(equipment, version=FIRST, hooks=READY_ONLY)
+    await _recorded(lab, command.config)
     async with whole(lab) as before:
         old = await before.run()
         assert await before.answer(old) == "1"
@@ -294,3 +279,33 @@ async def test_a_deletion_in_the_middle_ends_it(lab: NodeLab) -> None:
         await moved.until(gone)
         assert moved.snapshots == []
         assert not list(moved.equipment.paths.tmp.iterdir())
+
+
+async def test_a_version_of_before_says_what_to_do(lab: NodeLab, tmp_path: Path) -> None:
+    """Its configuration was not kept, so that it cannot be built; and that is not tried for each
+    run."""
+    async with lab.equipment() as equipment:
+        half, paths = tmp_path / "half", equipment.paths
+        half.mkdir()
+        for name in ("rootfs.erofs", "disk.raw", "memory", "device"):
+            (half / name).write_bytes(b"content")
+        await seal_image(
+            half,
+            paths.image(FIRST).directory,
+            stamp=replace(equipment.stamp, vmm_version="9.2.0"),
+            memory_mib=512,
+            vcpus=1,
+            known=KnownFiles(paths.known_files),
+        )
+    await _recorded(lab, VersionConfig("base", ROLE, "s3://b/k", memory_mib=512))
+    async with whole(lab) as here:
+        runs = [await here.run() for _ in range(2)]
+        reasons = {(await here.reaches(one, Phase.TERMINATED)).state_reason for one in runs}
+        late = str((await here.reaches(await here.run(), Phase.TERMINATED)).state_reason)
+        assert "kept no config.json to build it again from: build the image again" in late
+        assert "not tried again for" in late
+        assert all("building it again failed: the image was" in str(one) for one in reasons)
+        assert await here.states() == [BuildState.SUCCESSFUL, BuildState.FAILED]
+        await here.control.images.set_status(ACCOUNT, str(ARN), "1.0", VersionStatus.ACTIVE)
+        await here.reaches(await here.run(), Phase.TERMINATED)
+        assert len(await here.states()) == 3, "as it was asked for"
