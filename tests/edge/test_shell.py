@@ -319,6 +319,31 @@ def test_so_many_sessions_and_no_more() -> None:
     asyncio.run(scenario())
 
 
+def test_those_that_wait_for_a_resume_count() -> None:
+    """Each is a connection of the service: a MicroVM that resumes slowly must not take them all."""
+
+    async def scenario() -> None:
+        async with world() as w, asyncio.timeout(LIMIT):
+            held = w.hold("vm-a")
+
+            async def use() -> int:
+                try:
+                    async with connected(w) as socket:
+                        await says(socket, "$ ")
+                        return 101
+                except websockets.exceptions.InvalidStatus as refused:
+                    return refused.response.status_code
+
+            async with asyncio.TaskGroup() as group:
+                asked = {group.create_task(use()) for _ in range(3)}
+                first, others = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                assert [one.result() for one in first] == [429]
+                held.set_result(Forward("127.0.0.16"))
+            assert [one.result() for one in others] == [101, 101]
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("why", [ShellEnd.SUSPENDED, ShellEnd.TERMINATED])
 def test_the_end_of_the_microvm_is_told(why: ShellEnd) -> None:
     async def scenario() -> None:

@@ -120,15 +120,22 @@ class Bridge:
         self._resolver = resolver
         self._per_microvm = per_microvm
         self._sessions: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
 
     async def admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Before the WebSocket opens: hold while the MicroVM resumes, as requests are held."""
         endpoint_id = request.headers.get(ENDPOINT_HEADER, "")
         if not _ENDPOINT_ID.fullmatch(endpoint_id):
             return _refusal(Refuse(400))
-        if self._sessions[endpoint_id] >= self._per_microvm:
+        if self._sessions[endpoint_id] + self._waiting[endpoint_id] >= self._per_microvm:
             return _refusal(Refuse(429))
-        answer = await self._locate_unless_gone(connection, endpoint_id)
+        self._waiting[endpoint_id] += 1
+        try:
+            answer = await self._locate_unless_gone(connection, endpoint_id)
+        finally:
+            self._waiting[endpoint_id] -= 1
+            if not self._waiting[endpoint_id]:
+                del self._waiting[endpoint_id]
         return _refusal(answer) if isinstance(answer, Refuse) else None
 
     async def serve(self, socket: ServerConnection) -> None:

@@ -46,6 +46,7 @@ from microvmd.service.aws import aws_access, source_settings
 from microvmd.service.builds import build_options, cgroup_of
 from microvmd.service.failure import Failure
 from microvmd.service.keys import AccessKey, access_key
+from microvmd.service.open_files import take_all
 from microvmd.service.user import ROOT, ServiceUser, acting_as, prepare
 from microvmd.service.vault import vault
 from microvmd.settings.settings import Settings, load
@@ -78,6 +79,7 @@ def run_node(settings: Settings, fd: int | None = None) -> None:
     Raises Failure when it cannot start.
     """
     own_log.configure()
+    take_all()
     if os.geteuid() != ROOT:
         raise Failure("microvmd node needs root", "start it as a systemd service of root")
     user = ServiceUser.of_settings(settings)

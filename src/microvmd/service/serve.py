@@ -64,6 +64,7 @@ from microvmd.service.network_reload import reload_networks
 from microvmd.service.node_client import NodeClient, NodeUnavailable
 from microvmd.service.node_meter import MeterClient
 from microvmd.service.observing import Observing
+from microvmd.service.open_files import take_all
 from microvmd.service.reach import open_way
 from microvmd.service.role_check import role_check
 from microvmd.service.routes.accounts import account_routes
@@ -104,6 +105,7 @@ GRACE_S = 2
 def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises Failure when it cannot start."""
     own_log.configure()
+    take_all()
     if len(os.fsencode(settings.root)) > LONGEST_ROOT:
         raise Failure(
             f"the path of the root, {settings.root}, is too long for sockets below it",
