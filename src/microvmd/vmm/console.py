@@ -5,6 +5,9 @@ writes to a FIFO, not to a file: the node moves what comes into a log that is cu
 no node reads, the kernel's pipe buffer (64 KiB) fills and the rest is dropped, not waited for. The
 VMM holds a read end as well, so that a node's death is no broken pipe. What is in the pipe goes
 with the last who holds it: of a VMM that ends while no node runs the last words are lost.
+
+The node looks only so often: a guest that prints byte by byte, or a VMM that was taken over and
+writes all the time, would else keep it busy with nothing but that.
 """
 
 import asyncio
@@ -17,6 +20,8 @@ LIMIT = 256 << 10
 """Bytes of a log before it is moved aside; at most twice as much is kept."""
 TAIL = 2000
 PIECE = 65536
+PAUSE = 0.05
+"""Seconds between two looks at what has come."""
 
 
 def tail(log: Path) -> str:
@@ -43,6 +48,8 @@ class BoundedLog:
         self._older = _older(log)
         self._loop = asyncio.get_running_loop()
         self._size = 0
+        self._ended = False
+        self._looking_again: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> "BoundedLog":
         with contextlib.suppress(FileExistsError):
@@ -50,11 +57,13 @@ class BoundedLog:
         self._reader = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
         self._file = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._size = os.fstat(self._file).st_size
-        self._loop.add_reader(self._reader, self._pump)
+        self._listen()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._drain()
+        if self._looking_again is not None:
+            self._looking_again.cancel()
         self._loop.remove_reader(self._reader)
         os.close(self._reader)
         os.close(self._file)
@@ -80,6 +89,15 @@ class BoundedLog:
         self._drain()
         return tail(self._log)
 
+    def _listen(self) -> None:
+        if not self._ended:
+            self._loop.add_reader(self._reader, self._look)
+
+    def _look(self) -> None:
+        self._loop.remove_reader(self._reader)
+        self._pump()
+        self._looking_again = self._loop.call_later(PAUSE, self._listen)
+
     def _drain(self) -> None:
         for _ in range(2 * LIMIT // PIECE):
             if not self._pump():
@@ -91,6 +109,7 @@ class BoundedLog:
         except BlockingIOError:
             return False
         if not piece:  # nobody holds a write end any more; a readable end of file would spin
+            self._ended = True
             self._loop.remove_reader(self._reader)
             return False
         if self._seen is not None:

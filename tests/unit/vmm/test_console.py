@@ -1,10 +1,12 @@
 """A console log keeps the end of what was written, and never more than twice its limit."""
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
+from microvmd.vmm import console
 from microvmd.vmm.console import LIMIT, BoundedLog
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +31,43 @@ async def test_a_writer_without_a_reader_is_not_held_up(tmp_path: Path) -> None:
         assert "yyyy" in log.tail()
     for fd in kept:
         os.close(fd)
+
+
+async def test_who_writes_all_the_time_is_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte by byte, as a serial port does, and the log has all of it in the end."""
+    looks = 0
+    pump = BoundedLog._pump
+
+    def counted(log: BoundedLog) -> bool:
+        nonlocal looks
+        looks += 1
+        return pump(log)
+
+    monkeypatch.setattr(console, "PAUSE", 1000)
+    monkeypatch.setattr(BoundedLog, "_pump", counted)
+    path = tmp_path / "serial.log"
+    with BoundedLog(path) as log, log.ends() as (writer, _):
+        for _ in range(100):
+            os.write(writer, b"x")
+            await asyncio.sleep(0)
+        assert looks == 1
+    assert path.read_bytes() == b"x" * 100
+
+
+async def test_what_comes_later_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when somebody has read in between what was to be looked at."""
+    monkeypatch.setattr(console, "PAUSE", 0)
+    path = tmp_path / "serial.log"
+    with BoundedLog(path) as log, log.ends() as (writer, _):
+        for number in range(20):
+            os.write(writer, b"%d\n" % number)
+            if number % 2:
+                assert log.tail().endswith(str(number))
+            async with asyncio.timeout(10):
+                while not path.read_bytes().endswith(b"%d\n" % number):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
 
 
 async def test_tail_reaches_into_the_older_file(tmp_path: Path) -> None:
