@@ -15,10 +15,12 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from microvmd.edge import stats
 from microvmd.edge.config import EdgeLimits
 from tests.edgeguests import Guest, guest
 from tests.edgelab import UNLIMITED, World, world
 from tests.edgeweak import instead, weakened
+from tests.h2frames import attacker, replaced, request
 
 pytestmark = pytest.mark.security
 
@@ -252,5 +254,40 @@ def test_connections_from_one_address(defended: bool, monkeypatch: pytest.Monkey
                 else:
                     with pytest.raises(httpx.TimeoutException):
                         await _statuses(w, client, 1, "vm-b")
+
+    asyncio.run(scenario())
+
+
+async def _counts(w: World) -> tuple[int, int]:
+    """Requests that HAProxy has had, and its tasks, of which each request in progress is one."""
+    shown = await stats.command(w.settings.files.stats_socket, "show info")
+    found = dict(line.split(": ", 1) for line in shown.splitlines() if ": " in line)
+    return int(found["CumReq"]), int(found["Tasks"])
+
+
+@pytest.mark.parametrize("defended", [False, True])
+def test_bodies_that_are_waited_for(defended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds a buffer, whoever sends it: of one address as many as it may be refused."""
+    weakened(monkeypatch, instead("wait-for-body time 5s", "wait-for-body time 60s"))
+    most = DEFAULTS.refusals_per_source
+    connections, streams = 5, 128
+
+    async def scenario() -> None:
+        limits = replace(UNLIMITED, refusals_per_source=most if defended else 0)
+        async with world(limits) as w, contextlib.AsyncExitStack() as stack:
+            port = ("x-aws-proxy-port", "1")
+            fields = request(w, "vm-a", ("content-length", "10"), port, port)
+            fields = replaced(fields, [(":method", "POST")])
+            before, idle = await _counts(w)
+            for _ in range(connections):
+                peer = await stack.enter_async_context(attacker(w))
+                numbers = range(1, 2 * streams, 2)
+                await peer.send(*(peer.headers(number, fields, end=False) for number in numbers))
+            wanted = range(idle, idle + 2 * most) if defended else range(3 * most, 1000)
+            async with asyncio.timeout(60):
+                requests, tasks = await _counts(w)
+                while requests < before + connections * streams or tasks not in wanted:
+                    await asyncio.sleep(0.05)
+                    requests, tasks = await _counts(w)
 
     asyncio.run(scenario())

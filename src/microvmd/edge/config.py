@@ -53,7 +53,7 @@ class EdgeLimits:
     connections_per_source: int | None = None
     """None is a quarter of all that HAProxy takes."""
     refusals_per_source: int = 200
-    """Requests without a valid token in ten seconds."""
+    """Requests without a valid token in ten seconds; and refusals that wait for a small body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +226,12 @@ def _source_refusals(limits: EdgeLimits) -> str:
     )
 
 
+def _few_awaited(limits: EdgeLimits) -> str:
+    """The condition that of one address not too many bodies are waited for."""
+    most = limits.refusals_per_source
+    return f" {{ sc1_gpc1_rate lt {most} }}" if most else ""
+
+
 def _endpoint_limits(limits: EdgeLimits) -> str:
     """Rules that answer 429; a token says how many processors its MicroVM has.
 
@@ -243,6 +249,7 @@ def _endpoint_limits(limits: EdgeLimits) -> str:
             lines += [
                 f"  http-request set-var(txn.most_{name}) var(txn.vcpus),mul({each})",
                 # Where there is room again after the wait it is not refused.
+                f"  http-request sc-inc-gpc1(1) if http_token awaited {over_http1}{spent}",
                 f"  http-request wait-for-body time 5s if http_token awaited {over_http1}{spent}",
                 f"  http-request deny deny_status 429 if http_token {over_http1}{spent}",
             ]
@@ -283,6 +290,7 @@ def render(
         "SUFFIX_REGEX": re.escape(settings.suffix),
         "SOURCE_CONNECTIONS": _source_connections(settings.limits),
         "SOURCE_REFUSALS": _source_refusals(settings.limits),
+        "FEW_AWAITED": _few_awaited(settings.limits),
         "ENDPOINT_LIMITS": _endpoint_limits(settings.limits),
     }
     template = Template(_package_text("haproxy.cfg"))

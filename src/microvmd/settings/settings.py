@@ -135,7 +135,8 @@ class EdgeSettings(Section):
         default=200,
         ge=0,
         description="requests without a valid token from one client address in ten seconds, after "
-        "which such requests are answered with 429; 0 is no limit",
+        "which such requests are answered with 429, and refusals that wait for the rest of a small "
+        "body, after which they do not wait; 0 is no limit",
     )
 
 
