@@ -42,10 +42,12 @@ from microvmd.model.egress import (
     Reach,
     grant_of,
 )
+from microvmd.model.identifiers import new_microvm_id
 from microvmd.model.image import SnapshotSizes, VersionConfig
 from microvmd.model.microvm import Phase
 from microvmd.node.agent import BuildRefused, NodeAgent
 from microvmd.node.bring_up import Equipment
+from microvmd.node.server import _account_of
 from tests.nodelab import ACCOUNT, IMAGE_ARN, VERSION, NodeLab, Reports, ask, spec_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.anyio]
@@ -219,6 +221,9 @@ async def test_what_a_microvm_reaches_is_changed_while_it_lives(node_lab: NodeLa
         assert (await node.reports.next(EgressChanged)).generation == 2
         assert network.egress == named
 
+        # Its account is what the node's policy holds a change to.
+        assert _account_of(node.agent, ChangeEgress(spec.microvm_id, 1, named)) == ACCOUNT
+        assert _account_of(node.agent, ChangeEgress(new_microvm_id(), 1, named)) is None
         await node.terminate(spec)
         await node.reports.next(Terminated)
         await change(INTERNET)
