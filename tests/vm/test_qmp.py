@@ -1,5 +1,7 @@
 """The monitor of a real QEMU that has no machine: answers, refusals, files, and its end."""
 
+import asyncio
+import json
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -7,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from qemu.qmp import Message
 
 from microvmd.vmm.process import Process, spawn
 from microvmd.vmm.qemu import QEMU, installed_version
@@ -76,3 +79,42 @@ async def test_a_qemu_that_ends(tmp_path: Path) -> None:
 async def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(QmpFailed, match="does not answer"):
         await Qmp("test").connect(tmp_path / "none")
+
+
+GREETING = {"QMP": {"version": {"qemu": {"major": 1, "minor": 0, "micro": 0}}, "capabilities": []}}
+MANY = 1000
+
+
+async def test_what_a_vmm_says_again_and_again_is_not_kept(tmp_path: Path) -> None:
+    """One that was taken over, and says events as no QEMU does."""
+    path = tmp_path / "qmp"
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def say(value: object) -> None:
+            writer.write(json.dumps(value).encode() + b"\r\n")
+
+        say(GREETING)
+        for number in range(2):
+            asked = json.loads(await reader.read(65536))
+            if number:
+                stamp = {"seconds": 0, "microseconds": 0}
+                for data in ([], "x", {"reason": []}, *[{"reason": "guest-panic"}] * MANY):
+                    say({"event": "SHUTDOWN", "timestamp": stamp, "data": data})
+            say({"return": {}, **{name: asked[name] for name in asked if name == "id"}})
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(play, path):
+        qmp = Qmp("test")
+        await qmp.connect(path)
+        try:
+            await qmp.execute("query-status")
+            assert qmp.shutdown_reason == "guest-panic"
+            events = qmp._client.events
+            assert (len(events.history), events.empty()) == (0, True)
+            # As the library's listener does it.
+            events.event_filter = None
+            await events.put(Message({"event": "SHUTDOWN"}))
+            assert len(events.history) == 1
+        finally:
+            await qmp.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from qemu.qmp import ConnectError, EventListener, QMPClient, QMPError
+from qemu.qmp import ConnectError, EventListener, Message, QMPClient, QMPError
 
 COMMAND_LIMIT = 30.0
 """Seconds for a command that only has to be understood; a busy node under TCG is slow."""
@@ -26,9 +26,8 @@ class Qmp:
 
     def __init__(self, name: str) -> None:
         self._client = QMPClient(name)
-        # The default listener keeps all that it accepts: let that be the last event only.
-        self._ends = self._client.events
-        self._ends.names.add("SHUTDOWN")
+        self._client.events.event_filter = self._hear
+        self._reason: str | None = None
 
     async def connect(self, path: Path) -> None:
         try:
@@ -54,11 +53,15 @@ class Qmp:
     @property
     def shutdown_reason(self) -> str | None:
         """QEMU's own word (`ShutdownCause`) for why it ends, once it has said so."""
-        for event in reversed(self._ends.history):
-            reason = cast("dict[str, Any]", event.get("data", {})).get("reason")
-            if reason:
-                return str(reason)
-        return None
+        return self._reason
+
+    def _hear(self, event: Message) -> bool:
+        """Of each event. False: the listener would keep for ever what it accepts, and a VMM that
+        was taken over may say the same again and again."""
+        data = event.get("data")
+        if event.get("event") == "SHUTDOWN" and isinstance(data, dict) and data.get("reason"):
+            self._reason = str(data["reason"])
+        return False
 
     async def execute(
         self, command: str, arguments: Mapping[str, object] | None = None, *, limit: float = 0
