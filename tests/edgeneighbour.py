@@ -48,3 +48,10 @@ async def neighbour(w: World) -> AsyncIterator[Counter[int]]:
         await asking
     assert set(statuses) == {200}, statuses
     assert statuses[200] >= 5
+
+
+async def answered(statuses: Counter[int], more: int = 10) -> None:
+    """Until the neighbour has had so many more answers."""
+    wanted = statuses.total() + more
+    while statuses.total() < wanted:  # noqa: ASYNC110 - an answer tells nobody else
+        await asyncio.sleep(0.01)
