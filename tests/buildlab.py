@@ -29,7 +29,7 @@ from microvmd.vmm.machine import Wanted
 from tests.accelerated import accelerator
 from tests.checkout import ASSETS
 from tests.lanes import Lane
-from tests.nodelab import FIRECRACKER, VMM_VARIABLE
+from tests.nodelab import FIRECRACKER, vmm_kind
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -89,8 +89,7 @@ def context(directory: Path, files: Mapping[str, str | bytes]) -> Archive:
 async def workshop(directory: Path) -> AsyncIterator[MicrovmWorkshop]:
     """Build machines with networks and user ids of their own."""
     guest = await asyncio.to_thread(kernel.prepare, ASSETS, CACHE)
-    kind = os.environ.get(VMM_VARIABLE, "qemu")
-    vmm = (await choose(Wanted(kind), accelerator(), FIRECRACKER)).vmm
+    vmm = (await choose(Wanted(vmm_kind()), accelerator(), FIRECRACKER)).vmm
     run = directory / "run"
     run.mkdir()
     with Lane.claimed(str(directory)) as lane:

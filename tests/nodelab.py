@@ -75,6 +75,11 @@ NO_AWS = AwsAccess("eu-central-1", "http://127.0.0.1:9", "http://127.0.0.1:9", "
 R = TypeVar("R")
 
 
+def vmm_kind() -> str:
+    """What nodes of tests run their machines under, unless a test says otherwise."""
+    return os.environ.get(VMM_VARIABLE, "qemu")
+
+
 class NoBuilder:
     """A builder for nodes that are asked to build nothing."""
 
@@ -129,8 +134,7 @@ class NodeLab:
             Lane.claimed(directory) as lane,
         ):
             kernel = prepare(ASSETS, Path(directory) / "cache")
-            vmm_kind = os.environ.get(VMM_VARIABLE, "qemu")
-            yield cls(lane, Path(directory), kernel, accelerator(), vmm_kind)
+            yield cls(lane, Path(directory), kernel, accelerator(), vmm_kind())
 
     @classmethod
     @contextmanager

@@ -57,6 +57,7 @@ UNDER_FIRECRACKER = (
     "tests/vm/test_microvm.py::test_a_vmm_that_is_killed",
     "tests/vm/test_microvm.py::test_a_snapshot_that_is_damaged_is_no_reason_to_lose_it",
     "tests/vm/test_microvm.py::test_a_suspend_that_finds_no_room_is_taken_back",
+    "tests/vm/test_firecracker_full_disk.py::test_a_write_that_finds_no_room_fails",
     "tests/vm/test_clocks.py::test_a_guest_goes_on_hours_later",
     "tests/vm/test_encryption.py::test_a_damaged_suspend_snapshot_is_not_resumed",
 )

@@ -30,7 +30,7 @@ from microvmd.vmm.qemu import PlainLauncher, QemuMachine, launch
 from tests.accelerated import accelerator, accelerator_kind, own_machine
 from tests.checkout import ASSETS
 from tests.lanes import Lane
-from tests.nodelab import NodeLab
+from tests.nodelab import NodeLab, vmm_kind
 
 KVM = "/dev/kvm"
 # linux/kvm.h
@@ -53,10 +53,12 @@ def makes_machines() -> bool:
 ON_KVM = ["test_firecracker_machine.py", "test_firecracker_jail.py"]
 # One that makes machines may yet run no Linux: whoever asks for KVM knows that it does.
 WITH_LINUX = ["test_two_vmms.py"]
+UNDER_FIRECRACKER = ["test_firecracker_full_disk.py"]
 SETTING_THE_CLOCK = ["test_clocks.py"]
 collect_ignore = [
     *([] if makes_machines() else ON_KVM),
     *([] if accelerator_kind() is AcceleratorKind.KVM else WITH_LINUX),
+    *([] if vmm_kind() == "firecracker" else UNDER_FIRECRACKER),
     *([] if own_machine() else SETTING_THE_CLOCK),
 ]
 
