@@ -60,6 +60,7 @@ UNDER_FIRECRACKER = (
     "tests/vm/test_firecracker_full_disk.py::test_a_write_that_finds_no_room_fails",
     "tests/vm/test_clocks.py::test_a_guest_goes_on_hours_later",
     "tests/vm/test_encryption.py::test_a_damaged_suspend_snapshot_is_not_resumed",
+    "tests/vm/test_encryption.py::test_without_its_key_a_microvm_runs_on",
 )
 
 MAIN_JOB = "tests/journey/test_static_program.py::test_from_a_zip_to_the_end"

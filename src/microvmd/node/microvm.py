@@ -353,7 +353,8 @@ class MicrovmTask:
             running.files.retire()
             await running.machine.cont()
             log.exception("microvm.suspend_failed")
-            await running.mend()
+            if not isinstance(error, KeyRefused):  # which comes before anything was stopped
+                await running.mend()
             self.shells.begin(running.guest)
             await self.report(
                 SuspendFailed(
