@@ -104,6 +104,21 @@ def test_a_presigned_upload_is_no_copy(api: LiveApi, bucket: str, version: str) 
     assert stored["Body"].read() == b"bytes"
 
 
+def test_body_that_is_longer_than_it_says_is_not_stored(api: LiveApi, bucket: str) -> None:
+    """What an account stores is counted by that."""
+    words = {
+        "X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD",
+        "x-amz-decoded-content-length": "1",
+    }
+    request = AWSRequest("PUT", f"{api.url}/{bucket}/long", data=b"a" * 100_000, headers=words)
+    S3SigV4Auth(Credentials(KEY.access_key, KEY.secret_key), "s3", REGION).add_auth(request)
+    headers = {"Host": urlsplit(api.url).netloc, **dict(request.headers.items())}
+    status, _, body = _raw(api, "PUT", f"/{bucket}/long", headers, b"a" * 100_000)
+    assert (status, b"<Code>EntityTooLarge</Code>" in body) == (400, True)
+    with pytest.raises(ClientError):
+        api.client("s3").head_object(Bucket=bucket, Key="long")
+
+
 def test_body_that_is_not_the_signed_one_is_not_stored(api: LiveApi, bucket: str) -> None:
     request = AWSRequest("PUT", f"{api.url}/{bucket}/swapped", data=b"a" * 100_000)
     S3SigV4Auth(Credentials(KEY.access_key, KEY.secret_key), "s3", REGION).add_auth(request)

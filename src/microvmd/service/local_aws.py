@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from microvmd.service.local_retention import keep_small
+from microvmd.service.local_storage import StorageLimit
 from microvmd.vmm.cores import leave_none
 from microvmd.vmm.process import Process, ProcessGone, ProcessIdentity, owned, spawn
 
@@ -42,16 +43,16 @@ class LocalAws:
 
 @contextlib.asynccontextmanager
 async def local_aws(
-    run: Path, log_file: Path, *, keep: bool = True, log_mib: int = 64
+    run: Path, log_file: Path, *, keep: bool = True, log_mib: int = 64, s3_mib: int = 2048
 ) -> AsyncIterator[LocalAws]:
     """Adopt the running server or start one, and start it again when it ends.
 
-    ``log_mib`` is what its log events may take of its memory. With ``keep`` it goes on when we
-    leave.
+    ``log_mib`` is what its log events may take of its memory, ``s3_mib`` what the objects of one
+    account may. With ``keep`` it goes on when we leave.
     """
     ready: asyncio.Future[LocalAws] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
-        server = _Server(run, log_file, log_mib)
+        server = _Server(run, log_file, log_mib, s3_mib)
         task = tasks.create_task(_supervise(server, keep=keep, ready=ready))
         try:
             yield await ready
@@ -66,6 +67,7 @@ class _Server:
     run: Path
     log_file: Path
     log_mib: int
+    s3_mib: int
 
 
 async def _supervise(server: _Server, *, keep: bool, ready: asyncio.Future[LocalAws]) -> None:
@@ -99,6 +101,7 @@ async def _start(stack: contextlib.AsyncExitStack, server: _Server) -> Process:
                     __spec__.name,
                     f"--fd={listener.fileno()}",
                     f"--log-mib={server.log_mib}",
+                    f"--s3-mib={server.s3_mib}",
                 ],
                 stdout=output,
                 stderr=output,
@@ -159,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="microvmd-local-aws")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--log-mib", type=int, required=True)
+    parser.add_argument("--s3-mib", type=int, required=True)
     options = parser.parse_args(argv)
     # A line for each request would fill the disk: CloudWatch Logs alone gets one a second of each
     # MicroVM.
@@ -168,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     server = make_server(
         "unix://local-aws",
         0,
-        DomainDispatcherApplication(create_backend_app),
+        StorageLimit(DomainDispatcherApplication(create_backend_app), options.s3_mib << 20),
         threaded=True,
         request_handler=MotoRequestHandler,
         fd=options.fd,

@@ -287,6 +287,7 @@ async def _application(
                 settings.run / "aws",
                 settings.root / "local-aws.log",
                 log_mib=settings.aws.local_log_mib,
+                s3_mib=settings.aws.local_s3_mib,
             )
         )
     operator = Identity(key.access_key, key.secret_key, settings.account)

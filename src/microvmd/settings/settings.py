@@ -250,6 +250,12 @@ class AwsSettings(Section):
         description="in local mode, memory that log events may take; what was written least "
         "recently goes first (microvmd logs has it still)",
     )
+    local_s3_mib: int = Field(
+        default=2048,
+        ge=64,
+        description="in local mode, what the objects of one account may take: small ones of "
+        "memory, large ones of the directory for temporary files",
+    )
     roles_must_exist: bool = Field(
         default=False,
         description="in local mode, refuse roles that were not made with iam create-role",
