@@ -156,10 +156,19 @@ class Whole:
         return "\n".join(entry.text for entry in page.entries)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lab() -> Iterator[NodeLab]:
     with NodeLab.made() as made:
         yield made
+
+
+@pytest.fixture
+async def captured(lab: NodeLab) -> NodeLab:
+    """With one version, which the QEMU of this machine has made."""
+    async with lab.equipment() as equipment:
+        command = await lab.capture(equipment, version=FIRST, hooks=READY_ONLY)
+    await _recorded(lab, command.config)
+    return lab
 
 
 @asynccontextmanager
@@ -198,18 +207,17 @@ async def _recorded(lab: NodeLab, config: VersionConfig) -> None:
         await store.run(lambda tx: tx.add_version(version))
 
 
-async def test_the_first_run_builds_and_all_others_wait(lab: NodeLab, other_qemu: Path) -> None:
-    async with lab.equipment() as equipment:
-        command = await lab.capture(equipment, version=FIRST, hooks=READY_ONLY)
-    await _recorded(lab, command.config)
-    async with whole(lab) as before:
+async def test_the_first_run_builds_and_all_others_wait(
+    captured: NodeLab, other_qemu: Path
+) -> None:
+    async with whole(captured) as before:
         old = await before.run()
         assert await before.answer(old) == "1"
         await before.control.microvms.suspend(ACCOUNT, old.microvm_id)
         await before.reaches(old, Phase.SUSPENDED)
         assert await before.states() == [BuildState.SUCCESSFUL]
 
-    async with whole(replace(lab, qemu=other_qemu)) as moved:
+    async with whole(replace(captured, qemu=other_qemu)) as moved:
         first, second = await moved.run(), await moved.run()
         await moved.is_under_way()
         assert (await moved.get(first)).phase is (await moved.get(second)).phase is Phase.PENDING
@@ -237,7 +245,7 @@ async def test_the_first_run_builds_and_all_others_wait(lab: NodeLab, other_qemu
             await moved.end(one)
         assert moved.snapshots == [FIRST, again]
 
-    async with whole(lab) as back:
+    async with whole(captured) as back:
         fourth = await back.run()
         assert await back.answer(fourth) == "1"
         assert len(await back.builds()) == 2, "there is one that fits"
@@ -248,8 +256,8 @@ async def test_the_first_run_builds_and_all_others_wait(lab: NodeLab, other_qemu
         await back.has([FIRST])
 
 
-async def test_a_stop_in_the_middle_begins_it_again(lab: NodeLab, other_qemu: Path) -> None:
-    moved = replace(lab, qemu=other_qemu)
+async def test_a_stop_in_the_middle_begins_it_again(captured: NodeLab, other_qemu: Path) -> None:
+    moved = replace(captured, qemu=other_qemu)
     async with whole(moved) as cut_off:
         waiting = await cut_off.run()
         await cut_off.is_under_way()
@@ -262,8 +270,8 @@ async def test_a_stop_in_the_middle_begins_it_again(lab: NodeLab, other_qemu: Pa
         await after.end(waiting)
 
 
-async def test_a_deletion_in_the_middle_ends_it(lab: NodeLab) -> None:
-    async with whole(lab) as moved:
+async def test_a_deletion_in_the_middle_ends_it(captured: NodeLab, other_qemu: Path) -> None:
+    async with whole(replace(captured, qemu=other_qemu)) as moved:
         waiting = await moved.run()
         await moved.is_under_way()
         await moved.end(waiting)
