@@ -9,12 +9,13 @@ import pytest
 
 from tests.kvmhost.machine import HostPanicked, KvmHost, kvm_host
 from tests.kvmhost.sending import send
+from tests.leaks import Resident
 
 T = TypeVar("T")
 
 
 class KvmHosts:
-    """A host from the first work in it on, with this checkout at `/checkout`."""
+    """A host from the first work in it on, with this checkout at `/checkout`. A resident."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -34,6 +35,16 @@ class KvmHosts:
             self.close()
             return work(self._running())
 
+    def owns(self, interface: str) -> bool:
+        return False
+
+    def lasting(self) -> set[int]:
+        return set() if self._host is None else {self._host.pid}
+
+    @property
+    def group(self) -> str:
+        return ""
+
     def close(self) -> None:
         self._host = None
         self._stack.close()
@@ -47,6 +58,8 @@ class KvmHosts:
 
 
 @pytest.fixture(scope="session")
-def kvm_hosts() -> Iterator[KvmHosts]:
+def kvm_hosts(residents: list[Resident]) -> Iterator[KvmHosts]:
     with contextlib.closing(KvmHosts()) as hosts:
+        residents.append(hosts)
         yield hosts
+        residents.remove(hosts)

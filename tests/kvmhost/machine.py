@@ -77,6 +77,10 @@ class KvmHost:
         self._process = process
         self._line = line
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def run(
         self,
         argv: Sequence[str],
