@@ -76,13 +76,12 @@ def refused(call: Any, **arguments: object) -> str:
 def test_objects_up_to_the_limit(server: BaseWSGIServer, s3: "S3Client") -> None:
     for number in range(3):
         s3.put_object(Bucket="code", Key=f"{number}.zip", Body=bytes(5 * MIB))
-    too_much = {"Bucket": "code", "Key": "more", "Body": bytes(MIB)}
-    assert refused(s3.put_object, **too_much) == "EntityTooLarge"
+    assert refused(s3.put_object, Bucket="code", Key="more", Body=bytes(MIB)) == "EntityTooLarge"
     other = s3_of(server, OTHER)
     other.create_bucket(Bucket="theirs")
     other.put_object(Bucket="theirs", Key="own", Body=bytes(5 * MIB))
     s3.delete_object(Bucket="code", Key="0.zip")
-    s3.put_object(**too_much)
+    s3.put_object(Bucket="code", Key="more", Body=bytes(MIB))
     assert s3.get_object(Bucket="code", Key="more")["ContentLength"] == MIB
 
 
