@@ -210,7 +210,9 @@ class Service(ServiceProcess):
         if made is None:
             made = self.begin_image(f"{name}-{digest[:8]}", files, **options)
             self._images[digest] = made
-        assert self.built(made) == "SUCCESSFUL", self.build(made)
+        assert self.built(made) == "SUCCESSFUL", "\n".join(
+            [str(self.build(made)), *self.build_lines(made)]
+        )
         return made
 
     def begin_image(self, name: str, files: Mapping[str, bytes], **options: Any) -> Image:
@@ -229,6 +231,11 @@ class Service(ServiceProcess):
         query = httpx.QueryParams(group=group, stream=stream)
         lines = self._signed(f"/logs?{query}").splitlines()
         return [json.loads(line)["message"] for line in lines]
+
+    def build_lines(self, image: Image) -> list[str]:
+        """The log of the version's build."""
+        group = f"/aws/lambda-microvms/{image.arn.rpartition(':')[2]}"
+        return self.log_lines(group, f"build/{image.version}/{self.build(image)['buildId']}")
 
     def facts(self, microvm_id: str) -> dict[str, Any]:
         """What AWS does not tell about a MicroVM."""

@@ -45,14 +45,8 @@ def _names(microvm: Microvm) -> list[str]:
     return [call["hook"] for call in _calls(microvm)]
 
 
-def _build_log(service: Service, image: Image) -> list[str]:
-    name = image.arn.rsplit(":", 1)[1]
-    build = service.build(image)["buildId"]
-    return service.log_lines(f"/aws/lambda-microvms/{name}", f"build/{image.version}/{build}")
-
-
 def test_all_hooks_in_their_order(service: Service, hooked: Image) -> None:
-    log = _build_log(service, hooked)
+    log = service.build_lines(hooked)
     assert any(line.startswith("port 9000 answers hooks and is closed") for line in log)
     built = [line for line in log if line.startswith("hook ")]
     # validate is asked of a restored snapshot that is thrown away: no MicroVM remembers it.
@@ -151,7 +145,7 @@ def test_a_dockerfile_that_fails(service: Service) -> None:
     image = service.begin_image("wrong", {"Dockerfile": dockerfile})
     assert service.built(image) == "FAILED"
     assert service.build(image)["stateReason"] == "The container image build failed."
-    assert any("it goes wrong here" in line for line in _build_log(service, image))
+    assert any("it goes wrong here" in line for line in service.build_lines(image))
 
 
 def test_a_program_that_cannot_be_started(service: Service) -> None:

@@ -26,6 +26,8 @@ LIMIT = 840.0
 """Seconds for all of them under one VMM, on a busy machine."""
 PATIENCE = "6"
 REPORT = "/tmp/report.xml"
+END = 8000
+"""Of what a test that failed in there has printed, log files included."""
 UNDER_QEMU = (
     "tests/vm/test_qemu.py::test_a_machine_tells_its_version_and_its_end",
     "tests/vm/test_boot_restore.py::test_stands_still_until_cont",
@@ -100,8 +102,9 @@ def parsed(report: bytes) -> Mapping[str, str]:
     for case in ElementTree.fromstring(report).iter("testcase"):
         file = case.attrib["classname"].replace(".", "/") + ".py"
         name = f"{file}::{case.attrib['name'].partition('[')[0]}"
-        said = [f"{one.tag}: {one.text}" for one in case if not one.tag.startswith("system-")]
-        found[name] = "\n".join([*filter(None, [found.get(name)]), *said])
+        said = [f"{one.tag}: {(one.text or '')[-END:]}" for one in case]
+        failed = any(not one.tag.startswith("system-") for one in case)
+        found[name] = "\n".join([*filter(None, [found.get(name)]), *(said if failed else [])])
     return found
 
 
