@@ -120,6 +120,6 @@ def test_under_firecracker(firecracker_outcomes: Mapping[str, str], name: str) -
 
 def test_the_main_job_under_firecracker(kvm_hosts: KvmHosts) -> None:
     # In a host that had run for six minutes its long build was lost in two of four runs, and the
-    # host in another; in a fresh one in none of six.
+    # host in another; in a fresh one in none of five.
     kvm_hosts.close()
     assert outcomes(kvm_hosts, "firecracker", [MAIN_JOB]) == {MAIN_JOB: ""}
