@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from microvmd.build.failure import BuildFailed
+from microvmd.build.image_config import port_of
 
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(\S.*)")
 _INSTRUCTION = re.compile(r"\s*([a-zA-Z]+)\s+(.*)", re.DOTALL)
@@ -235,10 +236,9 @@ def _name_image(name: str, stages: list[Stage], images: dict[str, None]) -> None
 def _exposed(text: str) -> Iterator[int]:
     for word in text.split():
         port, _, protocol = word.partition("/")
-        if not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
-            continue
-        if protocol.lower() in ("", "tcp"):
-            yield int(port)
+        number = port_of(port)
+        if number is not None and protocol.lower() in ("", "tcp"):
+            yield number
 
 
 def _refused(sentence: str) -> BuildFailed:

@@ -77,6 +77,12 @@ def encode(config: ImageConfig) -> bytes:
     return json.dumps({"Docker": {"config": members}}, ensure_ascii=False).encode()
 
 
+def port_of(text: str) -> int | None:
+    """The port that a stranger's text names, if it names one; of whatever length it is."""
+    number = int(text) if text.isdecimal() and len(text) <= 5 else 0
+    return number if 0 < number < 65536 else None
+
+
 def _mapping(value: object) -> dict[str, object]:
     if value is None:
         return {}
@@ -124,8 +130,8 @@ def _place(path: str) -> str:
 def _ports(ports: dict[str, object]) -> Iterator[int]:
     for name in ports:
         port, _, protocol = name.partition("/")
-        digits = port.isascii() and port.isdecimal() and len(port) <= 5
-        if not digits or not 0 < int(port) < 65536:
+        number = port_of(port) if port.isascii() else None
+        if number is None:
             raise InvalidConfig("a port of the image configuration is malformed")
         if protocol in ("", "tcp"):
-            yield int(port)
+            yield number
