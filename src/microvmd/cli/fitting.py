@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from microvmd.messages.node import VersionKey
 from microvmd.node.snapshot import MANIFEST, SnapshotBroken, SnapshotForeign, Stamp, load
 
 
@@ -23,7 +24,8 @@ def _snapshots(images: Path, here: Collection[Stamp]) -> Iterator[tuple[str, str
     own, *others = here
     for manifest in sorted(images.glob(f"*/*/*/{MANIFEST}")):
         place = manifest.parent
-        version = f"{place.parent.name} {place.name.partition('@')[0]}"
+        key = VersionKey.at(place.parent.parent.name, place.parent.name, place.name)
+        version = f"{key.image_name} {key.number}"
         try:
             load(place, stamp=own, others=others)
         except SnapshotForeign as foreign:

@@ -8,7 +8,14 @@ from typing import Any
 from microvmd.control.admission import Admission
 from microvmd.control.building import build_command, key_of, new_build
 from microvmd.control.egress import ConnectorUse
-from microvmd.control.lookups import ImageView, image_named, version_named, view_named, view_of
+from microvmd.control.lookups import (
+    ImageView,
+    image_named,
+    version_at,
+    version_named,
+    view_named,
+    view_of,
+)
 from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
@@ -313,7 +320,7 @@ class Images:
 
         def decide(tx: Transaction) -> None:
             key = report.version
-            version = tx.version(key.account, key.image_name, ImageVersion.parse(key.number))
+            version = version_at(tx, key)
             if version is None:
                 return
             if version.build.build_id == report.build_id:
@@ -333,7 +340,7 @@ class Images:
         key, now = report.version, self._clock()
 
         def decide(tx: Transaction) -> None:
-            version = tx.version(key.account, key.image_name, ImageVersion.parse(key.number))
+            version = version_at(tx, key)
             image = tx.image(key.account, key.image_name)
             if version is None or image is None:
                 return

@@ -1,4 +1,5 @@
-"""The image or version that a request names, or the recorded refusal.
+"""The image or version that a request names, or the recorded refusal; and those that our own
+records name, where they are still there.
 
 Another account's things answer like those that do not exist.
 """
@@ -6,9 +7,11 @@ Another account's things answer like those that do not exist.
 from dataclasses import dataclass
 
 from microvmd.control.store import Transaction
+from microvmd.messages.node import VersionKey
 from microvmd.model.errors import NotFound
 from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.image import Image, Version, VersionState, latest_active, latest_failed
+from microvmd.model.microvm import MicroVm
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,14 @@ def version_named(
     if version is None or (version.state is VersionState.DELETED and not deleted):
         raise NotFound(f"MicroVMImage not found for MicroVMImage: {arn}, Version: {text}")
     return version
+
+
+def version_of(tx: Transaction, microvm: MicroVm) -> Version | None:
+    """The version that a MicroVM was started from."""
+    arn = ImageArn.parse(microvm.image_arn)
+    return tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
+
+
+def version_at(tx: Transaction, key: VersionKey) -> Version | None:
+    """The version that a node names."""
+    return tx.version(key.account, key.image_name, ImageVersion.parse(key.number))

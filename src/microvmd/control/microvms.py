@@ -19,6 +19,7 @@ from microvmd.control.acting import acting
 from microvmd.control.admission import Admission
 from microvmd.control.egress import ConnectorUse
 from microvmd.control.keys import KeyGate
+from microvmd.control.lookups import version_of
 from microvmd.control.managed import ManagedImages
 from microvmd.control.paging import DEFAULT_PAGE, Cursors, Page
 from microvmd.control.replay import remember, replayed
@@ -45,7 +46,6 @@ from microvmd.model.errors import ApiError, NotFound, StoreUnavailable
 from microvmd.model.event import Actor, ActorKind
 from microvmd.model.identifiers import (
     ImageArn,
-    ImageVersion,
     new_endpoint_id,
     new_microvm_id,
 )
@@ -418,8 +418,7 @@ class MicroVms:
                 await self._node.send(ResumeMicrovm(spec))
 
     def _spec_again(self, tx: Transaction, microvm: MicroVm) -> MicrovmSpec | None:
-        arn = ImageArn.parse(microvm.image_arn)
-        version = tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
+        version = version_of(tx, microvm)
         return None if version is None else self._spec(tx, microvm, version)
 
     def _spec(self, tx: Transaction, microvm: MicroVm, version: Version) -> MicrovmSpec:

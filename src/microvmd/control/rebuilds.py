@@ -14,6 +14,7 @@ from microvmd.control.admission import Admission
 from microvmd.control.building import build_command, key_of, new_build
 from microvmd.control.egress import ConnectorUse
 from microvmd.control.images import FULL
+from microvmd.control.lookups import version_at, version_of
 from microvmd.control.microvms import MicroVms
 from microvmd.control.store import Store, Transaction
 from microvmd.messages.node import (
@@ -24,7 +25,7 @@ from microvmd.messages.node import (
     Unfit,
     VersionKey,
 )
-from microvmd.model.identifiers import ImageArn, ImageVersion
+from microvmd.model.identifiers import ImageArn
 from microvmd.model.image import BuildEvent, BuildState, Version, VersionState
 from microvmd.model.microvm import Event, MicroVm, Phase, Told, apply
 from microvmd.model.rebuild import (
@@ -129,7 +130,7 @@ class Rebuilds:
         ):
             return _NOTHING
         arn = ImageArn.parse(microvm.image_arn)
-        version = _version(tx, microvm)
+        version = version_of(tx, microvm)
         image = tx.image(arn.account, arn.name)
         if version is None or image is None:
             return _Decided(Answer(Step.END))
@@ -161,11 +162,6 @@ class Rebuilds:
         await self._microvms.start_again(microvm_id, told)
 
 
-def _version(tx: Transaction, microvm: MicroVm) -> Version | None:
-    arn = ImageArn.parse(microvm.image_arn)
-    return tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
-
-
 def _users(tx: Transaction, version: Version) -> list[MicroVm]:
     return [
         microvm
@@ -176,13 +172,9 @@ def _users(tx: Transaction, version: Version) -> list[MicroVm]:
     ]
 
 
-def _named(tx: Transaction, key: VersionKey) -> Version | None:
-    return tx.version(key.account, key.image_name, ImageVersion.parse(key.number))
-
-
 def _after(tx: Transaction, key: VersionKey) -> tuple[Version | None, list[MicroVm]]:
     """A version that was built again, and who waits for it."""
-    version = _named(tx, key)
+    version = version_at(tx, key)
     if version is None or not version.rebuilds or version.rebuilding:
         return None, []
     users = _users(tx, version)
@@ -191,7 +183,7 @@ def _after(tx: Transaction, key: VersionKey) -> tuple[Version | None, list[Micro
 
 def _take_idle(tx: Transaction, key: VersionKey) -> list[VersionKey]:
     """They are no longer kept from this transaction on: nothing is started from them."""
-    version = _named(tx, key)
+    version = version_at(tx, key)
     if version is None or version.state is not VersionState.SUCCESSFUL:
         return []
     after, names = freed(version, {one.snapshot for one in _users(tx, version)})
@@ -203,7 +195,7 @@ def _take_idle(tx: Transaction, key: VersionKey) -> list[VersionKey]:
 def _older(tx: Transaction, microvm_id: str) -> VersionKey | None:
     """The snapshot of a MicroVM, where it is not the one that others are started from now."""
     microvm = tx.microvm(microvm_id)
-    version = None if microvm is None else _version(tx, microvm)
+    version = None if microvm is None else version_of(tx, microvm)
     if microvm is None or version is None or microvm.snapshot == version.snapshot:
         return None
     return key_of(version, microvm.snapshot)

@@ -38,6 +38,7 @@ INTERRUPTED = (
     "INTERNAL_PLATFORM_ERROR: The build was interrupted by a restart. The next run begins another."
 )
 DELETED = "The image version was deleted."
+AT_ONCE = ", unless UpdateMicrovmImageVersion makes the version ACTIVE again."
 
 
 class Step(StrEnum):
@@ -84,9 +85,6 @@ def answer(version: Version, microvm: MicroVm, now: float) -> Answer:
             Step.END, f"{failure(newest)} It is not tried again for {left:.0f} s{AT_ONCE}"
         )
     return Answer(STEPS[None if newest is None else newest.state])
-
-
-AT_ONCE = ", unless UpdateMicrovmImageVersion makes the version ACTIVE again."
 
 
 def failure(build: Build) -> str:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from microvmd.control.logs import own_group, run_log
+from microvmd.control.lookups import version_of
 from microvmd.control.microvms import MicroVms
 from microvmd.control.store import Store, Transaction
 from microvmd.edge.stats import CommandFailed
 from microvmd.messages.node import LogTarget
 from microvmd.messages.node_requests import LogLine, Vmm
 from microvmd.model.errors import NotFound
-from microvmd.model.identifiers import ImageArn, ImageVersion
 from microvmd.model.microvm import MicroVm
 from microvmd.service.routes.extensions import Health, MicrovmFacts, VmmFacts
 
@@ -92,8 +92,7 @@ def _plain(timings: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, fl
 
 
 def _log_target(tx: Transaction, microvm: MicroVm) -> LogTarget:
-    arn = ImageArn.parse(microvm.image_arn)
-    version = tx.version(arn.account, arn.name, ImageVersion.parse(microvm.image_version))
+    version = version_of(tx, microvm)
     if version is None:
         raise NotFound(f"MicroVM not found: {microvm.microvm_id}")
     return run_log(microvm, version)
