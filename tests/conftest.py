@@ -11,9 +11,11 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.checkout import ASSETS
 
@@ -95,17 +97,30 @@ def anyio_backend() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among workers, a folder's tests stay together: they share services, labs and images."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_folder(item)))
-    order = {folder: place for place, folder in enumerate(FOLDERS)}
-    items.sort(key=lambda item: order.get(_folder(item), len(order)))
+    if hasattr(config, "workerinput"):
+        order = {folder: place for place, folder in enumerate(FOLDERS)}
+        items.sort(key=lambda item: order.get(_folder(item.nodeid), len(order)))
 
 
-def _folder(item: pytest.Item) -> str:
-    return item.path.relative_to(Path(__file__).parent).parts[0]
+class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Among workers, a folder's tests stay together: they share services, labs and images.
+
+    The scheduler of xdist that keeps marked groups together writes the group into a field that
+    pytest 9.2 does not read any more, and so spreads all tests without a word.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _folder(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling | None:
+    """For ``--dist=loadscope``."""
+    return FolderScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
+def _folder(nodeid: str) -> str:
+    return nodeid.removeprefix("tests/").partition("/")[0]
 
 
 def missing_need(item: pytest.Item) -> str | None:

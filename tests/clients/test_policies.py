@@ -119,11 +119,12 @@ def test_an_explicit_deny_wins_and_is_told(api: LiveApi, admin: Key, image: str)
     assert text.endswith(f"on resource: {image} with an explicit deny in an identity-based policy")
 
 
-def test_a_revoked_key_ends_at_the_next_request(api: LiveApi, admin: Key) -> None:
+def test_a_revoked_key_ends_at_the_next_request(api: LiveApi, admin: Key, image: str) -> None:
     name = _name()
     key = new_user(api, admin, name, allow("lambda:List*"))
     client = key.client(api, "lambda-microvms")
-    assert client.list_microvm_images()["items"]
+    (listed,) = client.list_microvm_images()["items"]
+    assert listed["imageArn"] == image
     path = f"/accounts/{admin.account}/keys"
     rotated = ask(api, admin, "POST", f"{path}/{key.access_key}/rotate", {"overlap": 60}).json()
     assert (rotated["old"]["state"], rotated["key"]["state"]) == ("ENDING", "ACTIVE")
@@ -181,7 +182,7 @@ def _trust(principal: str) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-def test_no_session_is_more_than_what_was_given(api: LiveApi, admin: Key) -> None:
+def test_no_session_is_more_than_what_was_given(api: LiveApi, admin: Key, image: str) -> None:
     name, role = _name(), f"role-{uuid.uuid4().hex[:8]}"
     arn = f"arn:aws:iam::{admin.account}:role/{role}"
     iam = admin.client(api, "iam")
@@ -222,7 +223,8 @@ def test_no_session_is_more_than_what_was_given(api: LiveApi, admin: Key) -> Non
         RoleName=role, PolicyDocument=_trust(f"arn:aws:iam::{admin.account}:user/{name}")
     )
     session = assumed()
-    assert api.client("lambda-microvms", **session).list_microvm_images()["items"]
+    (listed,) = api.client("lambda-microvms", **session).list_microvm_images()["items"]
+    assert listed["imageArn"] == image
     identity = api.client("sts", **session).get_caller_identity()
     assert identity["Arn"] == f"arn:aws:sts::{admin.account}:assumed-role/{role}/s"
     narrow = assumed(Policy=json.dumps({"Statement": [allow("lambda:ListMicrovms")]}))
