@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -262,6 +263,37 @@ async def test_what_waits_is_ended_with_the_node_and_what_was_claimed_is_adopted
         assert await ask(report.edge_address, "count") == "2"
         await gone(node, first, spec)
     assert not groups(either)
+
+
+async def test_who_is_told_twice_to_end_leaves_nothing_behind(pooled: NodeLab) -> None:
+    """A service that goes ends what waits, and SIGTERM cancels that half way."""
+    specs = [spec_of() for _ in range(MOST)]
+    ready, leave = asyncio.Event(), asyncio.Event()
+    directories: list[Path] = []
+
+    async def live() -> None:
+        async with pooled.node() as node:
+            for spec in specs:
+                await started(node, spec)
+            await waits(node, MOST)
+            directories.extend(node.equipment.paths.tmp.iterdir())
+            await gone(node, *specs)
+            ready.set()
+            await leave.wait()
+
+    def one_is_gone() -> bool:
+        return len([path for path in directories if path.exists()]) < MOST
+
+    async with asyncio.TaskGroup() as tasks:
+        living = tasks.create_task(live())
+        await ready.wait()
+        assert len(directories) == MOST
+        leave.set()
+        while not one_is_gone() and not living.done():  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(0)  # so that it is still ending the others
+        living.cancel()
+    assert not any(path.exists() for path in directories)
+    assert not groups(pooled)
 
 
 async def test_what_a_killed_node_left_waiting_is_swept(pooled: NodeLab) -> None:

@@ -5,9 +5,12 @@ sockets and an empty disk, a network, a jail and the process, all on a stack of 
 it is of any MicroVM: what has a name has one that nobody else has had or will have. Where that
 saves time, the guest is in it too, as the image snapshot has it: it has not run since.
 
-A claim takes it off the list in one step, with no await in it, so that no two callers get the same.
-One rename makes its directory the MicroVM's, record included, and its stack becomes a part of that
-of the MicroVM's task. From then on the pool knows nothing of it.
+Each has a task that makes it, holds it and ends it: to cancel that task is to end what waits, and
+however often whoever waits for that is cancelled, the pool's task group goes only after it.
+
+A claim takes one off the list in one step, with no await in it, so that no two callers get the
+same. One rename makes its directory the MicroVM's, record included, and what its stack holds
+becomes a part of that of the MicroVM's task. From then on the pool knows nothing of it.
 
 One task keeps as many waiting as `model/pool.py` says, and starts of MicroVMs come before it. How
 the node ends makes no difference: what waits is ended with the pool, or swept by the next node like
@@ -20,7 +23,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +76,8 @@ class Waiting:
     prepared: Prepared
     directory: Path
     stack: AsyncExitStack
-    watch: asyncio.Task[None] | None = None
+    holder: asyncio.Task[None]
+    """Ends it when it is cancelled, or when the VMM ends."""
 
 
 @dataclass(slots=True)
@@ -85,6 +89,8 @@ class Demand:
     starts: list[float] = field(default_factory=list)
     waiting: deque[Waiting] = field(default_factory=deque)
     """The oldest first."""
+    holders: set[asyncio.Task[None]] = field(default_factory=set)
+    """Of what waits, of what is being made, and of what is being ended."""
 
 
 class VmmPool:
@@ -102,7 +108,6 @@ class VmmPool:
         """How many starts leave processors for us."""
         self._cost_mib = FIRST_COST_MIB
         self._changed = asyncio.Event()
-        self._making = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
         self._stack = AsyncExitStack()
 
@@ -159,7 +164,8 @@ class VmmPool:
         waiting = self._next(spec.version, equipment, working.image)
         if waiting is None:
             return None
-        stack.push_async_exit(waiting.stack)
+        stack.push_async_exit(waiting.stack.pop_all())
+        waiting.holder.cancel()
         os.rename(waiting.directory, equipment.paths.microvm(spec.microvm_id).directory)
         equipment.jails.give(waiting.prepared.jail, spec.microvm_id)
         log.info("pool.claimed", name=waiting.directory.name, left=self.waiting)
@@ -168,12 +174,9 @@ class VmmPool:
     async def drop(self, version: VersionKey) -> None:
         """Nothing of this snapshot will be started: end what waits, also what is being made."""
         demand = self._demand.pop(version, None)
-        if demand is None:
-            return
-        # What is made at this moment sees that its demand is gone.
-        async with self._making:
-            pass
-        await self._close_all(demand)
+        if demand is not None:
+            await _end_all(demand.holders)
+            self._changed.set()
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -182,18 +185,16 @@ class VmmPool:
         whose build was repeated."""
         demand = self._demand.get(version)
         if demand is None or demand.image != image:
-            if demand is not None:
-                self._tasks.create_task(self._close_all(demand))
+            for holder in demand.holders if demand is not None else ():
+                holder.cancel()
             demand = self._demand[version] = Demand(equipment, image)
         demand.starts.append(self._clock())
         self._changed.set()
         while demand.waiting:
             waiting = demand.waiting.popleft()
-            if waiting.watch is not None:
-                waiting.watch.cancel()
             if waiting.prepared.vmm.identity.alive():
                 return waiting
-            self._tasks.create_task(self._close(waiting))
+            waiting.holder.cancel()
         return None
 
     def _end(self, keeping: asyncio.Task[None]) -> None:
@@ -207,8 +208,6 @@ class VmmPool:
             self._changed.clear()
             try:
                 await self._settle()
-            except FAILURES as error:
-                log.warning("pool.failed", error=str(error))
             except Exception:
                 log.exception("pool.crashed")  # it ends no MicroVM
             with contextlib.suppress(TimeoutError):
@@ -220,15 +219,16 @@ class VmmPool:
         planned = await self._planned()
         for version, demand in list(self._demand.items()):
             while len(demand.waiting) > planned.get(version, 0):
-                await self._close(demand.waiting.pop())
-            if not demand.starts:
-                self._demand.pop(version, None)
+                await _end_all({demand.waiting.pop().holder})
+            if not demand.starts and self._demand.get(version) is demand:
+                await self.drop(version)
         while (
             not self._over
             and self._starting < self._at_once
             and (missing := self._missing(planned)) is not None
         ):
-            await self._make(missing)
+            if not await self._make(missing):
+                break
             planned = await self._planned()
 
     async def _planned(self) -> dict[VersionKey, int]:
@@ -256,17 +256,51 @@ class VmmPool:
         }
         return min(short, key=lambda version: short[version], default=None)
 
-    async def _make(self, version: VersionKey) -> None:
+    async def _make(self, version: VersionKey) -> bool:
+        """One more, if it can be made."""
         demand = self._demand[version]
-        async with self._making, AsyncExitStack() as stack:
-            waiting = await self._made(stack, demand.equipment, demand.image)
-            if self._demand.get(version) is not demand:
-                return  # dropped meanwhile
-            waiting.stack = stack.pop_all()
-            waiting.watch = self._tasks.create_task(self._watch(demand, waiting))
-            demand.waiting.append(waiting)
+        settled: asyncio.Future[Waiting | None] = asyncio.get_running_loop().create_future()
+
+        def over(holder: asyncio.Task[None]) -> None:
+            """Also where it was cancelled before its first step."""
+            demand.holders.discard(holder)
+            if not settled.done():
+                settled.set_result(None)
+
+        holder = self._tasks.create_task(self._hold(version, demand, settled))
+        demand.holders.add(holder)
+        holder.add_done_callback(over)
+        waiting = await settled
+        if waiting is None:
+            return False
         taken = await asyncio.to_thread(waiting.prepared.jail.private_bytes)
         self._cost_mib = max(1, -(-taken // MIB))
+        return True
+
+    async def _hold(
+        self, version: VersionKey, demand: Demand, settled: asyncio.Future[Waiting | None]
+    ) -> None:
+        """Make one, have it until it is claimed, and end it otherwise."""
+        stack = AsyncExitStack()
+        try:
+            waiting = await self._made(stack, demand.equipment, demand.image)
+            # Asked as well: a cancellation may be lost in what it takes to make one.
+            if self._over or self._demand.get(version) is not demand:
+                return
+            demand.waiting.append(waiting)
+            if not settled.done():
+                settled.set_result(waiting)
+            await waiting.prepared.vmm.ended()
+            if waiting in demand.waiting:
+                demand.waiting.remove(waiting)
+                log.warning("pool.vmm_ended", name=waiting.directory.name)
+                self._changed.set()
+        except FAILURES as error:
+            log.warning("pool.failed", error=str(error))
+        except Exception:
+            log.exception("pool.crashed")  # it ends no MicroVM
+        finally:
+            await _end(stack)
 
     async def _made(self, stack: AsyncExitStack, equipment: Equipment, image: Image) -> Waiting:
         name = f"{WAITING}{uuid.uuid4().hex[:16]}"
@@ -285,35 +319,31 @@ class VmmPool:
         kvm = equipment.accelerator.kind is AcceleratorKind.KVM
         if self._rules.restores(kvm=kvm, stops_clocks=vmm.stops_clocks):
             await prepared.vmm.load(spec, MachineFiles(directory))
-        return Waiting(prepared, directory, AsyncExitStack())
-
-    async def _watch(self, demand: Demand, waiting: Waiting) -> None:
-        """Until it is claimed; one that ends is replaced."""
-        await waiting.prepared.vmm.ended()
-        if waiting in demand.waiting:
-            demand.waiting.remove(waiting)
-            log.warning("pool.vmm_ended", name=waiting.directory.name)
-            await self._close(waiting)
-            self._changed.set()
-
-    async def _close(self, waiting: Waiting) -> None:
-        """End one that is on no list any more."""
-        watch = waiting.watch
-        if watch is not None and watch is not asyncio.current_task():
-            watch.cancel()
-        try:
-            await shielded(waiting.stack.aclose(), limit=CLOSE_LIMIT)
-        except Exception:
-            # The next node sweeps what is left.
-            log.exception("pool.not_ended", name=waiting.directory.name)
-
-    async def _close_all(self, demand: Demand) -> None:
-        while demand.waiting:
-            await self._close(demand.waiting.popleft())
+        holder = asyncio.current_task()
+        assert holder is not None
+        return Waiting(prepared, directory, stack, holder)
 
     async def _empty(self) -> None:
         for version in list(self._demand):
             await self.drop(version)
+
+
+async def _end_all(holders: Iterable[asyncio.Task[None]]) -> None:
+    """They go on to their end also when we are cancelled."""
+    ending = list(holders)
+    for holder in ending:
+        holder.cancel()
+    if ending:
+        await asyncio.wait(ending)
+
+
+async def _end(stack: AsyncExitStack) -> None:
+    """What a claim has not taken."""
+    try:
+        await shielded(stack.aclose(), limit=CLOSE_LIMIT)
+    except Exception:
+        # The next node sweeps what is left.
+        log.exception("pool.not_ended")
 
 
 async def _remove(directory: Path) -> None:
