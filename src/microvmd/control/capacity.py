@@ -49,7 +49,7 @@ class Capacity:
 
     def check_build(self, tx: Transaction, memory_mib: int) -> None:
         """The same for a build."""
-        self._check(tx, self.rules.build(memory_mib))
+        self._check(tx, self.rules.further_build(tx.use.building(), memory_mib))
 
     def room(self, tx: Transaction) -> Room | None:
         """None without a meter."""
@@ -57,23 +57,22 @@ class Capacity:
             return None
         measured = self.meter.measure()
         held = list(self.held(tx, measured))
-        builds = len(tx.use.building())
         return Room(
             machine=measured.machine,
-            microvms=len(held) - builds,
-            builds=builds,
+            microvms=len(tx.use.on_node()),
+            builds=len(tx.use.building()),
             baseline_mib=sum(share.baseline_mib for share in held),
             left_mib=self.rules.room_mib(measured.machine, held),
             waiting=measured.waiting,
         )
 
     def held(self, tx: Transaction, measured: Measured) -> Iterator[Share]:
-        """All that has been let in and has not left, of all accounts."""
+        """All that has been let in and has not left, of all accounts; builds that wait for others
+        take nothing yet."""
         for microvm_id, baseline in tx.use.on_node():
             taken = measured.taken_mib.get(microvm_id, 0)
             yield self.rules.microvm(baseline, taken_mib=taken)
-        for baseline in tx.use.building():
-            yield self.rules.build(baseline)
+        yield from self.rules.builds(tx.use.building())
 
     def _check(self, tx: Transaction, asked: Share) -> None:
         if self.meter is None:

@@ -9,11 +9,14 @@ All sizes are in MiB.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import nlargest
 
 NO_ROOM = "There is insufficient capacity to fulfill the request. Retry the request later."
 """The API model's words for InsufficientCapacityException; nobody has recorded others."""
 BUILD_MIB = 512
 """What a build takes at least: a build machine, then the application as it starts."""
+BUILDS_AT_ONCE = 2
+"""More wait on their node until one of these has ended, and take nothing meanwhile."""
 RESERVE_MIB = 512
 MICROVM_MIB = 128
 DISK_MIB = 1024
@@ -51,8 +54,19 @@ class CapacityRules:
         """``stored_mib`` is what a resume writes back into its memory."""
         return Share(baseline_mib, max(self.microvm_mib, stored_mib), taken_mib)
 
-    def build(self, baseline_mib: int) -> Share:
-        return Share(baseline_mib, max(self.microvm_mib, BUILD_MIB))
+    def builds(self, baselines_mib: Iterable[int]) -> list[Share]:
+        """Of builds in flight, the largest that are made at a time."""
+        soon = max(self.microvm_mib, BUILD_MIB)
+        return [Share(baseline, soon) for baseline in nlargest(BUILDS_AT_ONCE, baselines_mib)]
+
+    def further_build(self, baselines_mib: Iterable[int], asked_mib: int) -> Share:
+        """What one more build adds to those in flight: no memory where it has to wait for them."""
+        before = self.builds(baselines_mib)
+        after = self.builds([*(share.baseline_mib for share in before), asked_mib])
+        return Share(
+            _baselines(after) - _baselines(before),
+            sum(share.soon_mib for share in after) - sum(share.soon_mib for share in before),
+        )
 
     def room_mib(self, machine: Machine, held: Iterable[Share]) -> int:
         """Memory for further ones; negative when the reserve is touched."""
@@ -68,13 +82,13 @@ class CapacityRules:
                 f"{self.disk_mib}"
             )
         room = self.room_mib(machine, held)
-        if room < asked.soon_mib:
+        if asked.soon_mib and room < asked.soon_mib:
             return (
                 f"{asked.soon_mib} MiB of memory are needed and {room} are free: "
                 f"{machine.available_mib} available, {self.reserve_mib} reserved, the rest is "
                 "promised to those that were let in"
             )
-        baselines = sum(share.baseline_mib for share in held) + asked.baseline_mib
+        baselines = _baselines(held) + asked.baseline_mib
         allowed = int(self.overcommit * machine.memory_mib)
         if self.overcommit and baselines > allowed:
             return (
@@ -82,3 +96,7 @@ class CapacityRules:
                 f"machine of {machine.memory_mib}"
             )
         return None
+
+
+def _baselines(shares: Iterable[Share]) -> int:
+    return sum(share.baseline_mib for share in shares)

@@ -41,6 +41,7 @@ from microvmd.messages.node import (
     VersionKey,
 )
 from microvmd.messages.shell import ShellEnd, ShellEnded, Terminal
+from microvmd.model.capacity import BUILDS_AT_ONCE
 from microvmd.model.egress import grant_of
 from microvmd.model.image import SnapshotSizes
 from microvmd.node.bring_up import Equipment
@@ -79,7 +80,7 @@ class NodeAgent:
         builder: Builder,
         report: Callable[[Report], Awaitable[None]],
         *,
-        concurrent_builds: int = 2,
+        concurrent_builds: int = BUILDS_AT_ONCE,
     ) -> None:
         self._equipment = equipment
         self._builder = builder

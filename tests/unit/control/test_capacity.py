@@ -130,6 +130,14 @@ async def test_a_build_without_room_fails(tmp_path: Path) -> None:
         await found.images.create(ACCOUNT, {**CREATE, "name": "other"})
         assert found.node.taken() == [], "a build in flight counts"
 
+        meter.available_mib += BUILD_MIB
+        for name in ("second", "third", "fourth"):
+            await found.images.create(ACCOUNT, {**CREATE, "name": name})
+        assert found.node.taken() == ["BuildVersion"] * 3, "what waits for others takes nothing"
+        room = await found.store.run(_admission(meter).capacity.room)
+        assert room is not None
+        assert (room.builds, room.microvms, room.left_mib) == (4, 0, 0)
+
 
 async def test_without_a_meter_there_is_room(tmp_path: Path) -> None:
     rules = CapacityRules(reserve_mib=1 << 30)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from microvmd.model.capacity import BUILD_MIB, CapacityRules, Machine, Share
+from microvmd.model.capacity import BUILD_MIB, BUILDS_AT_ONCE, CapacityRules, Machine, Share
 
 RULES = CapacityRules(reserve_mib=500, microvm_mib=100, disk_mib=1000)
 IDLE = Machine(memory_mib=8000, available_mib=1000, disk_mib=9000, disk_free_mib=1000)
@@ -33,8 +33,22 @@ def test_a_resume_takes_what_it_had() -> None:
 
 
 def test_a_build_takes_more() -> None:
-    assert RULES.build(512).soon_mib == BUILD_MIB > RULES.microvm(512).soon_mib
-    assert CapacityRules(microvm_mib=9000).build(512).soon_mib == 9000
+    asked = RULES.further_build([], 512)
+    assert RULES.builds([512]) == [asked]
+    assert asked.soon_mib == BUILD_MIB > RULES.microvm(512).soon_mib
+    assert CapacityRules(microvm_mib=9000).further_build([], 512).soon_mib == 9000
+
+
+def test_a_build_that_waits_for_others_takes_nothing() -> None:
+    going = [1024, 2048, 512]
+    held = RULES.builds(going)
+    assert [share.baseline_mib for share in held] == [2048, 1024]
+    assert len(held) == BUILDS_AT_ONCE
+    assert RULES.further_build(going, 1024) == Share(0, 0)
+    assert RULES.further_build(going, 4096) == Share(4096 - 1024, 0), "it may come before others"
+    none_left = Machine(memory_mib=8000, available_mib=0, disk_mib=9000, disk_free_mib=1000)
+    assert RULES.shortage(none_left, held, RULES.further_build(going, 1024)) is None
+    assert RULES.shortage(none_left, held, RULES.further_build([1024], 512)) is not None
 
 
 @pytest.mark.parametrize(("free", "refused"), [(999, True), (1000, False)])
