@@ -3,7 +3,7 @@
 One Dockerfile tries many things, for each machine takes its time to boot. What the acts of
 ``attack.c`` do without a defence is shown in a build machine whose steps have left their container:
 there they harm the machine's own kernel, which is thrown away. What a container keeps from a step
-of its own (processes, secrets) is shown in ``test_namespace_build.py``, where builds take seconds.
+of its own (processes, secrets) is shown in ``test_build_escapes.py``, where builds take seconds.
 """
 
 import asyncio
