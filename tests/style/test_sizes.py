@@ -11,7 +11,6 @@ from tests.checkout import CHECKOUT
 
 SOURCE = CHECKOUT / "src" / "microvmd"
 FILE_LINES = 500
-TEST_FILE_LINES = 800
 FUNCTION_LINES = 80
 # A function without a home shows a missing noun; these names hide it.
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "core"}
@@ -33,14 +32,10 @@ def _name(path: Path) -> str:
     return path.relative_to(CHECKOUT).as_posix()
 
 
-def _limit(path: Path) -> int:
-    return TEST_FILE_LINES if "tests" in path.relative_to(CHECKOUT).parts else FILE_LINES
-
-
 @pytest.mark.parametrize("path", [*PYTHON, *NATIVE], ids=_name)
 def test_file_size(path: Path) -> None:
     lines = len(path.read_text().splitlines())
-    assert lines <= _limit(path), f"{lines} lines: cut it where two names appear"
+    assert lines <= FILE_LINES, f"{lines} lines: cut it where two names appear"
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=_name)
