@@ -40,8 +40,8 @@ def _older(log: Path) -> Path:
 class BoundedLog:
     """Moves a FIFO into a log file. Open it before the VMM starts, and again to adopt one."""
 
-    def __init__(self, log: Path, seen: Callable[[bytes], None] | None = None) -> None:
-        """``seen`` is called with each piece that comes."""
+    def __init__(self, log: Path, seen: Callable[[Path, bytes], None] | None = None) -> None:
+        """``seen`` is called with each piece that comes, and where the log lies now."""
         self._log = log
         self._seen = seen
         self.fifo = log.with_suffix(".fifo")
@@ -113,7 +113,7 @@ class BoundedLog:
             self._loop.remove_reader(self._reader)
             return False
         if self._seen is not None:
-            self._seen(piece)
+            self._seen(self._log, piece)
         if self._size + len(piece) > LIMIT:
             self._rotate()
         with contextlib.suppress(OSError):  # a full disk must not end the machine

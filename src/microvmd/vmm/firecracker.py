@@ -334,10 +334,8 @@ class EmptyFirecracker:
 
 
 def _open_logs(files: MachineFiles, stack: contextlib.ExitStack) -> Logs:
-    watch = FailureWatch(files.directory.name)
-    return replace(
-        open_logs(files, stack), counts=stack.enter_context(BoundedLog(files.counts_log, watch))
-    )
+    counts = stack.enter_context(BoundedLog(files.counts_log, FailureWatch()))
+    return replace(open_logs(files, stack), counts=counts)
 
 
 async def _end(process: Process) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import structlog
 
@@ -42,23 +43,23 @@ def failures(line: bytes) -> Mapping[str, int]:
 
 
 class FailureWatch:
-    """Takes what the VMM ``name`` writes, piece by piece."""
+    """Takes what a VMM writes, piece by piece, with the log that lies in its directory: one that
+    waited bears the name of its MicroVM as soon as that has claimed it."""
 
-    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._name = name
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._rest = b""
         self._told = -TOLD_EVERY
 
-    def __call__(self, piece: bytes) -> None:
+    def __call__(self, counts: Path, piece: bytes) -> None:
         *lines, rest = (self._rest + piece).split(b"\n")
         self._rest = rest[-LINE_LIMIT:]
         for line in lines:
             if len(line) <= LINE_LIMIT and (found := failures(line)):
-                self._tell(found)
+                self._tell(counts.parent.name, found)
 
-    def _tell(self, found: Mapping[str, int]) -> None:
+    def _tell(self, name: str, found: Mapping[str, int]) -> None:
         # One that was taken over could write lines without end.
         if (now := self._clock()) - self._told >= TOLD_EVERY:
-            log.warning("machine.vmm_counts_failures", name=self._name, failures=dict(found))
+            log.warning("machine.vmm_counts_failures", name=name, failures=dict(found))
             self._told = now

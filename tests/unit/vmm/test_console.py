@@ -88,8 +88,18 @@ def _size(directory: Path) -> int:
 
 
 async def test_shows_what_comes_to_who_wants_it(tmp_path: Path) -> None:
-    pieces: list[bytes] = []
-    with BoundedLog(tmp_path / "counts.log", pieces.append) as log, log.ends() as (writer, _):
+    """With where it is, which changes when a MicroVM claims the VMM."""
+    seen: list[tuple[Path, bytes]] = []
+    waiting, claimed = tmp_path / "waiting", tmp_path / "microvm"
+    waiting.mkdir()
+    with (
+        BoundedLog(waiting / "counts.log", lambda *piece: seen.append(piece)) as log,
+        log.ends() as (writer, _),
+    ):
         os.write(writer, b"one\n")
         assert log.tail() == "one"
-    assert pieces == [b"one\n"]
+        waiting.rename(claimed)
+        log.moved(claimed / "counts.log")
+        os.write(writer, b"two\n")
+        assert log.tail() == "one\ntwo"
+    assert seen == [(waiting / "counts.log", b"one\n"), (claimed / "counts.log", b"two\n")]

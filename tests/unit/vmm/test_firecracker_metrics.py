@@ -1,6 +1,7 @@
 """Lines of counters are what a VMM sends that a guest may have taken over."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ LINE = json.dumps(
         "put_api_requests": {"drive_fails": 7},
     }
 ).encode()
+COUNTS = Path("/vms/vm/counts.log")
 FOUND = {"block.event_fails": 2, "seccomp.num_faults": 1}
 
 
@@ -49,21 +51,29 @@ def test_any_counters_give_few_and_only_those_above_0(
 
 @given(st.integers(1, len(LINE)))
 def test_lines_come_in_pieces(size: int) -> None:
-    watch = FailureWatch("vm")
+    watch = FailureWatch()
     text = LINE + b"\n"
     with capture_logs() as logs:
         for start in range(0, len(text), size):
-            watch(text[start : start + size])
+            watch(COUNTS, text[start : start + size])
     assert [(entry["name"], entry["failures"]) for entry in logs] == [("vm", FOUND)]
 
 
 def test_tells_once_in_a_while_and_forgets_what_has_no_end() -> None:
     now = 0.0
-    watch = FailureWatch("vm", lambda: now)
+    watch = FailureWatch(lambda: now)
     with capture_logs() as logs:
-        watch(b"x" * (2 * LINE_LIMIT))
-        watch(b"x" * LINE_LIMIT + b"\n" + LINE + b"\n" + LINE + b"\n")
+        watch(COUNTS, b"x" * (2 * LINE_LIMIT))
+        watch(COUNTS, b"x" * LINE_LIMIT + b"\n" + LINE + b"\n" + LINE + b"\n")
         assert len(logs) == 1
         now += TOLD_EVERY
-        watch(LINE + b"\n")
+        watch(COUNTS, LINE + b"\n")
     assert len(logs) == 2
+
+
+def test_a_vmm_that_waited_bears_the_name_of_who_claimed_it() -> None:
+    watch = FailureWatch(lambda: 0.0)
+    with capture_logs() as logs:
+        watch(Path("/tmp/waiting-1/counts.log"), LINE)
+        watch(COUNTS, b"\n")
+    assert [entry["name"] for entry in logs] == ["vm"]
