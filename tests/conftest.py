@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 import structlog
-from xdist.scheduler import LoadScopeScheduling
 
-from tests.checkout import ASSETS
+from tests.checkout import ASSETS, folder_of
 
 CI_VARIABLE = "MICROVMD_CI"
 SEED_VARIABLE = "MICROVMD_TEST_SEED"
@@ -99,28 +98,17 @@ def anyio_backend() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         order = {folder: place for place, folder in enumerate(FOLDERS)}
-        items.sort(key=lambda item: order.get(_folder(item.nodeid), len(order)))
-
-
-class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Among workers, a folder's tests stay together: they share services, labs and images.
-
-    The scheduler of xdist that keeps marked groups together writes the group into a field that
-    pytest 9.2 does not read any more, and so spreads all tests without a word.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        return _folder(nodeid)
+        items.sort(key=lambda item: order.get(folder_of(item.nodeid), len(order)))
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For ``--dist=loadscope``."""
-    return FolderScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from tests.scheduling import FolderScheduling  # the KVM host has no xdist
 
-
-def _folder(nodeid: str) -> str:
-    return nodeid.removeprefix("tests/").partition("/")[0]
+    return FolderScheduling(config, log)
 
 
 def missing_need(item: pytest.Item) -> str | None:

@@ -43,7 +43,6 @@ UNDER_QEMU = (
     "tests/vm/test_microvm.py::test_a_vmm_that_is_killed",
     "tests/vm/test_microvm.py::test_a_snapshot_that_is_damaged_is_no_reason_to_lose_it",
     "tests/vm/test_clocks.py::test_a_guest_goes_on_hours_later",
-    "tests/vm/test_pool.py::test_a_run_takes_the_vmm_that_waits",
     "tests/vm/test_pool.py::test_whether_the_clock_of_a_guest_stands_still_while_it_waits",
     "tests/vm/test_two_vmms.py::test_an_image_runs_under_the_vmm_that_it_chose",
 )
