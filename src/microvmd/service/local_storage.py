@@ -8,9 +8,10 @@ refusal has the error that clients know for too large an object.
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from typing import Any
-from xml.sax.saxutils import escape
 
+from microvmd.api.local.errors import error_body
 from microvmd.api.local.headers import ACCOUNT_HEADER
 
 OBJECT_BYTES = 32 << 10
@@ -39,14 +40,16 @@ class StorageLimit:
         account = str(environ.get(_ACCOUNT, ""))
         length = _length(environ)
         if length is None:
-            return _error(start_response, "411 Length Required", "MissingContentLength", NO_LENGTH)
+            return _error(
+                start_response, HTTPStatus.LENGTH_REQUIRED, "MissingContentLength", NO_LENGTH
+            )
         with self._lock:
             sizes = list(_sizes(account))
             # The source of a copy may be any of them.
             adds = length + OBJECT_BYTES + (max(sizes, default=0) if _copies(environ) else 0)
             if sum(sizes) + self._arriving[account] + adds > self._limit:
                 text = FULL.format(limit=self._limit >> 20)
-                return _error(start_response, "400 Bad Request", "EntityTooLarge", text)
+                return _error(start_response, HTTPStatus.BAD_REQUEST, "EntityTooLarge", text)
             self._arriving[account] += adds
         try:
             return self._app(environ, start_response)  # it has read and kept all when it returns
@@ -96,12 +99,11 @@ def _sizes(account: str) -> Iterator[int]:
                     yield OBJECT_BYTES + part.contentsize
 
 
-def _error(start_response: StartResponse, status: str, code: str, message: str) -> Iterable[bytes]:
-    body = (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
-    ).encode()
-    headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+def _error(
+    start_response: StartResponse, status: HTTPStatus, code: str, message: str
+) -> Iterable[bytes]:
+    media_type, body = error_body("s3", code, message, status)
+    headers = [("Content-Type", media_type), ("Content-Length", str(len(body)))]
     # The body of the request was not read: the next one cannot be found behind it.
-    start_response(status, [*headers, ("Connection", "close")])
+    start_response(f"{status.value} {status.phrase}", [*headers, ("Connection", "close")])
     return [body]

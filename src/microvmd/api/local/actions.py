@@ -13,12 +13,12 @@ from urllib.parse import parse_qsl, unquote
 from botocore.loaders import Loader
 from botocore.model import OperationModel, ServiceModel
 
+from microvmd.api.local.errors import JSON_SERVICES
 from microvmd.api.signed import SignedRequest
 from microvmd.model.errors import AccessDenied
 from microvmd.model.policy import Asked
 
 QUERY_SERVICES = frozenset({"sts", "iam"})
-JSON_SERVICES = frozenset({"logs", "kms"})
 
 # Operations of S3 whose action has another name.
 _S3_ACTIONS = {

@@ -1,6 +1,5 @@
 """Answers in the manner of other AWS services: their error bodies, and what STS hands out."""
 
-import json
 from datetime import UTC, datetime
 from functools import cache
 from xml.sax.saxutils import escape
@@ -11,46 +10,16 @@ from botocore.parsers import create_parser
 from starlette.responses import Response
 
 from microvmd.api.credentials import Identity
+from microvmd.api.local.errors import error_body
 from microvmd.model.caller import Caller, CallerKind
 
-_JSON_SERVICES = frozenset({"logs", "kms"})
 _ISSUING = frozenset({"AssumeRole", "GetSessionToken", "GetFederationToken"})
-# S3 and the query services have older names for the same refusals.
-_S3_NAMES = {
-    "InvalidSignatureException": "SignatureDoesNotMatch",
-    "UnrecognizedClientException": "InvalidAccessKeyId",
-    "IncompleteSignatureException": "AuthorizationHeaderMalformed",
-    "ExpiredTokenException": "ExpiredToken",
-}
-_QUERY_NAMES = {
-    "InvalidSignatureException": "SignatureDoesNotMatch",
-    "UnrecognizedClientException": "InvalidClientTokenId",
-    "IncompleteSignatureException": "IncompleteSignature",
-    "ExpiredTokenException": "ExpiredToken",
-}
 
 
 def foreign_error(service: str, code: str, message: str, status: int, request_id: str) -> Response:
     """An error as the service itself would word and wrap it."""
-    if service in _JSON_SERVICES:
-        body = json.dumps({"__type": code, "message": message})
-        return Response(body, status, media_type="application/x-amz-json-1.1")
-    text, number = escape(message), escape(request_id)
-    if service == "s3":
-        name = _S3_NAMES.get(code, code)
-        xml = (
-            f"<Error><Code>{name}</Code><Message>{text}</Message>"
-            f"<RequestId>{number}</RequestId></Error>"
-        )
-    else:
-        name = _QUERY_NAMES.get(code, code)
-        fault = "Sender" if status < 500 else "Receiver"
-        xml = (
-            f"<ErrorResponse><Error><Type>{fault}</Type><Code>{name}</Code>"
-            f"<Message>{text}</Message></Error><RequestId>{number}</RequestId></ErrorResponse>"
-        )
-    head = '<?xml version="1.0" encoding="UTF-8"?>\n'
-    return Response(head + xml, status, media_type="application/xml")
+    media_type, body = error_body(service, code, message, status, request_id)
+    return Response(body, status, media_type=media_type)
 
 
 def session_of(action: str, content: bytes, caller: Identity) -> Identity | None:

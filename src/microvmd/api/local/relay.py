@@ -21,8 +21,9 @@ from microvmd.api.authenticate import Clock, wall_clock
 from microvmd.api.authorize import surroundings
 from microvmd.api.credentials import Credentials, Identity
 from microvmd.api.errors import BodyTimeout, BodyTooLarge, SignatureError
-from microvmd.api.local.actions import JSON_SERVICES, ForeignRequest
+from microvmd.api.local.actions import ForeignRequest
 from microvmd.api.local.answers import caller_identity, foreign_error, session_of
+from microvmd.api.local.errors import JSON_SERVICES
 from microvmd.api.local.headers import OURS, local_headers
 from microvmd.api.local.iam import LocalIam
 from microvmd.api.local.rights import ForeignRights
