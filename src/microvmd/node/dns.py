@@ -22,6 +22,7 @@ import ipaddress
 import re
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,7 @@ import dns.rrset
 import structlog
 
 from microvmd.model.names import normal
-from microvmd.node.pace import Pace
+from microvmd.model.pace import Pace
 from microvmd.vmm.process import ProcessFailed, ProcessStuck
 
 log = structlog.get_logger(__name__)
@@ -404,7 +405,7 @@ class Stub:
                 wire, peer = item.recvfrom(4096)
             except OSError:  # nothing more, or an ICMP error of an earlier answer
                 return
-            if self._pace.spend(0) > 0:
+            if self._pace.spend(0, time.monotonic()) > 0:
                 continue
             if len(wire) >= _HEADER_SIZE and len(self._queries) < IN_FLIGHT:
                 self._own(self._queries, partial(self._reply, item, wire, peer))
@@ -418,7 +419,8 @@ class Stub:
 
     def _spend(self, wire: bytes, answer: bytes | None) -> float:
         """Seconds to wait before the next query is read."""
-        return self._pace.spend(len(wire) + len(answer or b"") + _QUERY_COST)
+        cost = len(wire) + len(answer or b"") + _QUERY_COST
+        return self._pace.spend(cost, time.monotonic())
 
     def _accept(self, item: socket.socket) -> None:
         try:

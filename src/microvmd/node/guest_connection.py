@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from microvmd.messages.guest import (
     json_frame,
     json_payload,
 )
+from microvmd.model.pace import Pace
 from microvmd.node.guest_streams import (
     STDERR,
     STDOUT,
@@ -27,7 +29,6 @@ from microvmd.node.guest_streams import (
     GuestTimeout,
     LogQueue,
 )
-from microvmd.node.pace import Pace
 
 REQUEST_LIMIT = 30.0
 """Seconds for a request whose work in the guest is short."""
@@ -193,7 +194,7 @@ class GuestConnection(asyncio.Protocol):
         frames = self._parser.examined - examined
         cost = len(data) + FRAME_COST * frames + (LOG_COST - 1) * self._log_bytes
         self._log_bytes = 0
-        wait = self._pace.spend(cost)
+        wait = self._pace.spend(cost, time.monotonic())
         if wait > 0:
             # What the guest sends meanwhile waits in its own memory: its agent drops old log.
             self._transport.pause_reading()

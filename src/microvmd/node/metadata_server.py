@@ -15,6 +15,7 @@ from functools import partial
 import h11
 import structlog
 
+from microvmd.model.pace import Pace
 from microvmd.node import nftables
 from microvmd.node.metadata import Answer, Ask
 
@@ -37,22 +38,6 @@ RATE, BURST = 50.0, 200
 _READ = 4096
 _NEAR = 1
 """Hops that a packet with a token may make: none."""
-
-
-class Pace:
-    """A token bucket: says how long the next request has to wait."""
-
-    def __init__(self, rate: float = RATE, burst: int = BURST) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._free = float(burst)
-        self._at = 0.0
-
-    def delay(self, now: float) -> float:
-        """Seconds; counts the request. `now` is monotonic."""
-        self._free = min(self._free + (now - self._at) * self._rate, self._burst) - 1
-        self._at = now
-        return max(-self._free / self._rate, 0.0)
 
 
 class Conversation:
@@ -145,7 +130,7 @@ class MetadataServer:
         self._tasks = tasks
         self._listener = listener
         self._respond = respond
-        self._pace = Pace()
+        self._pace = Pace(RATE, BURST)
         self._connections: set[asyncio.Task[None]] = set()
         asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
 
@@ -190,7 +175,7 @@ class MetadataServer:
                     return
 
     async def _answer(self, ask: Ask) -> Answer:
-        await asyncio.sleep(self._pace.delay(time.monotonic()))
+        await asyncio.sleep(self._pace.spend(1, time.monotonic()))
         return await self._respond(ask)
 
 

@@ -4,16 +4,17 @@ Read from before the first hook on, so that the log tells why a hook failed.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
 
 from microvmd.messages.node import MicrovmSpec
+from microvmd.model.pace import Pace
 from microvmd.node.delivery import Deliveries
 from microvmd.node.guest_streams import LogQueue, log_cost
 from microvmd.node.logs import LogStore, lines_of
-from microvmd.node.pace import Pace
 from microvmd.node.roles import RoleSession
 from microvmd.vmm.causes import ungrouped
 
@@ -53,7 +54,7 @@ async def paced(output: LogQueue) -> AsyncIterator[tuple[int, bytes]]:
     pace = Pace(RATE, BURST)
     async for stream, data in output:
         yield stream, data
-        wait = pace.spend(log_cost(data))
+        wait = pace.spend(log_cost(data), time.monotonic())
         if wait > 0:
             await output.rest(wait)
 

@@ -4,14 +4,24 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from qemu.qmp import ConnectError, EventListener, Message, QMPClient, QMPError
+from qemu.qmp.error import ProtocolError
+
+from microvmd.model.pace import Pace
 
 COMMAND_LIMIT = 30.0
 """Seconds for a command that only has to be understood; a busy node under TCG is slow."""
+MESSAGE_LIMIT = 1 << 20
+"""Bytes of one message; what QEMU answers to what we ask has a few thousand."""
+MESSAGE_COST = 4096
+"""What a message costs beside its bytes, as bytes: the library takes about 0.1 ms for one."""
+RATE, BURST = 1 << 20, 8 << 20
+"""Cost each second and at once. A QEMU that nobody took over says a hundredth of it."""
 
 # The library logs every broken connection as an error; a VMM that ends is none.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
@@ -21,11 +31,31 @@ class QmpFailed(Exception):
     """QEMU refused a command, did not answer in time or went away."""
 
 
+class _PacedClient(QMPClient):
+    """Reads what a VMM says no faster than it may make the node work."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, MESSAGE_LIMIT)
+        self._pace = Pace(RATE, BURST)
+
+    async def _readline(self) -> bytes:
+        line = await super()._readline()
+        await asyncio.sleep(self._pace.spend(MESSAGE_COST + len(line), time.monotonic()))
+        return line
+
+    async def _do_recv(self) -> Message:
+        try:
+            return await super()._do_recv()
+        except (ValueError, RecursionError) as error:
+            # A line without end, or deeper than Python reads: the library lets both through.
+            raise ProtocolError(f"QEMU said what no QEMU says: {error}") from error
+
+
 class Qmp:
     """Connected monitor. QEMU serves one connection at a time; the next one waits its turn."""
 
     def __init__(self, name: str) -> None:
-        self._client = QMPClient(name)
+        self._client = _PacedClient(name)
         self._client.events.event_filter = self._hear
         self._reason: str | None = None
 

@@ -17,7 +17,6 @@ from microvmd.node.metadata_server import (
     REQUESTS_PER_CONNECTION,
     Conversation,
     MetadataServer,
-    Pace,
 )
 
 pytestmark = pytest.mark.anyio
@@ -130,12 +129,6 @@ def test_an_answer_to_head_has_no_body() -> None:
     sent = conversation.encode(Answer(200, b"body"), NOW)
     assert b"Content-Length: 4\r\n" in sent
     assert sent.endswith(b"\r\n\r\n")
-
-
-def test_the_pace_is_free_at_first_and_then_steady() -> None:
-    pace = Pace(rate=10, burst=3)
-    assert [pace.delay(100.0) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
-    assert pace.delay(1000.0) == 0
 
 
 async def echo(ask: Ask) -> Answer:
