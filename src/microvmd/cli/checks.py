@@ -130,14 +130,58 @@ def qemu(_: Settings) -> Finding:
     return Finding("ok", f"QEMU {found[0][8:]}")
 
 
-def vmm(settings: Settings) -> Finding:
-    """Which program runs machines, as the node chooses it, and what images may choose."""
-    try:
-        chosen, others = asyncio.run(_vmms(settings, _here(settings)))
-    except (VmmUnfit, ProcessFailed, OSError) as error:
-        return Finding("failed", str(error), "see docs/reference/vmms.md")
-    offered = "".join(f"; images may choose {_named(vmm)}" for vmm in others)
-    return Finding("ok", f"{_named(chosen.vmm)}: {chosen.reason}{offered}")
+class VmmChecks:
+    """Of one report: the VMMs are asked who they are once for it."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[Accelerator, Choice, Sequence[Vmm]] | None = None
+
+    def choice(self, settings: Settings) -> Finding:
+        """Which program runs machines, as the node chooses it, and what images may choose."""
+        try:
+            _, chosen, others = self._vmms(settings)
+        except (VmmUnfit, ProcessFailed, OSError) as error:
+            return _without_vmm(error)
+        offered = "".join(f"; images may choose {_named(vmm)}" for vmm in others)
+        return Finding("ok", f"{_named(chosen.vmm)}: {chosen.reason}{offered}")
+
+    def snapshots(self, settings: Settings) -> Finding:
+        """Whether this machine can restore those of its image versions, as a run would find it."""
+        try:
+            here, chosen, others = self._vmms(settings)
+        except (VmmUnfit, ProcessFailed, OSError) as error:
+            return _without_vmm(error)
+        stamps = [Stamp.of(here, vmm) for vmm in (chosen.vmm, *others)]
+        found = differences(NodePaths(settings.root).images, stamps)
+        unfit = [(version, why) for version, why in found.items() if why is not None]
+        if not unfit:
+            return Finding("ok", f"those of all {len(found)} image versions fit this machine")
+        version, why = unfit[0]
+        name = f"{version.image_name} {version.number}"
+        if len({each.account for each in found}) > 1:
+            name += f" of account {version.account}"
+        return Finding(
+            "warning",
+            f"{len(unfit)} of {len(found)} image versions are built again by their first run, "
+            f"{name} among them: {why}",
+            "run each once before it is needed, or bring back what made them",
+        )
+
+    def _vmms(self, settings: Settings) -> tuple[Accelerator, Choice, Sequence[Vmm]]:
+        if self._asked is None:
+            self._asked = asyncio.run(_vmms(settings))
+        return self._asked
+
+
+def _without_vmm(error: Exception) -> Finding:
+    return Finding("failed", str(error), "see docs/reference/vmms.md")
+
+
+async def _vmms(settings: Settings) -> tuple[Accelerator, Choice, Sequence[Vmm]]:
+    here, wanted, assets = _here(settings), settings.vmm.wanted, settings.assets
+    chosen = await choose(wanted, here, assets)
+    others = await choose_others(wanted, settings.vmm.offered, chosen.vmm, here, assets)
+    return here, chosen, others
 
 
 def _here(settings: Settings) -> Accelerator:
@@ -145,32 +189,6 @@ def _here(settings: Settings) -> Accelerator:
     if settings.vmm.accelerator != "auto":
         known = Accelerator(AcceleratorKind(settings.vmm.accelerator), "as configured", 0)
     return known or Accelerator(AcceleratorKind.TCG, "nobody has tried KVM yet", 0)
-
-
-def snapshots(settings: Settings) -> Finding:
-    """Whether this machine can restore those of its image versions, as a run would find it."""
-    here = _here(settings)
-    try:
-        chosen, others = asyncio.run(_vmms(settings, here))
-    except (VmmUnfit, ProcessFailed, OSError) as error:
-        return Finding("failed", str(error), "see docs/reference/vmms.md")
-    stamps = [Stamp.of(here, vmm) for vmm in (chosen.vmm, *others)]
-    found = differences(NodePaths(settings.root).images, stamps)
-    unfit = {version: why for version, why in found.items() if why is not None}
-    if not unfit:
-        return Finding("ok", f"those of all {len(found)} image versions fit this machine")
-    return Finding(
-        "warning",
-        f"{len(unfit)} of {len(found)} image versions are built again by their first run, "
-        f"{next(iter(unfit))} among them: {next(iter(unfit.values()))}",
-        "run each once before it is needed, or bring back what made them",
-    )
-
-
-async def _vmms(settings: Settings, here: Accelerator) -> tuple[Choice, Sequence[Vmm]]:
-    wanted, assets = settings.vmm.wanted, settings.assets
-    chosen = await choose(wanted, here, assets)
-    return chosen, await choose_others(wanted, settings.vmm.offered, chosen.vmm, here, assets)
 
 
 def _named(vmm: Vmm) -> str:
@@ -439,27 +457,30 @@ def _routes(table: str) -> list[tuple[str, IPv4Network]]:
     return routes
 
 
-CHECKS: Mapping[str, Check] = {
-    "privileges": privileges,
-    "accelerator": accelerator,
-    "QEMU": qemu,
-    "VMM": vmm,
-    "snapshots": snapshots,
-    "tools": tools,
-    "assets": assets,
-    "control groups": cgroups,
-    "packet filter": packet_filter,
-    "forwarding": forwarding,
-    "subnet": subnet,
-    "user ids": user_ids,
-    "service user": service_user,
-    "node socket": node_socket,
-    "ports": ports,
-    "names": names,
-    "disk": disk,
-    "memory": memory,
-    "clock": clock,
-}
+def all_checks() -> Mapping[str, Check]:
+    """In their order, for one report: the accelerator is known before VMMs are asked."""
+    vmms = VmmChecks()
+    return {
+        "privileges": privileges,
+        "accelerator": accelerator,
+        "QEMU": qemu,
+        "VMM": vmms.choice,
+        "snapshots": vmms.snapshots,
+        "tools": tools,
+        "assets": assets,
+        "control groups": cgroups,
+        "packet filter": packet_filter,
+        "forwarding": forwarding,
+        "subnet": subnet,
+        "user ids": user_ids,
+        "service user": service_user,
+        "node socket": node_socket,
+        "ports": ports,
+        "names": names,
+        "disk": disk,
+        "memory": memory,
+        "clock": clock,
+    }
 
 
 def examine(found: Settings, every: Mapping[str, Check]) -> dict[str, Finding]:

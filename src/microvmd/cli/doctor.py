@@ -31,7 +31,7 @@ def doctor(
     from microvmd.cli import checks, security_checks
 
     with reported():
-        every = security_checks.CHECKS if security else checks.CHECKS
+        every = security_checks.CHECKS if security else checks.all_checks()
         findings = checks.examine(settings.load(), every)
         if as_json:
             print_json(

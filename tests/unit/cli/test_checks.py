@@ -68,23 +68,37 @@ def test_emulation_is_a_warning_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_the_vmm_is_told_with_the_reason(tmp_path: Path) -> None:
-    found = checks.vmm(Settings(vmm=VmmSettings(kind="qemu"), cache=tmp_path))
+    found = checks.VmmChecks().choice(Settings(vmm=VmmSettings(kind="qemu"), cache=tmp_path))
     assert (found.state, found.why.split()[0]) == ("ok", "QEMU")
-    found = checks.vmm(Settings(vmm=VmmSettings(kind="auto", accelerator="tcg"), cache=tmp_path))
+    found = checks.VmmChecks().choice(
+        Settings(vmm=VmmSettings(kind="auto", accelerator="tcg"), cache=tmp_path)
+    )
     assert found.state == "ok"
     assert "Firecracker needs KVM" in found.why
     (tmp_path / "firecracker").write_text("#!/bin/sh\necho Firecracker v1.12.1\n")
     (tmp_path / "firecracker").chmod(0o755)
     wanted = VmmSettings(kind="firecracker", accelerator="kvm")
-    found = checks.vmm(Settings(vmm=wanted, assets=tmp_path, cache=tmp_path))
+    found = checks.VmmChecks().choice(Settings(vmm=wanted, assets=tmp_path, cache=tmp_path))
     assert (found.state, found.why) == ("ok", "Firecracker 1.12.1: as configured")
     both = VmmSettings(kind="qemu", offered=("firecracker",), accelerator="kvm")
-    found = checks.vmm(Settings(vmm=both, assets=tmp_path, cache=tmp_path))
+    found = checks.VmmChecks().choice(Settings(vmm=both, assets=tmp_path, cache=tmp_path))
     assert found.why.endswith(": as configured; images may choose Firecracker 1.12.1")
     other = wanted.model_copy(update={"firecracker_sha256": "0" * 64})
-    found = checks.vmm(Settings(vmm=other, assets=tmp_path, cache=tmp_path))
+    found = checks.VmmChecks().choice(Settings(vmm=other, assets=tmp_path, cache=tmp_path))
     assert found.state == "failed"
     assert "not vmm.firecracker_sha256" in found.why
+
+
+def test_vmms_are_asked_once_for_a_report(tmp_path: Path) -> None:
+    program = tmp_path / "firecracker"
+    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\necho Firecracker v1.12.1\n")
+    program.chmod(0o755)
+    wanted = VmmSettings(kind="firecracker", accelerator="kvm")
+    settings = Settings(vmm=wanted, assets=tmp_path, cache=tmp_path, root=tmp_path)
+    every = checks.all_checks()
+    for name in ("VMM", "snapshots"):
+        assert every[name](settings).state == "ok"
+    assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 def test_old_guest_kernel(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from microvmd.cli.main import app
 
 
 @pytest.mark.parametrize(
-    ("options", "checks"), [([], checks.CHECKS), (["--security"], security_checks.CHECKS)]
+    ("options", "checks"), [([], checks.all_checks()), (["--security"], security_checks.CHECKS)]
 )
 def test_report_and_exit_code_agree(
     options: list[str],
