@@ -14,6 +14,7 @@ from microvmd.node.sparse import digest
 from microvmd.vmm.console import LIMIT
 from microvmd.vmm.machine import EndReason, FromImage, MachineFailed, MachineFiles, Status
 from microvmd.vmm.qemu import QEMU, PlainLauncher, launch, program_of
+from tests.accelerated import PATIENCE
 
 if TYPE_CHECKING:
     from tests.vm.conftest import SmallGuest
@@ -130,7 +131,7 @@ async def test_one_disk_serves_one_vmm(small_guest: "SmallGuest", tmp_path: Path
 
 async def test_a_talkative_guest_fills_no_disk(small_guest: "SmallGuest", tmp_path: Path) -> None:
     async with small_guest.restored(tmp_path) as (_, voice):
-        assert await voice.ask("print 25000", limit=120) == "ok"
+        assert await voice.ask("print 25000", limit=120 * PATIENCE) == "ok"
         kept = _size(tmp_path, "serial.log*")
         assert kept <= 2 * LIMIT
     assert "line 00024999" in (tmp_path / "serial.log").read_text()
