@@ -25,7 +25,7 @@ import dns.rrset
 from microvmd.node import link, nftables
 from microvmd.node.commands import ip, nft, query
 from microvmd.node.namespace import Visitor, destroy
-from microvmd.node.network import Network
+from microvmd.node.network import KEEPING, Network
 from microvmd.node.slots import NetworkSettings
 from tests import lanes
 
@@ -228,30 +228,19 @@ async def disarm_link(path: Path) -> None:
 
 
 async def disarm_host(settings: NetworkSettings, *chains: str) -> None:
+    """Empty chains of the host's table, which its pool, in this process, puts back no more."""
+    keeping = [task for task in asyncio.all_tasks() if task.get_name() == KEEPING]
+    for task in keeping:
+        task.cancel()
+    await asyncio.wait(keeping)
     table = nftables.host_table(settings)
     await nft("".join(f"flush chain inet {table} {chain}\n" for chain in chains))
 
 
-@contextlib.asynccontextmanager
-async def unguarded() -> AsyncIterator[int]:
-    """Without the guard of any instance: other tests' services may stand beside ours.
-
-    Gives how many guards there were; they are back afterwards.
-    """
-    tables = (await query("nft", "list", "tables")).decode().splitlines()
-    names = [line.split()[2] for line in tables if line.startswith("table inet microvmd_")]
-    guards: dict[str, str] = {}
-    for name in names:
-        listed = (await query("nft", "list", "table", "inet", name)).decode()
-        if f"chain {nftables.GUARD} {{" in listed:
-            chain = await query("nft", "list", "chain", "inet", name, nftables.GUARD)
-            guards[name] = chain.decode()
-    await nft("".join(f"flush chain inet {name} {nftables.GUARD}\n" for name in guards))
-    try:
-        yield len(guards)
-    finally:
-        left = (await query("nft", "list", "tables")).decode().split()
-        await nft("".join(chain for name, chain in guards.items() if name in left))
+async def guards() -> int:
+    """How many instances, those of other tests too, let the host route nothing but theirs."""
+    chains = (await query("nft", "list", "chains", "inet")).decode().split()
+    return chains.count(nftables.GUARD)
 
 
 Records = Mapping[str, str | Sequence[str]]

@@ -45,6 +45,7 @@ from microvmd.vmm.process import ProcessFailed, ProcessStuck
 
 log = structlog.get_logger(__name__)
 
+KEEPING = "network.host"
 RETRY_AFTER = 5.0
 """Seconds until the store is filled again after a failure, unless somebody takes one before."""
 _NAMESPACE_SETTINGS = {
@@ -148,6 +149,8 @@ class NetworkPool:
             stack.push_async_callback(self._put_back, host)
             stack.enter_context(self._visitor)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            keeping = tasks.create_task(host.keep(), name=KEEPING)
+            stack.callback(keeping.cancel)
             self._forwarder = self._make_forwarder(tasks)
             refill = tasks.create_task(self._refill(), name="network.refill")
             stack.push_async_callback(self._empty, refill)
