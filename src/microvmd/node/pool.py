@@ -281,9 +281,9 @@ class VmmPool:
         self, version: VersionKey, demand: Demand, settled: asyncio.Future[Waiting | None]
     ) -> None:
         """Make one, have it until it is claimed, and end it otherwise."""
-        stack = AsyncExitStack()
+        name, stack = f"{WAITING}{uuid.uuid4().hex[:16]}", AsyncExitStack()
         try:
-            waiting = await self._made(stack, demand.equipment, demand.image)
+            waiting = await self._made(stack, name, demand.equipment, demand.image)
             # Asked as well: a cancellation may be lost in what it takes to make one.
             if self._over or self._demand.get(version) is not demand:
                 return
@@ -293,17 +293,18 @@ class VmmPool:
             await waiting.prepared.vmm.ended()
             if waiting in demand.waiting:
                 demand.waiting.remove(waiting)
-                log.warning("pool.vmm_ended", name=waiting.directory.name)
+                log.warning("pool.vmm_ended", name=name)
                 self._changed.set()
         except FAILURES as error:
             log.warning("pool.failed", error=str(error))
         except Exception:
             log.exception("pool.crashed")  # it ends no MicroVM
         finally:
-            await _end(stack)
+            await _end(stack, name)
 
-    async def _made(self, stack: AsyncExitStack, equipment: Equipment, image: Image) -> Waiting:
-        name = f"{WAITING}{uuid.uuid4().hex[:16]}"
+    async def _made(
+        self, stack: AsyncExitStack, name: str, equipment: Equipment, image: Image
+    ) -> Waiting:
         directory = equipment.paths.tmp / name
         # After a claim nothing has this name.
         stack.push_async_callback(_remove, directory)
@@ -337,13 +338,13 @@ async def _end_all(holders: Iterable[asyncio.Task[None]]) -> None:
         await asyncio.wait(ending)
 
 
-async def _end(stack: AsyncExitStack) -> None:
+async def _end(stack: AsyncExitStack, name: str) -> None:
     """What a claim has not taken."""
     try:
         await shielded(stack.aclose(), limit=CLOSE_LIMIT)
     except Exception:
         # The next node sweeps what is left.
-        log.exception("pool.not_ended")
+        log.exception("pool.not_ended", name=name)
 
 
 async def _remove(directory: Path) -> None:
